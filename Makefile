@@ -1,0 +1,41 @@
+# From a fresh clone with Python >= 3.11 and make: `make demo`, `make test`.  Each builds .venv when it is missing or old.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help setup demo test check bench freeze clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: $(STAMP)  ## Build the environment in .venv (about 6.4 GB, 3 to 5 minutes)
+
+$(STAMP): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than Python 3.11; run make PYTHON=python3.11 (or newer)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: setup  ## The whole benchmark on generated street scenes (at most 5 minutes on 2 cores)
+	$(BIN)/s4al run toy_s4al_plus --out runs/demo
+
+test: setup  ## The default tests (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+check: setup  ## Format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## Throughput and memory, ratios measured side by side
+	$(BIN)/python -m benchmarks.performance
+
+freeze: setup  ## Renew constraints.txt from the environment
+	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## Remove the environment and caches; runs and data stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

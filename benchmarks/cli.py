@@ -1,0 +1,186 @@
+"""The command line `s4al`.  Parses and delegates; heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from querying.errors import S4ALError, UserError
+
+app = typer.Typer(
+    name="s4al",
+    help="A good segmentation model from few labels: active learning, self-training and regional contrast on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DEBUG = False
+
+
+class Kind(StrEnum):
+    camvid = "camvid"
+    cityscapes = "cityscapes"
+    folder = "folder"
+    toy = "toy"
+
+
+class BackendName(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    global DEBUG
+    DEBUG = debug
+
+
+@app.command()
+def ingest(
+    kind: Annotated[Kind, typer.Argument(help="Layout of the raw data.")],
+    paths: Annotated[list[Path], typer.Argument(help="SRC DST (toy: DST alone).", metavar="[SRC] DST")],
+    size: Annotated[str | None, typer.Option(help="HxW of the stored images; default: the layout's own.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 32,
+    encoding: Annotated[str, typer.Option(help="ppm (raw, fastest), png or jpeg (smaller).")] = "ppm",
+    classes: Annotated[Path | None, typer.Option(help="folder: file with one class name per line [r g b].")] = None,
+    protocol: Annotated[str, typer.Option(help="cityscapes: al (2,675 + 300 + 500) or ssl (2,975 + 500).")] = "al",
+    num_classes: Annotated[int, typer.Option(min=6, max=11, help="toy: number of classes.")] = 8,
+    images: Annotated[str | None, typer.Option(help="toy: TRAIN,VAL,TEST numbers of images.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of generated scenes and of drawn splits.")] = 0,
+) -> None:
+    """Raw data -> Arrow shards (images, truth) and index.json, all or nothing."""
+    from benchmarks.ingest_command import ingest_command
+
+    ingest_command(
+        kind.value, paths, size, shard_size, encoding, classes=classes, protocol=protocol,
+        num_classes=num_classes, images=images, seed=seed,
+    )  # fmt: skip
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file (see `s4al recipes`, `s4al show`).")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    data: Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
+    backend: Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")] = BackendName.ray,
+    address: Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside the run.")
+    ] = None,
+) -> None:
+    """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
+    from benchmarks.run_command import run_command
+
+    run_command(recipe, overrides or [], data, out, backend.value, address, tracking)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes, one a line: name, then what to expect."""
+    from benchmarks.recipes import RECIPES
+
+    for name, recipe in RECIPES.items():
+        print(f"{name:32} {(recipe.__doc__ or '').splitlines()[0]}")
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+) -> None:
+    """Print the resolved configuration as YAML that `run` accepts."""
+    from benchmarks.recipes import resolve
+
+    print(resolve(recipe, overrides or []).to_yaml(), end="")
+
+
+@app.command()
+def doctor(data: Annotated[Path, typer.Argument(help="Ingested data set.")]) -> None:
+    """Check environment and data before anything is spent."""
+    from benchmarks.doctor import doctor_command
+
+    doctor_command(data)
+
+
+@app.command()
+def status(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
+    """Where a run stands."""
+    from benchmarks.tables import status_command
+
+    status_command(run)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default RUN/report.")] = None,
+) -> None:
+    """Curves, tables, overlays and one self-contained report.html."""
+    from benchmarks.report import write_report
+
+    print(write_report(runs, out or runs[0] / "report"))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks (class ids) and coloured overlays.")],
+    cycle: Annotated[int | None, typer.Option(min=0, help="Cycle whose model is used; default: the last.")] = None,
+) -> None:
+    """Segment images with the model that came out."""
+    from benchmarks.deploy import predict_command
+
+    predict_command(run, images, out, cycle)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    file: Annotated[Path, typer.Argument(help="FILE.onnx")],
+    cycle: Annotated[int | None, typer.Option(min=0, help="Cycle whose model is exported; default: the last.")] = None,
+) -> None:
+    """Write the model as ONNX: normalised RGB float32 NCHW in, full-resolution logits out; checked against PyTorch."""
+    from benchmarks.deploy import export_command
+
+    export_command(run, file, cycle)
+
+
+def main() -> None:
+    """Entry point: every failure is one line on stderr and an exit status of the contract."""
+    warnings.filterwarnings("ignore")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except Exception as error:
+        if DEBUG:
+            raise
+        _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: Exception) -> None:
+    if isinstance(error, S4ALError):
+        status = error.exit_status
+    elif isinstance(error, FloatingPointError):
+        status = 4
+    elif type(error).__module__.startswith(("click", "typer")):  # a wrong option or a missing argument
+        shown = getattr(error, "format_message", lambda: str(error))()
+        error, status = UserError(f"{shown} (see --help)"), 2
+    elif isinstance(error, OSError):
+        status = 5
+    else:
+        raise error
+    print(f"s4al: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)

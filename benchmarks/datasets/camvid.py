@@ -1,0 +1,67 @@
+"""CamVid in the 11-class copy of the SegNet tutorial (480 x 360 pixels, 367 / 101 / 233 images)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from benchmarks.datasets.source import FileSample, RawDataset, files_by_stem
+from benchmarks.images import Size, UInt8, Unknown, map_ids, read_mask
+from querying.errors import UserError
+from querying.labels import IGNORE
+
+CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+PALETTE = (
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+    (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+)  # fmt: skip
+IDS = {**{label: label for label in range(11)}, 11: IGNORE, IGNORE: IGNORE}
+SPLITS = ("train", "val", "test")
+
+
+def load(src: Path, size: Size | None, *, unknown: Unknown = "error") -> RawDataset:
+    """SRC/<split>.txt lists "image annotation" pairs; without the lists, SRC/<split> and SRC/<split>annot are paired.
+
+    The tutorial's own lists start with /SegNet/CamVid: only the last two parts of a listed path count.
+    """
+    read_labels = partial(_read_labels, unknown=unknown)
+    splits = {}
+    for split in SPLITS:
+        listed = src / f"{split}.txt"
+        pairs = _listed(src, listed) if listed.is_file() else _paired(src, split)
+        splits[split] = [FileSample(image.stem, image, mask, read_labels) for image, mask in pairs]
+    return RawDataset("camvid", CLASSES, PALETTE, splits, size, {"unknown": unknown})
+
+
+def _read_labels(path: Path, unknown: Unknown) -> UInt8:
+    return map_ids(read_mask(path), IDS, path, unknown)
+
+
+def _listed(src: Path, listed: Path) -> list[tuple[Path, Path]]:
+    pairs = []
+    for number, line in enumerate(listed.read_text(errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        names = line.split()
+        if len(names) != 2:
+            raise UserError(f"{listed}: line {number} is not a pair 'image annotation'")
+        image, mask = (src.joinpath(*PurePosixPath(name).parts[-2:]) for name in names)
+        for path in (image, mask):
+            if not path.is_file():
+                raise UserError(f"{path}: does not exist, although {listed} lists it in line {number}")
+        pairs.append((image, mask))
+    return pairs
+
+
+def _paired(src: Path, split: str) -> list[tuple[Path, Path]]:
+    images, masks = src / split, src / f"{split}annot"
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder, and no list {src / split}.txt: not the layout of CamVid")
+    image_of, mask_of = files_by_stem(images, (".png",)), files_by_stem(masks, (".png",))
+    for stem in sorted(image_of.keys() ^ mask_of.keys()):
+        missing, folder = ("annotation", masks) if stem in image_of else ("image", images)
+        raise UserError(f"{folder / stem}.png: the {missing} of {image_of.get(stem) or mask_of[stem]} does not exist")
+    return [(image_of[stem], mask_of[stem]) for stem in image_of]

@@ -1,0 +1,184 @@
+"""`s4al doctor`: is this machine fit for a run, and is this data set what was ingested and fit to learn from?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from querying.errors import DamagedError
+from querying.labels import IGNORE
+from querying.shards import DataIndex, image_ids, read_images, read_truth, verify
+
+PACKAGE = "s4al-plus"
+ENOUGH_FREE_BYTES = 2 * 2**30
+"""A run of the demo writes some tens of megabytes, one of Cityscapes a few gigabytes."""
+
+
+def doctor_command(data: Path) -> None:
+    """Print what was found; DamagedError with the first problem and their number where something is wrong.
+
+    Reads and hashes every shard.  Warnings (a class that is absent from a split, little disk) do not fail.
+    """
+    index = DataIndex.load(data)
+    console = Console()
+    environment, problems = _environment(), list(_library_problems())
+    console.print(_environment_table(environment, data))
+    damaged = list(verify(index))
+    if not damaged:  # what is not what was written is not worth reading
+        problems += _content_problems(index)
+    problems = damaged + problems
+    console.print(_split_table(index))
+    console.print(_class_table(index))
+    for warning in warnings_of(index, data):
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    for problem in problems:
+        console.print(f"problem: {problem}", markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise DamagedError(f"{problems[0]}{more}")
+    console.print(f"{data}: fine, every shard is what was ingested", markup=False, highlight=False, soft_wrap=True)
+
+
+def warnings_of(index: DataIndex, data: Path) -> Iterator[str]:
+    """What a run can live with, but its owner should know."""
+    free = shutil.disk_usage(data).free
+    if free < ENOUGH_FREE_BYTES:
+        yield f"{data}: {free / 2**30:.1f} GiB free on this disk"
+    for split, shards in index.splits.items():
+        pixels_C = class_pixels(index, split)
+        absent = [name for name, pixels in zip(index.classes, pixels_C, strict=True) if not pixels]
+        if absent and pixels_C.any():
+            effect = "no label teaches it" if split == "train" else "its IoU counts only where it is predicted"
+            yield f"split {split}: no pixel of {', '.join(absent)} ({effect})"
+        bare = sum(shard.rows - shard.masked for shard in shards)
+        if bare and split == "train":
+            yield f"split train: {bare} images without a mask (pool for self-training, can not be queried)"
+
+
+def class_pixels(index: DataIndex, split: str) -> npt.NDArray[np.int64]:
+    """Pixels of each class in a split's masks, int64 (C,)."""
+    total = np.zeros(index.num_classes, np.int64)
+    for shard in index.shards(split):
+        total += np.array(shard.class_pixels, np.int64)
+    return total
+
+
+def _environment() -> dict[str, str]:
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "processors": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory": f"{memory:.1f} GiB",
+        "GPU": ", ".join(gpus) or "none: training runs on the CPU",
+    }
+
+
+def _library_problems() -> Iterator[str]:
+    """Installed libraries below the version that the package asks for."""
+    try:
+        wanted = requires(PACKAGE) or []
+    except PackageNotFoundError:  # run from a source tree
+        return
+    for requirement in wanted:
+        found = re.fullmatch(r"([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?>=([0-9.]+)", requirement)
+        if not found:
+            continue
+        name, lowest = found.groups()
+        try:
+            have = version(name)
+        except PackageNotFoundError:
+            yield f"{name} is not installed (needs {lowest} or newer)"
+            continue
+        if numbers(have) < numbers(lowest):
+            yield f"{name} {have} is older than {lowest}"
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """The release of a version as numbers: 2.15.0+cpu -> (2, 15, 0)."""
+    release = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in release[0].split(".")) if release else ()
+
+
+def _content_problems(index: DataIndex) -> Iterator[str]:
+    """A line per shard that does not hold what the index says: ids, sizes, labels, counts."""
+    seen: dict[str, str] = {}
+    for split, shards in index.splits.items():
+        for shard in shards:
+            where = index.root / shard.truth
+            ids = image_ids(index.root, shard)
+            for image_id in ids:
+                if image_id in seen:
+                    yield f"{index.root / shard.images}: image {image_id} is also in split {seen[image_id]}"
+                seen[image_id] = split
+            if len(ids) != shard.rows:
+                yield f"{index.root / shard.images}: {len(ids)} images, the index says {shard.rows}"
+            for image_id, image_HWC in read_images(index.root, shard):
+                if image_HWC.shape != (index.height, index.width, 3):
+                    yield f"{index.root / shard.images}: image {image_id} has shape {image_HWC.shape}"
+            count_256, masked, truth_ids = np.zeros(256, np.int64), 0, []
+            for image_id, mask_HW in read_truth(index.root, shard):
+                truth_ids.append(image_id)
+                if mask_HW is None:
+                    continue
+                masked += 1
+                if mask_HW.shape != (index.height, index.width):
+                    yield f"{where}: the mask of image {image_id} has shape {mask_HW.shape}"
+                count_256 += np.bincount(mask_HW.ravel(), minlength=256)
+            if truth_ids != ids:
+                yield f"{where}: its images are not those of {shard.images}"
+            strange = np.flatnonzero(count_256[index.num_classes : IGNORE]) + index.num_classes
+            if len(strange):
+                yield f"{where}: label {strange[0]} is none of the {index.num_classes} classes"
+            counts = (tuple(count_256[: index.num_classes].tolist()), int(count_256[IGNORE]), masked)
+            if counts != (shard.class_pixels, shard.void_pixels, shard.masked):
+                yield f"{where}: pixels per class or masks differ from the counts in the index"
+
+
+def _environment_table(environment: dict[str, str], data: Path) -> Table:
+    table = Table("environment", "", title_justify="left")
+    for name, value in environment.items():
+        table.add_row(name, value)
+    table.add_row("free disk", f"{shutil.disk_usage(data).free / 2**30:.1f} GiB")
+    return table
+
+
+def _split_table(index: DataIndex) -> Table:
+    table = Table("split", title=escape(f"{index.name}, {index.height}x{index.width}"), title_justify="left")
+    for heading in ("images", "without mask", "shards", "void %"):
+        table.add_column(heading, justify="right")
+    for split, shards in index.splits.items():
+        void = sum(shard.void_pixels for shard in shards)
+        known = void + int(class_pixels(index, split).sum())
+        bare = sum(shard.rows - shard.masked for shard in shards)
+        share = f"{100 * void / known:.2f}" if known else "-"
+        table.add_row(split, str(index.num_images(split)), str(bare), str(len(shards)), share)
+    return table
+
+
+def _class_table(index: DataIndex) -> Table:
+    """Share of each class among the known pixels of each split."""
+    table = Table("class, % of known pixels")
+    for split in index.splits:
+        table.add_column(split, justify="right")
+    shares = []
+    for split in index.splits:
+        pixels_C = class_pixels(index, split)
+        shares.append(100 * pixels_C / max(int(pixels_C.sum()), 1))
+    for place, name in enumerate(index.classes):
+        table.add_row(escape(name), *(f"{share[place]:.2f}" if share[place] else "absent" for share in shares))
+    return table

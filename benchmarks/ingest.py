@@ -1,0 +1,212 @@
+"""Raw data set in, Arrow shards and their index out: everything is checked first, and all of it appears at once."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmarks.datasets import camvid, cityscapes, folder, toy
+from benchmarks.datasets.source import Checked, Pixels, RawDataset, Sample
+from benchmarks.images import Size, resize_image, resize_mask
+from querying.errors import InfrastructureError, UserError
+from querying.files import sync
+from querying.shards import ENCODINGS, DataIndex, Shard, ShardWriter
+
+KINDS: dict[str, Callable[..., RawDataset]] = {
+    "camvid": camvid.load,
+    "cityscapes": cityscapes.load,
+    "folder": folder.load,
+    "toy": toy.load,
+}
+MIN_SIDE = 8
+
+Progress = Callable[[int, int], None]
+T = TypeVar("T")
+R = TypeVar("R")
+_log = logging.getLogger(__name__)
+
+
+def ingest(
+    kind: str,
+    src: Path | None,
+    dst: Path,
+    *,
+    size: Size | None,
+    shard_size: int = 64,
+    encoding: str = "ppm",
+    progress: Progress | None = None,
+    **options: Any,
+) -> DataIndex:
+    """Turn the raw data set at `src` into the shards of `dst` (layout: `querying.shards`, `querying.index`).
+
+    `size` is (height, width), None = the data set's own; `options` are those of the kind's `load`.  Every file is
+    checked before anything is written, and `dst` appears complete or not at all.  A `dst` that is already the result
+    of the same call is left as it is; anything else there is a UserError, and so is bad input.
+    `progress(done, total)` is called after each image that was written.
+    """
+    _check_arguments(kind, size, shard_size, encoding)
+    before = _existing(dst)
+    raw = KINDS[kind](src, size, **options) if kind == "toy" else KINDS[kind](_folder(kind, src), size, **options)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            native, fingerprint = _check(raw, pool)
+            height, width = raw.size or native
+            source = {"kind": kind, **raw.parameters, "shard_size": shard_size, "fingerprint": fingerprint}
+            planned = (source, encoding, height, width, tuple(raw.classes), tuple(raw.palette))
+            if before is not None:
+                found = (before.source, before.encoding, before.height, before.width, before.classes, before.palette)
+                if found != planned:
+                    raise UserError(
+                        f"{dst}: exists and is another data set, or made with other options; remove it first"
+                    )
+                _log.warning("%s is already this data set: nothing to do", dst)
+                return before
+            return _write(raw, dst, (height, width), source, shard_size, encoding, progress, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_arguments(kind: str, size: Size | None, shard_size: int, encoding: str) -> None:
+    if kind not in KINDS:
+        raise UserError(f"data set kind {kind!r}: there are {', '.join(KINDS)}")
+    if encoding not in ENCODINGS:
+        raise UserError(f"encoding {encoding!r}: there are {', '.join(ENCODINGS)}")
+    if shard_size < 1:
+        raise UserError(f"shard size {shard_size}: must be at least 1")
+    if size is not None and min(size) < MIN_SIDE:
+        raise UserError(f"size {size[0]}x{size[1]}: both sides must be at least {MIN_SIDE} pixels")
+
+
+def _folder(kind: str, src: Path | None) -> Path:
+    if src is None:
+        raise UserError(f"{kind} needs the folder of the raw data set")
+    if not src.is_dir():
+        raise UserError(f"{src}: no such folder")
+    return src
+
+
+def _existing(dst: Path) -> DataIndex | None:
+    if not (dst.exists() or dst.is_symlink()) or (dst.is_dir() and not any(dst.iterdir())):
+        return None
+    try:
+        return DataIndex.load(dst)
+    except UserError as error:
+        raise UserError(f"{dst}: exists and is not a complete data set; remove it first ({error})") from error
+
+
+def _check(raw: RawDataset, pool: ThreadPoolExecutor) -> tuple[Size, str]:
+    """Common size (of the first image, when they will be resized) and a fingerprint of every file that goes in."""
+    ids: dict[str, str] = {}
+    images: dict[str, tuple[str, str]] = {}
+    first: Checked | None = None
+    fingerprint = hashlib.sha256()
+    for split, samples in raw.splits.items():
+        if not samples:
+            raise UserError(f"{raw.name}: the {split} split has no images")
+        for sample, checked in zip(samples, _ordered(pool, _check_one, samples), strict=True):
+            name = sample.image_id
+            if name in ids:
+                raise UserError(f"{checked.where}: its id {name!r} is also that of {ids[name]}")
+            ids[name] = checked.where
+            other_split, where = images.setdefault(checked.image, (split, checked.where))
+            if other_split != split:
+                raise UserError(f"{checked.where}: the {split} image is, byte for byte, {where} of {other_split}")
+            first = first or checked
+            if raw.size is None and checked.size != first.size:
+                raise UserError(
+                    f"{checked.where}: {_text(checked.size)} pixels, but {first.where} is {_text(first.size)}; "
+                    f"give a common size (--size HxW)"
+                )
+            fingerprint.update(f"{split}\n{name}\n{checked.image}\n{checked.mask}\n".encode())
+    assert first is not None, "a raw data set has splits"
+    return first.size, fingerprint.hexdigest()
+
+
+def _check_one(sample: Sample) -> Checked:
+    if not sample.image_id.isprintable():
+        raise UserError(f"{sample.image_id!r}: a file name with characters that can not be printed")
+    checked = sample.check()
+    if min(checked.size) < MIN_SIDE:
+        raise UserError(f"{checked.where}: {_text(checked.size)} pixels; both sides must be at least {MIN_SIDE}")
+    return checked
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _write(
+    raw: RawDataset,
+    dst: Path,
+    size: Size,
+    source: Mapping[str, Any],
+    shard_size: int,
+    encoding: str,
+    progress: Progress | None,
+    pool: ThreadPoolExecutor,
+) -> DataIndex:
+    """Build everything in a folder beside `dst` and rename it."""
+    target = dst.resolve()
+    staging = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    total = sum(map(len, raw.splits.values()))
+    try:
+        staging.mkdir(parents=True)
+        if encoding == "ppm":
+            _check_space(staging, total * size[0] * size[1] * 3)
+        done = itertools.count(1)
+        splits: dict[str, tuple[Shard, ...]] = {}
+        for split, samples in raw.splits.items():
+            writer = ShardWriter(staging, split, num_classes=len(raw.classes), shard_size=shard_size, encoding=encoding)
+            with writer:
+                read = _ordered(pool, lambda sample: _read(sample, size), samples)
+                for sample, (image_HWC, mask_HW) in zip(samples, read, strict=True):
+                    writer.add(sample.image_id, image_HWC, mask_HW)
+                    if progress:
+                        progress(next(done), total)
+            splits[split] = writer.close()
+        palette = tuple(raw.palette)
+        DataIndex(staging, raw.name, tuple(raw.classes), palette, *size, encoding, source, splits).save()
+        for folder_ in (staging / "images", staging / "truth", staging):
+            sync(folder_)
+        os.replace(staging, target)
+        sync(target.parent)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"{dst}: can not be written: {error.strerror}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InfrastructureError(f"{dst}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return DataIndex.load(dst)
+
+
+def _check_space(folder_: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder_).free
+    if free < needed:
+        raise InfrastructureError(f"{folder_.parent}: needs {needed / 1e9:.1f} GB, has {free / 1e9:.1f} GB free")
+
+
+def _read(sample: Sample, size: Size) -> Pixels:
+    image_HWC, mask_HW = sample.read()
+    return resize_image(image_HWC, size), None if mask_HW is None else resize_mask(mask_HW, size)
+
+
+def _ordered(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`pool.map`, but only a few results ahead of the caller, so that memory does not grow with the data set."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > 16:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,226 @@
+"""Pictures of what was asked and what the network labelled by itself, for a few images that the numbers choose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from benchmarks.drawing import INK, MUTED, blend, cycle_look, dimmed
+from benchmarks.findings import Findings
+from querying.codecs import UInt8
+from querying.labels import IGNORE
+from querying.regions import RegionGrid
+from querying.scorer import read_scores
+from querying.shards import DataIndex, ImageStore, decode_label, read_truth
+
+WIDTH = 11.0  # inches
+NUM_IMAGES = 4
+SCORE_NAMES = {
+    "entropy": "mean entropy (nats)",
+    "least_confidence": "mean 1 - top probability",
+    "margin": "mean 1 - margin",
+    "random": "random number",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    region: int
+    cycle: int
+    score: float
+    label: bytes
+
+
+def queried_cells(run: Findings) -> dict[str, list[Cell]]:
+    """Image id -> the cells that queries bought; the images labelled whole at the start are left out."""
+    cells: dict[str, list[Cell]] = {}
+    for row in run.cycles[1:]:
+        table = run.ledger.read(row["cycle"], ["image_id", "region", "score", "label"])
+        for image_id, region, score, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            score = -math.inf if score is None else score
+            cells.setdefault(image_id, []).append(Cell(region, row["cycle"], score, label))
+    return cells
+
+
+def spread(ids: Sequence[str], count: int = NUM_IMAGES) -> list[str]:
+    """The first of a ranking and others at equal distances through it: neighbours are often frames of one video."""
+    return [ids[place * len(ids) // count] for place in range(count)] if len(ids) > count else list(ids)
+
+
+def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
+    """Cells bought, region scores of the last query, what the last training was told, and the truth.
+
+    None where nothing was queried.
+    """
+    cells = queried_cells(run)
+    if not cells:
+        return None
+    ranking = sorted(cells, key=lambda image_id: (-len(cells[image_id]), -max(c.score for c in cells[image_id])))
+    chosen = spread(ranking)
+    asked = max(cell.cycle for of_image in cells.values() for cell in of_image)
+    grid = RegionGrid(index.height, index.width, run.config.query.region_size)
+    pseudo, scores = _pseudo_labels(run, asked - 1, chosen), _scores(run, asked - 1, chosen, grid)
+    truth, store = _truth(index, chosen), ImageStore(index, "train")
+    known = np.concatenate([score_R[np.isfinite(score_R)] for score_R in scores.values()])
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+
+    figure, panels = _panels(len(chosen), 4, index, legend=1.35)
+    heat = None
+    for axes, image_id in zip(panels, chosen, strict=True):
+        image_HWC = store.image(image_id)
+        axes[0].imshow(image_HWC)
+        for cell in cells[image_id]:
+            _outline(axes[0], grid, cell)
+        axes[1].imshow(dimmed(image_HWC)[..., 0], cmap="gray", vmin=0, vmax=255)
+        heat = axes[1].imshow(_heat(scores[image_id], grid), cmap="inferno", vmin=low, vmax=high, alpha=0.8)
+        target_HW = decode_label(pseudo[image_id])
+        for cell in cells[image_id]:
+            target_HW[grid.box(cell.region)] = decode_label(cell.label)
+        axes[2].imshow(blend(image_HWC, target_HW, index.palette))
+        truth_HW = truth[image_id]
+        if truth_HW is None:
+            axes[3].text(0.5, 0.5, "no mask", transform=axes[3].transAxes, ha="center", color=MUTED)
+        else:
+            axes[3].imshow(blend(image_HWC, truth_HW, index.palette))
+        axes[0].set_ylabel(_short(image_id), fontsize=8)
+    titles = ("image", f"score of the query for cycle {asked}", "pseudo-label + bought cells", "truth")
+    for axes_, title in zip(panels[0], titles, strict=True):
+        axes_.set_title(title)
+    assert heat is not None
+    name = SCORE_NAMES.get(run.config.query.acquisition, run.config.query.acquisition)
+    bar = figure.colorbar(
+        heat, ax=panels.ravel().tolist(), location="bottom", shrink=0.24, aspect=26, pad=0.01, anchor=(0.34, 1)
+    )
+    bar.set_label(f"{name}; grey: not eligible", fontsize=8.5)
+    bar.ax.tick_params(labelsize=8)
+    asked_in = sorted({cell.cycle for image_id in chosen for cell in cells[image_id]})
+    marks = [
+        Patch(fill=False, edgecolor=cycle_look(c)[0], linewidth=2, label=f"bought for cycle {c}") for c in asked_in
+    ]
+    _legend(figure, index, marks)
+    return figure
+
+
+def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
+    """Images, pseudo-labels and truth, from the image that was labelled least to the one labelled most.
+
+    None where no cycle was scored.
+    """
+    scored = [row["cycle"] for row in run.cycles if run.layout.scores(row["cycle"]).exists()]
+    coverage = _coverage(run, scored[-1]) if scored else {}
+    if not coverage:
+        return None
+    ranking = sorted(coverage, key=lambda image_id: (coverage[image_id], image_id))
+    places = [round(step * (len(ranking) - 1) / (NUM_IMAGES - 1)) for step in range(NUM_IMAGES)]
+    chosen = [ranking[place] for place in dict.fromkeys(places)]
+    pseudo, truth, store = _pseudo_labels(run, scored[-1], chosen), _truth(index, chosen), ImageStore(index, "train")
+    figure, panels = _panels(3, len(chosen), index, legend=0.4)
+    for column, image_id in enumerate(chosen):
+        image_HWC, pseudo_HW, truth_HW = store.image(image_id), decode_label(pseudo[image_id]), truth[image_id]
+        panels[0, column].imshow(image_HWC)
+        panels[0, column].set_title(_short(image_id), fontsize=8)
+        panels[1, column].imshow(blend(image_HWC, pseudo_HW, index.palette))
+        note = f"{100 * coverage[image_id]:.0f} % covered"
+        if truth_HW is not None:
+            panels[2, column].imshow(blend(image_HWC, truth_HW, index.palette))
+            both = (pseudo_HW != IGNORE) & (truth_HW != IGNORE)
+            if both.any():
+                note += f", {100 * (pseudo_HW == truth_HW)[both].mean():.0f} % of it right"
+        panels[1, column].set_xlabel(note, fontsize=8.5)
+    for row, title in enumerate(("image", f"pseudo-label of cycle {scored[-1]}", "truth")):
+        panels[row, 0].set_ylabel(title)
+    _legend(figure, index, [])
+    return figure
+
+
+def coverage_of(run: Findings, cycle: int) -> float | None:
+    """Mean share of a pool image's pixels that got a pseudo-label; None where the cycle was not scored."""
+    values = list(_coverage(run, cycle).values())
+    return float(np.mean(values)) if values else None
+
+
+def _panels(rows: int, columns: int, index: DataIndex, legend: float) -> tuple[Figure, npt.NDArray[np.object_]]:
+    height = rows * 0.97 * (WIDTH / columns) * index.height / index.width
+    figure = Figure((WIDTH, height + legend))
+    figure.set_layout_engine("constrained", hspace=0, h_pad=0.03)
+    panels: npt.NDArray[np.object_] = figure.subplots(rows, columns, squeeze=False)
+    for axes in panels.ravel():
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    return figure, panels
+
+
+def _outline(axes: Axes, grid: RegionGrid, cell: Cell) -> None:
+    rows, columns = grid.box(cell.region)
+    inset = 0.04 * grid.size  # so that the outlines of neighbours stay apart
+    corner = (columns.start - 0.5 + inset, rows.start - 0.5 + inset)
+    size = (columns.stop - columns.start - 2 * inset, rows.stop - rows.start - 2 * inset)
+    axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=INK, linewidth=2.8))
+    axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=cycle_look(cell.cycle)[0], linewidth=1.6))
+
+
+def _legend(figure: Figure, index: DataIndex, marks: list[Patch]) -> None:
+    classes = [
+        Patch(facecolor=f"#{red:02x}{green:02x}{blue:02x}", edgecolor=MUTED, linewidth=0.5, label=name)
+        for (red, green, blue), name in zip(index.palette, index.classes, strict=True)
+    ]
+    grey = Patch(facecolor="#3c3c3c", edgecolor="#969696", hatch="////", linewidth=0.5, label="unknown or void")
+    columns = -(-(len(classes) + 1) // -(-(len(classes) + 1) // 9))  # full rows
+    size = {"fontsize": 8.5, "handlelength": 1.1, "handleheight": 1.1, "columnspacing": 1.1}
+    figure.legend(handles=[*classes, grey], loc="outside lower center", ncols=columns, **size)
+    if marks:
+        figure.legend(handles=marks, loc="outside upper left", ncols=8, **size)
+
+
+def _heat(score_R: npt.NDArray[np.float32], grid: RegionGrid) -> npt.NDArray[np.float32]:
+    """Scores at the resolution of the image (H, W), NaN where a region is not eligible."""
+    heat_HW = np.full((grid.height, grid.width), np.nan, np.float32)
+    for region, score in enumerate(score_R):
+        if np.isfinite(score):
+            heat_HW[grid.box(region)] = score
+    return heat_HW
+
+
+def _scores(run: Findings, cycle: int, ids: Sequence[str], grid: RegionGrid) -> dict[str, npt.NDArray[np.float32]]:
+    found: dict[str, npt.NDArray[np.float32]] = {}
+    for path in sorted(run.layout.scores(cycle).glob("regions-*.arrow")):
+        shard_ids, score_NR = read_scores(path, grid.num_regions)
+        found |= {image_id: score_NR[place] for place, image_id in enumerate(shard_ids) if image_id in ids}
+    return found
+
+
+def _pseudo_rows(run: Findings, cycle: int) -> list[pa.Table]:
+    paths = sorted(run.layout.scores(cycle).glob("pseudo-*.arrow"))
+    return [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
+
+
+def _pseudo_labels(run: Findings, cycle: int, ids: Sequence[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for table in _pseudo_rows(run, cycle):
+        pairs = zip(table["image_id"].to_pylist(), table["label"], strict=True)
+        found |= {image_id: label.as_py() for image_id, label in pairs if image_id in ids}
+    return found
+
+
+def _coverage(run: Findings, cycle: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for table in _pseudo_rows(run, cycle):
+        found |= dict(zip(table["image_id"].to_pylist(), table["coverage"].to_pylist(), strict=True))
+    return found
+
+
+def _truth(index: DataIndex, ids: Sequence[str]) -> dict[str, UInt8 | None]:
+    return {image_id: mask for shard in index.shards("train") for image_id, mask in read_truth(index.root, shard, ids)}
+
+
+def _short(image_id: str) -> str:
+    return image_id if len(image_id) <= 26 else f"{image_id[:12]}…{image_id[-12:]}"

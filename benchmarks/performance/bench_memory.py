@@ -1,0 +1,113 @@
+"""Does the driver's memory grow with the pool?  Peak of fresh processes that select, ask and record over pools of 100
+and 2,000 images: the real selection, oracle and ledger over synthetic scores.
+
+Run:  python -m benchmarks.performance.bench_memory
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+POOLS = (100, 2_000)
+BAR_MB = 50
+HEIGHT, WIDTH, REGION, SHARD_SIZE = 96, 128, 8, 64
+
+
+def main() -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = {}
+        for pool in POOLS:
+            root = Path(folder, str(pool))
+            _prepare(root, pool)
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.performance.bench_memory", str(root)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            peaks[pool] = json.loads(done.stdout)["peak_mb"]
+    grown = peaks[POOLS[1]] - peaks[POOLS[0]]
+    result = {
+        "name": "driver_memory",
+        "what": f"driver's peak memory, pool of {POOLS[1]} minus pool of {POOLS[0]} images",
+        "setting": f"{HEIGHT}x{WIDTH}, {HEIGHT // REGION * WIDTH // REGION} regions, 4 bought per image",
+        "mb": {str(pool): round(peak, 1) for pool, peak in peaks.items()},
+        "ratio": round(grown, 1),
+        "bar": BAR_MB,
+        "passes": grown <= BAR_MB,
+    }
+    print(json.dumps(result))
+    return [result]
+
+
+def _prepare(root: Path, pool: int) -> None:
+    from querying.files import write_text
+    from querying.schemas import REGION_SCORES
+    from querying.shards import ShardWriter, image_ids
+
+    rng = np.random.default_rng(0)
+    with ShardWriter(root, "train", num_classes=6, shard_size=SHARD_SIZE) as writer:
+        for number in range(pool):
+            image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            mask = rng.integers(0, 6, (HEIGHT // REGION, WIDTH // REGION), dtype=np.uint8)
+            writer.add(f"{number:07d}", image, mask.repeat(REGION, axis=0).repeat(REGION, axis=1))
+    shards = writer.close()
+    scores = root / "run" / "cycle-000" / "scores"
+    scores.mkdir(parents=True)
+    regions = HEIGHT // REGION * WIDTH // REGION
+    for number, shard in enumerate(shards):
+        values = rng.random((shard.rows, regions), dtype=np.float32)
+        columns = {"image_id": image_ids(root, shard), "score": list(values)}
+        with pa.ipc.new_file(scores / f"regions-{number:05d}.arrow", REGION_SCORES) as sink:
+            sink.write_table(pa.table(columns, schema=REGION_SCORES))
+    names = [f"class {number}" for number in range(6)]
+    index = {
+        "schema": 1, "name": "noise", "classes": names, "palette": [[40 * n, 0, 0] for n in range(6)],
+        "height": HEIGHT, "width": WIDTH, "encoding": "ppm", "source": {"kind": "noise"},
+        "splits": {"train": [_as_json(shard) for shard in shards]},
+    }  # fmt: skip
+    write_text(root / "index.json", json.dumps(index))
+
+
+def _as_json(shard: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(shard)
+
+
+def drive(root: Path) -> None:
+    """What the driver does between two trainings; prints its peak memory."""
+    from orchestrator.config import RunConfig
+    from orchestrator.layout import RunLayout
+    from orchestrator.local_backend import LocalBackend
+    from orchestrator.progress import SilentProgress
+    from orchestrator.stages import Stages
+    from querying.ledger import Ledger
+    from querying.oracle import SimulatedOracle
+    from querying.regions import RegionGrid
+    from querying.settings import QuerySettings
+    from querying.shards import DataIndex
+
+    config = RunConfig(name="memory", query=QuerySettings(region_size=REGION, exclude_border=False))
+    index, layout = DataIndex.load(root), RunLayout(root / "run")
+    grid, ledger = RegionGrid(index.height, index.width, REGION), Ledger(layout.ledger)
+    stages = Stages(config, index, grid, layout, ledger, LocalBackend(), SilentProgress(), "main")
+    ledger.append(0, [])
+    ledger.append(1, SimulatedOracle(index, grid).annotate(1, stages.select(0)))
+    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        drive(Path(sys.argv[1]))
+    else:
+        main()

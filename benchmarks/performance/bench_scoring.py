@@ -1,0 +1,141 @@
+"""What scoring costs beyond the network: a whole shard, written, against the bare forward pass; an actor against this
+process.
+
+Run:  python -m benchmarks.performance.bench_scoring
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from orchestrator.ray_backend import connected
+from querying.index import Shard
+from querying.ray_scorers import map_unordered
+from querying.regions import RegionGrid
+from querying.scorer import ScoreTask, ShardScorer
+from querying.shards import ShardWriter, read_images
+from training.checkpoint import save_model
+from training.model import build_model
+from training.predictor import Predictor
+from training.settings import ModelSettings
+
+HEIGHT, WIDTH, CLASSES, BATCH, SHARD_IMAGES = 360, 480, 11, 4, 16
+BARS = {"scoring": 0.8, "actor": 0.95}
+
+
+def main(*, rounds: int = 5, threads: int = 2) -> list[dict[str, Any]]:
+    """Interleaved medians; ratios of images/s."""
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        shard, checkpoint = _shard(root), _checkpoint(root / "checkpoint")
+        make = partial(
+            ShardScorer,
+            partial(Predictor, checkpoint),
+            RegionGrid(HEIGHT, WIDTH, 30),
+            root / "scores",
+            acquisition="entropy",
+            scales=(1.0,),
+            threshold=0.2,
+            exclude_border=True,
+            batch_size=BATCH,
+            threads=threads,
+            seed=0,
+            cycle=0,
+        )
+        return [_against_forward(make(), root, shard, rounds), _actor(make, root, shard, rounds, threads)]
+
+
+def _against_forward(scorer: ShardScorer, root: Path, shard: Shard, rounds: int) -> dict[str, Any]:
+    images = np.stack([image for _, image in read_images(root, shard)])
+    batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(BATCH)
+    spent: dict[str, list[float]] = {"forward": [], "scoring": []}
+    for turn in range(rounds + 1):
+        started = time.perf_counter()
+        for batch in batches:
+            scorer.predict(batch, 1.0)
+        between = time.perf_counter()
+        scorer.score_shard(_task(root, shard, turn))
+        if turn:
+            spent["forward"].append(between - started)
+            spent["scoring"].append(time.perf_counter() - between)
+    ratio = median(spent["forward"]) / median(spent["scoring"])
+    return _result("scoring", "whole scoring pass / bare forward pass, images/s", spent, ratio)
+
+
+def _actor(make: partial[ShardScorer], root: Path, shard: Shard, rounds: int, threads: int) -> dict[str, Any]:
+    """Both warmed up by one shard; the actor's time runs from its first result to its last."""
+    spent: dict[str, list[float]] = {"here": [], "actor": []}
+    number = iter(range(100, 1_000_000))
+    here = make()
+    here.score_shard(_task(root, shard, next(number)))
+    with connected(None):
+        for _ in range(rounds):
+            results: Iterator[Any] = map_unordered(
+                make, "score_shard", [_task(root, shard, next(number)) for _ in range(3)], actors=1, num_cpus=threads
+            )
+            next(results)
+            started = time.perf_counter()
+            list(results)
+            spent["actor"].append(time.perf_counter() - started)
+            started = time.perf_counter()
+            for _ in range(2):
+                here.score_shard(_task(root, shard, next(number)))
+            spent["here"].append(time.perf_counter() - started)
+    return _result("actor", "Ray actor / this process, images/s", spent, median(spent["here"]) / median(spent["actor"]))
+
+
+def _result(name: str, what: str, spent: dict[str, list[float]], ratio: float) -> dict[str, Any]:
+    seconds = {key: round(median(values), 3) for key, values in spent.items()}
+    result = {
+        "name": name,
+        "what": what,
+        "setting": f"{SHARD_IMAGES} images {HEIGHT}x{WIDTH}, batch {BATCH}, one scale",
+        "seconds": seconds,
+        "ratio": round(ratio, 4),
+        "bar": BARS[name],
+        "passes": ratio >= BARS[name],
+    }
+    print(json.dumps(result))
+    return result
+
+
+def _task(root: Path, shard: Shard, number: int) -> ScoreTask:
+    return ScoreTask(number, root, shard, frozenset(), {})
+
+
+def _shard(root: Path) -> Shard:
+    """Blocky images with noise."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(root, "train", num_classes=CLASSES, shard_size=SHARD_IMAGES) as writer:
+        for number in range(SHARD_IMAGES):
+            coarse = rng.integers(0, 200, (12, 16, 3)).repeat(30, axis=0).repeat(30, axis=1)
+            writer.add(f"{number:03d}", (coarse + rng.integers(0, 56, coarse.shape)).astype(np.uint8), None)
+    return writer.close()[0]
+
+
+def _checkpoint(folder: Path) -> Path:
+    """A network whose class head is turned up, so that pseudo-labels are many-coloured and cost their PNG."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    settings = ModelSettings()
+    model = build_model(settings, CLASSES, embedding=False)
+    with torch.no_grad():
+        model.class_head.out.weight.mul_(50)
+    meta = {"model": settings.model_dump(mode="json"), "classes": [str(number) for number in range(CLASSES)]}
+    save_model(folder, model.state_dict(), meta)
+    return folder
+
+
+if __name__ == "__main__":
+    main()

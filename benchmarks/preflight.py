@@ -1,0 +1,91 @@
+"""Every check of a run that needs neither torch nor Ray: a mistake is found before anything is spent or written."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import yaml
+
+from orchestrator.config import RunConfig, flatten, load_yaml
+from orchestrator.layout import RunLayout
+from querying.errors import UserError
+from querying.regions import RegionGrid
+from querying.shards import DataIndex
+
+ANSWER_WITHIN_S = 3.0
+
+
+def check_data(config: RunConfig, index: DataIndex) -> None:
+    """UserError where the recipe does not fit the data: found before anything is written or trained."""
+    expected = config.data
+    if expected.dataset and index.name != expected.dataset:
+        raise UserError(f"{index.root}: holds {index.name!r}, recipe {config.name} is for {expected.dataset!r}")
+    if expected.size and (index.height, index.width) != expected.size:
+        height, width = expected.size
+        raise UserError(
+            f"{index.root}: images are {index.height}x{index.width}, recipe {config.name} expects {height}x{width}:"
+            f" ingest again with --size {height}x{width}"
+        )
+    grid = RegionGrid(index.height, index.width, config.query.region_size)
+    if config.query.exclude_border and config.cycles and config.query.per_image and grid.border().all():
+        raise UserError(
+            f"query.region_size={grid.size}: all {grid.num_regions} regions touch the border,"
+            " which query.exclude_border leaves out"
+        )
+    images = index.num_images("train")
+    if (config.initial.images or 0) > images:
+        raise UserError(f"initial.images={config.initial.images}: the train split has {images} images")
+    for shard in index.shards(config.data.evaluate_on):
+        if shard.masked < shard.rows:
+            raise UserError(f"{index.root / shard.truth}: an image of split {config.data.evaluate_on!r} has no mask")
+    for shard in index.shards("train"):
+        if config.cycles and config.query.per_image and shard.masked < shard.rows:
+            raise UserError(
+                f"{index.root / shard.truth}: {shard.rows - shard.masked} train images have no mask, and the simulated"
+                " annotator needs one for each: set query.per_image=0 to self-train without queries"
+            )
+
+
+def with_local_weights(config: RunConfig) -> RunConfig:
+    """The weight file as an absolute path, so that the run does not depend on where it was started."""
+    weights = config.model.weights
+    if weights in ("none", "imagenet"):
+        return config
+    path = Path(weights).expanduser().resolve()
+    if path.is_dir():
+        found = sorted(path.glob(f"{config.model.backbone}*.safetensors"))
+        if not found:
+            raise UserError(f"model.weights={weights}: no {config.model.backbone}*.safetensors in this folder")
+        path = found[0]
+    if not path.is_file():
+        raise UserError(f"model.weights={weights}: no such file (or `imagenet`, or `none`)")
+    return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(path)})})
+
+
+def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout) -> None:
+    """UserError lists what differs from the run that already lives in the folder."""
+    if not layout.recipe.exists():
+        if layout.root.is_dir() and any(p.name != "run.lock" for p in layout.root.iterdir()):
+            raise UserError(f"{layout.root}: is not empty and not a run folder")
+        return
+    there = flatten(load_yaml(layout.recipe).model_dump(mode="json"))
+    here = flatten(config.model_dump(mode="json"))
+    changed = [f"{key} is {there.get(key)!r} there, {here[key]!r} here" for key in here if there.get(key) != here[key]]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(f"{layout.root}: holds another run: {'; '.join(changed[:3])}{more}")
+    digest = yaml.safe_load(layout.recipe.read_text()).get("provenance", {}).get("data", {}).get("sha256")
+    if digest != index.digest:
+        raise UserError(f"{layout.root}: was started on other data (index.json of {index.root} has another SHA-256)")
+
+
+def check_address(address: str) -> None:
+    """UserError within seconds if nothing listens there; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--address {address!r}: expected HOST:PORT, ray://HOST:PORT, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from None

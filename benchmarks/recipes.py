@@ -1,0 +1,95 @@
+"""The recipes by name: functions that return a whole RunConfig, with what to expect in their docstrings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import recipes_camvid as camvid, recipes_cityscapes as cityscapes
+from orchestrator.config import DataSettings, RunConfig, changed, load_yaml, nearest, override
+from querying.errors import UserError
+from querying.settings import QuerySettings
+from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TeacherSettings, TrainSettings
+
+
+def toy_s4al_plus() -> RunConfig:
+    """The demo: generated street scenes, random initial weights, two queries; minutes on 2 cores.
+
+    Expect the mIoU to rise with the labels (docs/results.md); absolute values say nothing about real data.
+    """
+    return RunConfig(
+        name="toy_s4al_plus",
+        cycles=2,
+        reference=True,
+        data=DataSettings(dataset="toy"),
+        model=ModelSettings(
+            weights="none", aspp_channels=64, decoder_channels=64, low_level_channels=24, embedding_dim=64, dropout=0.1
+        ),
+        train=TrainSettings(
+            epochs=8, steps_per_epoch=20, batch_size=4, batch_size_unlabelled=4, lr=0.02, head_lr_scale=5
+        ),
+        teacher=TeacherSettings(batch_size=8),
+        reco=ReCoSettings(weight=0.1, queries=32, negatives=64),
+        augment=AugmentSettings(cutout_size=14),
+        query=QuerySettings(region_size=16, per_image=4, scales=(1.0,), batch_size=8),
+    )
+
+
+def toy_splits() -> RunConfig:
+    """The small recipe for tests: like the demo, without queries and reference."""
+    return changed(toy_s4al_plus(), name="toy_splits", cycles=1, reference=False, query=camvid.NO_QUERY)
+
+
+def custom_s4al_plus() -> RunConfig:
+    """Your own data (`s4al ingest folder`): any size and classes; set `query.region_size` to your image size."""
+    return changed(
+        camvid.camvid_s4al_plus(), name="custom_s4al_plus", data={"dataset": None, "size": None}, reference=True
+    )
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        toy_s4al_plus,
+        toy_splits,
+        camvid.camvid_cpu,
+        camvid.camvid_cpu_supervised,
+        camvid.camvid_cpu_self_training,
+        camvid.camvid_s4al_plus,
+        camvid.camvid_s4al_plus_150,
+        camvid.camvid_supervised,
+        camvid.camvid_reco,
+        camvid.camvid_self_training_2_2,
+        camvid.camvid_self_training,
+        camvid.camvid_full,
+        camvid.camvid_resnet50_s4al_plus,
+        camvid.camvid_resnet50_full,
+        cityscapes.cityscapes_s4al_plus,
+        cityscapes.cityscapes_s4al_plus_200,
+        cityscapes.cityscapes_supervised,
+        cityscapes.cityscapes_reco,
+        cityscapes.cityscapes_self_training_2_2,
+        cityscapes.cityscapes_self_training,
+        cityscapes.cityscapes_s4al_plus_1,
+        cityscapes.cityscapes_s4al_plus_2,
+        cityscapes.cityscapes_s4al_plus_3,
+        cityscapes.cityscapes_full,
+        cityscapes.cityscapes_resnet50_s4al_plus,
+        cityscapes.cityscapes_resnet50_full,
+        custom_s4al_plus,
+    )
+}
+
+
+def find(name: str) -> RunConfig:
+    """The recipe of that name.  UserError suggests the nearest one."""
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}{nearest(name, list(RECIPES))} (`s4al recipes` lists them)")
+    return RECIPES[name]()
+
+
+def resolve(name_or_file: str, overrides: Sequence[str]) -> RunConfig:
+    """A recipe's name or a YAML file, with `key=value` overrides applied."""
+    path = Path(name_or_file)
+    is_file = path.suffix in (".yaml", ".yml")
+    return override(load_yaml(path) if is_file else find(name_or_file), overrides)

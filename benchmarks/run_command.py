@@ -1,0 +1,148 @@
+"""`s4al run`: every check that can be made without torch or Ray first, then the loop, then the report."""
+
+from __future__ import annotations
+
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
+from benchmarks.recipes import resolve
+from orchestrator.config import RunConfig
+from orchestrator.layout import RunLayout, locked
+from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
+from querying.errors import UserError
+from querying.files import write_text
+from querying.shards import DataIndex
+
+if TYPE_CHECKING:
+    from orchestrator.progress import Progress
+    from orchestrator.stages import Backend
+
+LIBRARIES = ("torch", "torchvision", "timm", "ray", "numpy", "pyarrow", "mlflow", "pillow", "safetensors")
+
+
+def run_command(
+    recipe: str,
+    overrides: list[str],
+    data: Path | None,
+    out: Path | None,
+    backend: str,
+    address: str | None,
+    tracking: str | None,
+) -> None:
+    config = resolve(recipe, overrides)
+    out = out or Path("runs") / config.name
+    if address and backend == "local":
+        raise UserError("--address and --backend local exclude each other")
+    if address and address != "auto":
+        check_address(address)
+    config = with_local_weights(config)
+    index = DataIndex.load(data or _generated(config, out))
+    check_data(config, index)
+    layout = RunLayout(out)
+    check_same_run(config, index, layout)
+    uri = tracking or default_uri(out)
+    if uri != "none":
+        check_uri(uri)
+
+    with locked(out):
+        _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
+        if not layout.recipe.exists():
+            write_text(
+                layout.recipe, config.to_yaml() + yaml.safe_dump({"provenance": _provenance(index)}, sort_keys=False)
+            )
+        _launch(config, index, layout, backend, address, uri)
+
+
+def _generated(config: RunConfig, out: Path) -> Path:
+    if config.data.dataset != "toy":
+        raise UserError(f"recipe {config.name} needs --data DST (made by `s4al ingest`)")
+    from benchmarks.ingest import ingest
+
+    root = out.parent / "toy-data"
+    if not (root / "index.json").exists():
+        print(f"generating toy scenes in {root} ...", flush=True)
+        ingest("toy", None, root, size=None)
+    return root
+
+
+def _provenance(index: DataIndex) -> dict[str, Any]:
+    return {
+        "data": {"root": str(index.root.resolve()), "name": index.name, "sha256": index.digest},
+        "commit": _commit(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+    }
+
+
+def _commit() -> str:
+    """The commit of the source tree, `-dirty` where it was changed; `unknown` where git or the tree is not there."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=5,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _launch(
+    config: RunConfig, index: DataIndex, layout: RunLayout, backend: str, address: str | None, uri: str
+) -> None:
+    from orchestrator.progress import shown
+
+    mirror: Mirror = NoMirror()
+    if uri != "none":
+        data = {"name": index.name, "digest": index.digest, "root": str(index.root.resolve())}
+        mirror = MlflowMirror(layout.root, config, data, uri)
+    with shown() as progress:
+        if backend == "local":
+            from orchestrator.local_backend import LocalBackend
+
+            _run(config, index, layout, LocalBackend(), mirror, progress)
+        else:
+            from orchestrator.ray_backend import connected
+
+            progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")
+            with connected(address) as ray_backend:
+                _run(config, index, layout, ray_backend, mirror, progress)
+    from benchmarks.tables import print_outcome
+
+    print_outcome(layout, uri)
+
+
+def _run(
+    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, mirror: Mirror, progress: Progress
+) -> None:
+    from orchestrator.loop import run
+
+    summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress)
+
+    from benchmarks.deploy import export_onnx
+    from benchmarks.report import write_report
+
+    progress.stage("report")
+    report = write_report([layout.root], layout.root / "report", index)
+    onnx = layout.root / "model.onnx"
+    if not onnx.exists():
+        export_onnx(layout.checkpoint(summary["cycles"][-1]["cycle"]), onnx)
+    mirror.finish(report.parent, onnx)
+
+
+def _prepare_backbone(config: RunConfig, layout: RunLayout) -> None:
+    if config.model.weights == "none" or layout.backbone.exists():
+        return
+    from training.weights import store_backbone
+
+    store_backbone(config.model, layout.backbone)

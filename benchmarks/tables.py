@@ -1,0 +1,76 @@
+"""What a run found, as a table on the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.layout import RunLayout
+from querying.errors import UserError
+
+
+def load_summary(run: Path) -> dict[str, Any]:
+    """`summary.json` of a run folder.  UserError where there is none yet."""
+    path = RunLayout(run).summary
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        hint = "no cycle is finished yet" if RunLayout(run).recipe.exists() else "not a run folder"
+        raise UserError(f"{run}: {hint} (no summary.json)") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    return summary
+
+
+def outcome_table(summary: dict[str, Any]) -> Table:
+    supervised = summary["supervised_miou"]
+    table = Table(
+        title=f"{summary['recipe']}, seed {summary['seed']}, on {summary['evaluated_on']}", title_justify="left"
+    )
+    for heading in ("cycle", "labelled %", "of non-void %", "cells", "mIoU %", "of full %", "seconds"):
+        table.add_column(heading, justify="right")
+    for row in summary["cycles"]:
+        valid = row["labelled_fraction_valid"]
+        table.add_row(
+            str(row["cycle"]),
+            f"{100 * row['labelled_fraction']:.2f}",
+            "-" if valid is None else f"{100 * valid:.2f}",
+            str(row["cells"]),
+            f"{100 * row['miou']:.2f}",
+            f"{100 * row['miou'] / supervised:.1f}" if supervised else "-",
+            f"{sum(row['seconds'].values()):.0f}",
+        )
+    if supervised:
+        table.add_row("full", "100.00", "100.00", "", f"{100 * supervised:.2f}", "100.0", "")
+    return table
+
+
+def print_outcome(layout: RunLayout, uri: str) -> None:
+    console = Console(width=None if Console().is_terminal else 100)
+    console.print(outcome_table(load_summary(layout.root)))
+    report = layout.root / "report" / "report.html"
+    console.print(f"report:  {report}", highlight=False, soft_wrap=True)
+    if uri != "none":
+        server = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+        console.print(f"MLflow:  {server}", highlight=False, soft_wrap=True)
+
+
+def status_command(run: Path) -> None:
+    """Print the finished cycles and what comes next."""
+    layout = RunLayout(run)
+    if not layout.recipe.exists():
+        raise UserError(f"{run}: not a run folder (no recipe.yaml)")
+    if layout.summary.exists():
+        Console().print(outcome_table(load_summary(run)))
+    for cycle in range(1000):
+        for stage in (layout.checkpoint, layout.evaluation, layout.scores, layout.query):
+            if not stage(cycle).exists():
+                state = (
+                    "finished" if (layout.root / "report").exists() else f"next: {stage(cycle).name} of cycle {cycle}"
+                )
+                print(f"{run}: {state}")
+                return

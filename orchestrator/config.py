@@ -1,0 +1,227 @@
+"""The configuration of a run: one validated, frozen tree; YAML in and out; `key=value` overrides."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from querying.errors import UserError
+from querying.settings import QuerySettings, Settings
+from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TeacherSettings, TrainSettings
+
+MAX_YAML_BYTES = 1_000_000
+
+
+class DataSettings(Settings):
+    dataset: str | None = None
+    """Name of the data set that the recipe is made for; None admits any."""
+    size: tuple[int, int] | None = None
+    """Height and width that the recipe expects; None admits any."""
+    evaluate_on: str = "test"
+    """Split for the reported mIoU.  Nothing is ever chosen on it: the last checkpoint counts."""
+
+
+class InitialSettings(Settings):
+    fraction: float = Field(0.1, gt=0, le=1)
+    """Share of the train images that are labelled whole before cycle 0."""
+    images: int | None = Field(None, ge=1)
+    """An explicit number of images instead."""
+
+
+class RunConfig(Settings):
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int = Field(0, ge=0, lt=2**31)
+    cycles: int = Field(1, ge=0, le=999)
+    """Queries to make; the run trains cycles + 1 times."""
+    budget: float | None = Field(None, gt=0, le=1)
+    """Share of all train pixels that may be bought, the initial images included."""
+    stop_at: float | None = Field(None, gt=0, le=1)
+    """Stop when mIoU reaches this share of the fully supervised mIoU (needs `reference`)."""
+    reference: bool = False
+    """Also train on all labels, with the same code and the schedule of the last cycle."""
+    data: DataSettings = DataSettings()
+    initial: InitialSettings = InitialSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    reco: ReCoSettings = ReCoSettings()
+    augment: AugmentSettings = AugmentSettings()
+    query: QuerySettings = QuerySettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if self.stop_at is not None and not self.reference:
+            raise ValueError("stop_at needs reference=true: there is nothing to compare with")
+        for cycle in {0, 1} if self.cycles else {0}:
+            train = self.train_at(cycle)
+            for key in ("batch_size", "batch_size_unlabelled"):
+                if getattr(train, key) % train.workers:
+                    raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
+            if (train.batch_size + train.batch_size_unlabelled) // train.workers < 2:
+                raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
+        return self
+
+    def train_at(self, cycle: int) -> TrainSettings:
+        """Settings of one cycle: the teacher's in cycle 0, a longer last cycle where asked for."""
+        changes: dict[str, Any] = {}
+        if cycle == 0:
+            set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
+            changes = {"method": "supervised", "batch_size_unlabelled": 0} | set_keys
+        elif self.train.method == "supervised":
+            changes = {"batch_size_unlabelled": 0}
+        if 0 < cycle == self.cycles and self.train.last_epochs:
+            changes["epochs"] = self.train.last_epochs
+        return self.train.model_copy(update=changes)
+
+    def as_reference(self) -> RunConfig:
+        """The fully supervised run: all labels, the losses of this run, the schedule of its last cycle."""
+        last = self.train_at(self.cycles)
+        schedule = TeacherSettings(
+            epochs=last.epochs, steps_per_epoch=last.steps_per_epoch, batch_size=self.train_at(0).batch_size
+        )
+        return self.model_copy(
+            update={
+                "name": f"{self.name}.reference",
+                "cycles": 0,
+                "budget": None,
+                "stop_at": None,
+                "reference": False,
+                "initial": InitialSettings(fraction=1.0),
+                "teacher": schedule,
+            }
+        )
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def changed(base: RunConfig, **changes: Any) -> RunConfig:
+    """A validated copy; a mapping changes the keys that it names inside its group."""
+    tree = base.model_dump()
+    for key, value in changes.items():
+        tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+    return RunConfig.model_validate(tree)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses duplicate keys and aliases, which YAML silently accepts."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key {key!r} appears twice")
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Strict YAML.  UserError names `where`."""
+    if len(text) > MAX_YAML_BYTES:
+        raise UserError(f"{where}: larger than {MAX_YAML_BYTES} bytes")
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  (a SafeLoader, made stricter)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+def load_yaml(path: Path) -> RunConfig:
+    """A resolved configuration as `s4al show` prints it, or a part of one over the defaults."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    tree = parse_yaml(text, str(path))
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys to values")
+    tree.pop("provenance", None)  # of a run's recipe.yaml: what it ran with, not what to run
+    return build({"name": path.stem, **tree}, where=f"{path}: ")
+
+
+def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """Apply `key=value` pairs; values are YAML scalars or lists."""
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise UserError(f"{assignment!r} is not of the form key=value")
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            if not isinstance(node.get(parent), dict):
+                raise UserError(unknown_key(key))
+            node = node[parent]
+        if leaf not in node:
+            raise UserError(unknown_key(key))
+        if isinstance(node[leaf], dict):
+            raise UserError(f"{key} is a group: set one of {', '.join(f'{key}.{k}' for k in node[leaf])}")
+        node[leaf] = parse_yaml(text, key)
+    return build(tree)
+
+
+def build(tree: Mapping[str, Any], where: str = "") -> RunConfig:
+    """Validate; every mistake becomes one line that names the key and, if misspelt, the nearest right one."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # A tuple's or a literal's position is not part of the user's key.
+        key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+        if first["type"] == "extra_forbidden":
+            raise UserError(where + unknown_key(key)) from None
+        message = first["msg"].removeprefix("Value error, ")
+        shown = f" (got {first['input']!r})" if not isinstance(first["input"], (dict, BaseModel)) else ""
+        if first["type"] == "literal_error" and isinstance(first["input"], str):
+            shown += nearest(first["input"], [w.strip("'") for w in _literals(key)])
+        raise UserError(f"{where}{key + ': ' if key else ''}{message}{shown}") from None
+
+
+def unknown_key(key: str) -> str:
+    return f"unknown key {key!r}{nearest(key, list(flat_keys(RunConfig)))}"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`: did you mean 'x'?`, or nothing where no known word is close."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close:  # the right leaf under a wrong or missing parent
+        leaf = word.rsplit(".", 1)[-1]
+        tails = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        close = [tails[m] for m in difflib.get_close_matches(leaf, list(tails), n=1, cutoff=0.7)]
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def flat_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from flat_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Nested mapping to dotted keys, for MLflow parameters and for showing differences."""
+    flat: dict[str, str | int | float | bool] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (str, int, float, bool)) else json.dumps(value)
+    return flat
+
+
+def _literals(key: str) -> Sequence[str]:
+    model: Any = RunConfig
+    for part in key.split("."):
+        annotation = model.model_fields[part].annotation
+        model = annotation
+    return [str(value) for value in getattr(annotation, "__args__", ())]

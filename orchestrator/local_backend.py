@@ -1,0 +1,21 @@
+"""The stages in this process: for tests, debugging, and machines without Ray."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from querying.errors import UserError
+from training.job import TrainJob, Worker, run_job
+
+
+class LocalBackend:
+    def train(self, job: TrainJob) -> None:
+        if job.train.workers > 1:
+            raise UserError(f"train.workers={job.train.workers} needs --backend ray")
+        run_job(job, Worker())
+
+    def map(
+        self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
+    ) -> Iterator[Any]:
+        worker = make_worker()
+        for item in items:
+            yield getattr(worker, method)(item)

@@ -1,0 +1,57 @@
+"""The same stages on a Ray cluster: training by Ray Train, shards by actors."""
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from querying.errors import InfrastructureError, UserError
+from querying.ray_scorers import map_unordered
+from training.job import TrainJob
+from training.ray_trainer import fit
+
+
+class RayBackend:
+    def __init__(self) -> None:
+        self.use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+
+    def train(self, job: TrainJob) -> None:
+        have = ray.cluster_resources()
+        need = job.train.workers * job.train.threads
+        if have.get("CPU", 0) < need:
+            raise UserError(
+                f"train.workers={job.train.workers} with train.threads={job.train.threads} need {need} CPUs,"
+                f" the cluster has {have.get('CPU', 0):g}"
+            )
+        fit(job, use_gpu=self.use_gpu, storage=job.work / "ray", name=f"train-{uuid.uuid4().hex[:8]}")
+
+    def map(
+        self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
+    ) -> Iterator[Any]:
+        cpus = ray.cluster_resources().get("CPU", 0)
+        if cpus < threads:
+            raise UserError(f"query.threads={threads}: the cluster has {cpus:g} CPUs")
+        fitting = min(actors, int(cpus // threads))
+        return map_unordered(
+            make_worker, method, items, actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0
+        )
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[RayBackend]:
+    """Join the cluster at `address` (or of RAY_ADDRESS, set inside a Ray job), else start a local one."""
+    joining = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour Ray announces for the future
+    local: dict[str, Any] = {} if joining else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    try:
+        ray.init(address=joining, log_to_driver=False, logging_level=logging.ERROR, **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InfrastructureError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from None
+    try:
+        yield RayBackend()
+    finally:
+        ray.shutdown()

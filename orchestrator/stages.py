@@ -1,0 +1,232 @@
+"""What each stage of a cycle reads and writes; the back end decides where it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import RunConfig
+from orchestrator.layout import RunLayout
+from orchestrator.progress import Progress
+from querying.errors import UserError
+from querying.files import write_text, written
+from querying.ledger import Ledger
+from querying.regions import RegionGrid
+from querying.schemas import QUERY
+from querying.scorer import ScoreTask, ShardScorer, read_scores
+from querying.selection import Cells, select_global, select_per_image, within_budget
+from querying.shards import DataIndex, image_ids
+from training.evaluation import EvaluationTask, ShardEvaluator
+from training.job import TrainJob
+from training.metrics import Confusion
+from training.predictor import Predictor
+
+POLL_S = 0.5
+
+
+class Backend(Protocol):
+    def train(self, job: TrainJob) -> None: ...
+
+    def map(
+        self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
+    ) -> Iterator[Any]:
+        """Yield `make_worker().method(item)` in any order; an item may be tried again after a crash."""
+
+
+class Stages:
+    def __init__(
+        self,
+        config: RunConfig,
+        index: DataIndex,
+        grid: RegionGrid,
+        layout: RunLayout,
+        ledger: Ledger,
+        backend: Backend,
+        progress: Progress,
+        name: str,
+    ) -> None:
+        self.config, self.index, self.grid = config, index, grid
+        self.layout, self.ledger = layout, ledger
+        self.backend, self.progress, self.name = backend, progress, name
+
+    def train(self, cycle: int, out: Path) -> None:
+        settings = self.config.train_at(cycle)
+        backbone = self.layout.backbone.resolve()
+        job = TrainJob(
+            data=self.index.root.resolve(),
+            ledger=self.ledger.root.resolve(),
+            cycle=cycle,
+            pseudo=self.layout.scores(cycle - 1).resolve() if cycle else None,
+            backbone=backbone if backbone.exists() else None,
+            region_size=self.grid.size,
+            seed=self.config.seed,
+            model=self.config.model,
+            train=settings,
+            reco=self.config.reco,
+            augment=self.config.augment,
+            work=self.layout.work(cycle).resolve(),
+            out=out.resolve(),
+        )
+        self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
+        images = settings.batch_size + settings.batch_size_unlabelled
+        with _watched(job.work / "progress.json", self.progress, images):
+            self.backend.train(job)
+
+    def evaluate(self, cycle: int, out: Path) -> None:
+        """Write `confusion.json`: exact counts over the evaluation split."""
+        make = partial(
+            ShardEvaluator,
+            partial(Predictor, self.layout.checkpoint(cycle).resolve()),
+            self.index.num_classes,
+            self.config.query.batch_size,
+            self.config.query.threads,
+        )
+        split = self.config.data.evaluate_on
+        tasks = [EvaluationTask(self.index.root.resolve(), shard) for shard in self.index.shards(split)]
+        self.progress.stage(f"{self.name} cycle {cycle}: evaluate on {split}")
+        confusion = Confusion.empty(self.index.num_classes)
+        for done, counts in enumerate(self._map(make, "evaluate_shard", tasks), 1):
+            confusion += Confusion.from_list(counts)
+            self.progress.update(done, len(tasks), "shards")
+        write_text(out / "confusion.json", json.dumps({"split": split, "counts": confusion.to_list()}))
+
+    def score(self, cycle: int, out: Path) -> None:
+        """Write `regions-*.arrow` and `pseudo-*.arrow` for every shard of the train split."""
+        query = self.config.query
+        make = partial(
+            ShardScorer,
+            partial(Predictor, self.layout.checkpoint(cycle).resolve()),
+            self.grid,
+            out.resolve(),
+            acquisition=query.acquisition,
+            scales=query.scales,
+            threshold=query.threshold,
+            exclude_border=query.exclude_border,
+            batch_size=query.batch_size,
+            threads=query.threads,
+            seed=self.config.seed,
+            cycle=cycle,
+        )
+        shards = self.index.shards("train")
+        self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")
+        images, seconds = 0, 0.0
+        for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle)), 1):
+            images, seconds = images + summary.images, seconds + summary.seconds
+            self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
+
+    def select(self, cycle: int) -> pa.Table:
+        """The next query (schema QUERY), never beyond the budget.  Holds one shard of scores at a time."""
+        query, areas = self.config.query, self.grid.areas()
+        left = int(areas.sum()) * self.index.num_images("train")
+        if self.config.budget:
+            left = int(left * self.config.budget + 1e-6)
+        left -= self.ledger.spent(cycle).pixels
+        self.progress.stage(f"{self.name} cycle {cycle}: select")
+        ids: list[str] = []
+
+        def shards() -> Iterator[tuple[int, np.ndarray]]:
+            for path in sorted(self.layout.scores(cycle).glob("regions-*.arrow")):
+                shard_ids, scores = read_scores(path, self.grid.num_regions)
+                first = len(ids)
+                ids.extend(shard_ids)
+                yield first, scores
+
+        if query.select == "global":
+            pool = self.index.num_images("train") - len(self.ledger.images(0))
+            cells = select_global(shards(), query.per_image * pool)
+        else:
+            cells = select_per_image(shards(), query.per_image)
+        if len(set(ids)) != len(ids):
+            raise UserError(f"{self.index.root}: an image is in two shards of the train split")
+        return _query_table(within_budget(cells, areas, max(left, 0)), ids)
+
+    def _score_tasks(self, cycle: int) -> Iterator[ScoreTask]:
+        whole, bought = frozenset(self.ledger.images(0)), self.ledger.bought(cycle)
+        for number, shard in enumerate(self.index.shards("train")):
+            ids = image_ids(self.index.root, shard)
+            yield ScoreTask(
+                number,
+                self.index.root.resolve(),
+                shard,
+                whole.intersection(ids),
+                {image_id: bought[image_id] for image_id in ids if image_id in bought},
+            )
+
+    def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any]) -> Iterator[Any]:
+        query = self.config.query
+        return self.backend.map(make, method, tasks, actors=query.actors, threads=query.threads)
+
+
+def initial_ids(config: RunConfig, answerable: Sequence[str], total: int) -> list[str]:
+    """The images labelled whole before cycle 0, out of those that can be labelled.
+
+    Drawn by hashing (seed, id), so never by the order or the number of the images.
+    """
+    count = config.initial.images or max(1, round(total * config.initial.fraction))
+    if config.initial.images and count > len(answerable):
+        raise UserError(f"initial.images={count}: {len(answerable)} train images have a mask")
+    drawn = sorted(answerable, key=lambda image_id: hashlib.sha256(f"{config.seed}/{image_id}".encode()).digest())
+    return sorted(drawn[:count])
+
+
+def whole_images(ids: Sequence[str], num_regions: int) -> pa.Table:
+    """A query for all regions of some images (schema QUERY)."""
+    columns = {
+        "image_id": pa.array(np.repeat(np.array(ids, dtype=object), num_regions), pa.string()),
+        "region": pa.array(np.tile(np.arange(num_regions, dtype=np.int32), len(ids))),
+        "score": pa.nulls(len(ids) * num_regions, pa.float32()),
+    }
+    return pa.table(columns, schema=QUERY)
+
+
+def write_query(select: Callable[[], pa.Table], out: Path) -> None:
+    with written(out / "query.parquet") as staged:
+        pq.write_table(select(), staged, write_page_checksum=True)
+
+
+def _query_table(cells: Cells, ids: list[str]) -> pa.Table:
+    columns = {
+        "image_id": pa.array([ids[position] for position in cells.position_S], pa.string()),
+        "region": pa.array(cells.region_S),
+        "score": pa.array(cells.score_S),
+    }
+    return pa.table(columns, schema=QUERY)
+
+
+@contextmanager
+def _watched(path: Path, progress: Progress, images_per_step: int) -> Iterator[None]:
+    """Show what the workers write to `path` while the driver waits for them."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        last_step, last_time = 0, 0.0
+        while not finished.wait(POLL_S):
+            if not path.exists():
+                continue
+            row = json.loads(path.read_text())
+            if row["step"] == last_step:
+                continue
+            now = path.stat().st_mtime
+            rate = (
+                images_per_step * (row["step"] - last_step) / (now - last_time) if last_time and now > last_time else 0
+            )
+            last_step, last_time = row["step"], now
+            progress.update(row["step"], row["total"], f"steps, loss {row['loss']:.3f}, {rate:.1f} images/s")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()

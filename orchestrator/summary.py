@@ -1,0 +1,71 @@
+"""`summary.json`: what a run found, derived from its published stages and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import RunConfig
+from orchestrator.layout import RunLayout, seconds
+from querying.files import write_text
+from querying.ledger import Ledger, shares
+from querying.shards import DataIndex
+from training.metrics import Confusion
+
+
+def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int) -> dict[str, Any]:
+    """One cycle: accuracy on the evaluation split, the labels it was trained on, and the seconds of its stages."""
+    confusion = Confusion.from_list(json.loads((layout.evaluation(cycle) / "confusion.json").read_text())["counts"])
+    iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
+    spent = ledger.spent(cycle)
+    train = index.shards("train")
+    total_pixels = index.num_images("train") * index.height * index.width
+    complete = all(shard.masked == shard.rows for shard in train)
+    valid_pixels = total_pixels - sum(shard.void_pixels for shard in train) if complete else None
+    stages = (layout.checkpoint(cycle), layout.evaluation(cycle), layout.scores(cycle), layout.query(cycle))
+    names = ("train", "evaluate", "score", "select")
+    return {
+        "cycle": cycle,
+        "miou": confusion.mean_iou(),
+        "pixel_accuracy": confusion.pixel_accuracy(),
+        "class_iou": dict(zip(index.classes, iou, strict=True)),
+        "labelled_pixels": spent.pixels,
+        **shares(spent, ledger.spent(0), total_pixels, valid_pixels),
+        "cells": spent.cells,
+        "void_pixels": spent.void_pixels,
+        "seconds": {name: seconds(folder) for name, folder in zip(names, stages, strict=True) if folder.exists()},
+    }
+
+
+def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
+    """The training's history as rows of the record."""
+    history = json.loads((checkpoint / "meta.json").read_text())["history"]
+    return [{"run": run, "cycle": cycle, "stage": "train", **row} for row in history]
+
+
+def write_summary(
+    layout: RunLayout, config: RunConfig, cycles: Sequence[dict[str, Any]], supervised_miou: float | None
+) -> dict[str, Any]:
+    summary = {
+        "recipe": config.name,
+        "seed": config.seed,
+        "evaluated_on": config.data.evaluate_on,
+        "cycles": list(cycles),
+        "supervised_miou": supervised_miou,
+    }
+    write_text(layout.summary, json.dumps(summary, indent=1))
+    return summary
+
+
+def flat_numbers(row: dict[str, Any]) -> dict[str, float]:
+    """A cycle's row with one level of names, as the record and MLflow want it."""
+    flat: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}/{part}": number for part, number in value.items() if number is not None}
+        elif isinstance(value, (int, float)) and name != "cycle":
+            flat[name] = value
+    return flat

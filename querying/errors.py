@@ -1,0 +1,25 @@
+"""What can go wrong, by whose fault it is; the command line turns each into one line and an exit status."""
+
+
+class S4ALError(Exception):
+    """Base class.  The message is one line that names the file, key or image."""
+
+    exit_status = 1
+
+
+class UserError(S4ALError, ValueError):
+    """A user's mistake: bad input, unknown name, wrong path."""
+
+    exit_status = 2
+
+
+class DamagedError(S4ALError):
+    """Data or a run folder differ from what was written."""
+
+    exit_status = 4
+
+
+class InfrastructureError(S4ALError):
+    """The machine, the network or the cluster failed; the same command can be tried again."""
+
+    exit_status = 5

@@ -1,0 +1,104 @@
+"""The label ledger: which region was bought in which cycle, and what it showed.  Append-only, one file per cycle."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from querying.errors import DamagedError
+from querying.files import written
+from querying.schemas import LEDGER
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What was bought so far, exactly."""
+
+    cells: int = 0
+    pixels: int = 0
+    void_pixels: int = 0
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(self.cells + other.cells, self.pixels + other.pixels, self.void_pixels + other.void_pixels)
+
+
+class Ledger:
+    """Files `cycle-000.parquet`, ...; cycle 0 is the initial labelled set, bought like any other."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, cycle: int) -> Path:
+        return self.root / f"cycle-{cycle:03d}.parquet"
+
+    def has(self, cycle: int) -> bool:
+        return self.path(cycle).exists()
+
+    def append(self, cycle: int, batches: Iterable[pa.RecordBatch]) -> None:
+        """Record one cycle, all or nothing.
+
+        A cycle that is already there, or a cell that was bought before, is an error: labels are never charged twice.
+        """
+        if self.has(cycle):
+            raise FileExistsError(f"cycle {cycle} is already in the ledger: {self.path(cycle)}")
+        bought = {(row_id, region) for row_id, region in self._keys(cycle - 1)}
+        with written(self.path(cycle)) as staged, pq.ParquetWriter(staged, LEDGER, write_page_checksum=True) as writer:
+            for batch in batches:
+                for key in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
+                    if key in bought:
+                        raise ValueError(f"image {key[0]}: region {key[1]} is bought twice (cycle {cycle})")
+                    bought.add(key)
+                writer.write_batch(batch)
+
+    def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
+        """One cycle's labels.  DamagedError names a file whose checksums do not hold."""
+        try:
+            return pq.read_table(self.path(cycle), columns=columns, page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedError(f"{self.path(cycle)}: {' '.join(str(error).split())}") from None
+
+    def spent(self, cycle: int) -> Spent:
+        """Totals when `cycle` trains."""
+        total = Spent()
+        for past in range(cycle + 1):
+            table = self.read(past, ["pixels", "void_pixels"])
+            total += Spent(
+                table.num_rows, pc.sum(table["pixels"]).as_py() or 0, pc.sum(table["void_pixels"]).as_py() or 0
+            )
+        return total
+
+    def images(self, cycle: int) -> list[str]:
+        """Images with a cell bought in exactly this cycle, in ledger order."""
+        ids: list[str] = pc.unique(self.read(cycle, ["image_id"])["image_id"]).to_pylist()
+        return ids
+
+    def bought(self, cycle: int) -> dict[str, list[int]]:
+        """Image id -> regions bought up to `cycle`, except the images of cycle 0, which are bought whole."""
+        regions: dict[str, list[int]] = {}
+        for past in range(1, cycle + 1):
+            table = self.read(past, ["image_id", "region"])
+            for image_id, region in zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True):
+                regions.setdefault(image_id, []).append(region)
+        return regions
+
+    def _keys(self, cycle: int) -> Iterator[tuple[str, int]]:
+        for past in range(cycle + 1):
+            table = self.read(past, ["image_id", "region"])
+            yield from zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True)
+
+
+def shares(spent: Spent, initial: Spent, total_pixels: int, valid_pixels: int | None) -> dict[str, float | None]:
+    """The budget in every denominator that papers use (their percentages fit no single one).
+
+    labelled_fraction: of all train pixels; labelled_fraction_valid: non-void bought of non-void train pixels;
+    queried_fraction_pool: bought by queries, of the pixels that were unlabelled at the start.
+    """
+    pool = total_pixels - initial.pixels
+    return {
+        "labelled_fraction": spent.pixels / total_pixels,
+        "labelled_fraction_valid": (spent.pixels - spent.void_pixels) / valid_pixels if valid_pixels else None,
+        "queried_fraction_pool": (spent.pixels - initial.pixels) / pool if pool else 0.0,
+    }

@@ -1,0 +1,80 @@
+"""The only Ray in querying: put plain workers behind actors and keep each of them busy, and no busier."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError
+
+from querying.errors import InfrastructureError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_LOSSES = 3
+"""Actors that one stage may lose before it gives up."""
+
+
+def map_unordered(
+    make_worker: Callable[[], Any],
+    method: str,
+    items: Iterable[T],
+    *,
+    actors: int,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+) -> Iterator[R]:
+    """Yield `worker.method(item)` as results finish, with one item in flight per actor.
+
+    The item of an actor that dies is given to a new one, so `method` must be idempotent.  An error raised by
+    `method` itself is raised here unchanged.
+    """
+    remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_Host)
+    make = ray.put(make_worker)  # sent once, however many actors
+    todo = deque(items)
+    idle: list[Any] = []
+    busy: dict[Any, tuple[Any, T]] = {}
+    started = losses = 0
+    try:
+        while todo or busy:
+            while todo and len(busy) < actors:
+                if not idle:
+                    idle.append(remote.remote(make))
+                    started += 1
+                actor, item = idle.pop(), todo.popleft()
+                busy[actor.call.remote(method, item)] = (actor, item)
+            [done], _ = ray.wait(list(busy), num_returns=1)
+            actor, item = busy.pop(done)
+            try:
+                result = ray.get(done)
+            except RayActorError as error:
+                losses += 1
+                if losses > MAX_LOSSES:
+                    raise InfrastructureError(f"{losses} scorer actors died; the last: {_one_line(error)}") from None
+                todo.appendleft(item)
+                continue
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            idle.append(actor)
+            yield result
+    finally:
+        for actor in [*idle, *(actor for actor, _ in busy.values())]:
+            ray.kill(actor)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+class _Host:
+    """Builds its worker at the first call, so that an error while building is raised like any other."""
+
+    def __init__(self, make_worker: Callable[[], Any]) -> None:
+        self.make_worker = make_worker
+        self.worker: Any = None
+
+    def call(self, method: str, item: Any) -> Any:
+        if self.worker is None:
+            self.worker = self.make_worker()
+        return getattr(self.worker, method)(item)

@@ -1,0 +1,76 @@
+"""The region grid: the only place that knows how a region id maps to pixels.
+
+Shape suffixes: B = images, H and W = pixels, R = regions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from querying.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RegionGrid:
+    """Non-overlapping squares of exactly `size` pixels, numbered row by row from the top left.
+
+    Where the size does not divide the image, the last row and column are smaller cells with their true area.
+    """
+
+    height: int
+    width: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= min(self.height, self.width):
+            raise UserError(
+                f"query.region_size={self.size} does not fit into an image of {self.height}x{self.width} pixels"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of cells."""
+        return -(-self.height // self.size), -(-self.width // self.size)
+
+    @property
+    def num_regions(self) -> int:
+        rows, columns = self.shape
+        return rows * columns
+
+    def box(self, region: int) -> tuple[slice, slice]:
+        """The pixels of a region, as an index into an (H, W) array."""
+        row, column = divmod(region, self.shape[1])
+        return (
+            slice(row * self.size, min((row + 1) * self.size, self.height)),
+            slice(column * self.size, min((column + 1) * self.size, self.width)),
+        )
+
+    def areas(self) -> np.ndarray:
+        """Pixels of each region, int64 (R,)."""
+        rows, columns = self.shape
+        heights = np.minimum(self.size, self.height - np.arange(rows) * self.size)
+        widths = np.minimum(self.size, self.width - np.arange(columns) * self.size)
+        return np.outer(heights, widths).ravel().astype(np.int64)
+
+    def border(self) -> np.ndarray:
+        """True for the outermost ring of regions, bool (R,)."""
+        ring = np.ones(self.shape, dtype=bool)
+        ring[1:-1, 1:-1] = False
+        return ring.ravel()
+
+    def mean(self, score_BHW: Tensor) -> Tensor:
+        """Mean score of each region, float32 (B, R)."""
+        batch = score_BHW.shape[0]
+        rows, columns = self.shape
+        if (rows * self.size, columns * self.size) != (self.height, self.width):
+            padded = score_BHW.new_zeros(batch, rows * self.size, columns * self.size)
+            padded[:, : self.height, : self.width] = score_BHW
+            score_BHW = padded
+        total_BR = score_BHW.view(batch, rows, self.size, columns, self.size).sum(dim=(2, 4)).flatten(1)
+        return total_BR / total_BR.new_tensor(self.areas())

@@ -1,0 +1,167 @@
+"""Score one shard: a plain class, so that it runs in a test, in a notebook, or inside a Ray actor unchanged.
+
+Shape suffixes: B = images, C = classes, H and W = pixels, h and w = the head's stride-4 pixels, R = regions.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from querying.acquisition import ACQUISITIONS, random_scores
+from querying.files import written
+from querying.labels import IGNORE, pseudo_label
+from querying.regions import RegionGrid
+from querying.schemas import PSEUDO_LABELS, REGION_SCORES
+from querying.shards import Shard, encode_label, read_images
+
+Predict = Callable[[Tensor, float], Tensor]
+"""uint8 images (B, 3, H, W) and a scale -> logits (B, C, h, w) at any lower resolution."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """One shard's work.  `whole` images are fully labelled and left out; `bought` cells get no score."""
+
+    number: int
+    root: Path
+    shard: Shard
+    whole: frozenset[str]
+    bought: dict[str, list[int]]
+
+
+class ScoreSummary(NamedTuple):
+    images: int
+    seconds: float
+    forward_seconds: float
+
+
+class ShardScorer:
+    """Region scores and pseudo-labels of a shard from one pass of the network, written beside each other."""
+
+    def __init__(
+        self,
+        load_predict: Callable[[], Predict],
+        grid: RegionGrid,
+        out: Path,
+        *,
+        acquisition: str,
+        scales: Sequence[float],
+        threshold: float,
+        exclude_border: bool,
+        batch_size: int,
+        threads: int,
+        seed: int,
+        cycle: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.predict = load_predict()  # once per process: this is the expensive part
+        self.grid = grid
+        self.out = out
+        self.acquisition = acquisition
+        self.scales = scales
+        self.threshold = threshold
+        self.closed = grid.border() if exclude_border else np.zeros(grid.num_regions, bool)
+        self.batch_size = batch_size
+        self.seed, self.cycle = seed, cycle
+        self.forward_seconds = 0.0
+
+    def score_shard(self, task: ScoreTask) -> ScoreSummary:
+        """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`; existing complete files are kept."""
+        started, self.forward_seconds = time.perf_counter(), 0.0
+        regions, pseudo = (self.out / f"{kind}-{task.number:05d}.arrow" for kind in ("regions", "pseudo"))
+        images = 0
+        if not (regions.exists() and pseudo.exists()):
+            with (
+                written(pseudo) as pseudo_file,
+                pa.ipc.new_file(pseudo_file, PSEUDO_LABELS) as pseudo_writer,
+                written(regions) as region_file,
+                pa.ipc.new_file(region_file, REGION_SCORES) as region_writer,
+            ):
+                for ids, images_BCHW in self._batches(task):
+                    region_rows, pseudo_rows = self.score(ids, images_BCHW, task.bought)
+                    region_writer.write_batch(region_rows)
+                    pseudo_writer.write_batch(pseudo_rows)
+                    images += len(ids)
+        return ScoreSummary(images, time.perf_counter() - started, self.forward_seconds)
+
+    @torch.inference_mode()
+    def score(
+        self, ids: list[str], images_BCHW: Tensor, bought: dict[str, list[int]]
+    ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        """Rows of REGION_SCORES and PSEUDO_LABELS for uint8 images.  FloatingPointError names an image whose
+        logits are not finite: NaN would rank first and the broken image would be bought."""
+        started = time.perf_counter()
+        logits = [self.predict(images_BCHW, scale) for scale in self.scales]
+        self.forward_seconds += time.perf_counter() - started
+        scores, labels, coverage = [], [], []
+        for i, image_id in enumerate(ids):  # one image at a time stays in the cache
+            log_p_1CHW = self._log_probabilities([z_BChw[i : i + 1] for z_BChw in logits])
+            score_R = self._region_scores(image_id, log_p_1CHW)
+            if not np.isfinite(score_R).all():
+                raise FloatingPointError(f"image {image_id}: the network's output is not finite")
+            closed_R = self.closed.copy()
+            closed_R[bought.get(image_id, [])] = True
+            scores.append([None if closed else float(s) for s, closed in zip(score_R, closed_R, strict=True)])
+            label_HW = pseudo_label(log_p_1CHW, self.threshold)[0].cpu().numpy()
+            labels.append(encode_label(label_HW))
+            coverage.append(float((label_HW != IGNORE).mean()))
+        return (
+            pa.RecordBatch.from_pydict({"image_id": ids, "score": scores}, schema=REGION_SCORES),
+            pa.RecordBatch.from_pydict({"image_id": ids, "label": labels, "coverage": coverage}, schema=PSEUDO_LABELS),
+        )
+
+    def _log_probabilities(self, logits: list[Tensor]) -> Tensor:
+        """Logits averaged over the scales at full resolution, then log-softmax in float32."""
+        size = (self.grid.height, self.grid.width)
+        full = [F.interpolate(z.float(), size, mode="bilinear", align_corners=False) for z in logits]
+        mean = full[0]
+        for other in full[1:]:
+            mean = mean + other
+        return (mean / len(full)).log_softmax(dim=1)
+
+    def _region_scores(self, image_id: str, log_p_1CHW: Tensor) -> np.ndarray:
+        # Every acquisition is finite where the log-probabilities are, so one check of the scores covers both.
+        if self.acquisition == "random":
+            finite = bool(torch.isfinite(log_p_1CHW).all())
+            drawn = random_scores(self.seed, self.cycle, image_id, self.grid.num_regions)
+            return drawn if finite else drawn * np.nan
+        return self.grid.mean(ACQUISITIONS[self.acquisition](log_p_1CHW))[0].cpu().numpy()
+
+    def _batches(self, task: ScoreTask) -> Iterator[tuple[list[str], Tensor]]:
+        ids: list[str] = []
+        images: list[np.ndarray] = []
+        for image_id, image_HWC in read_images(task.root, task.shard):
+            if image_id in task.whole:
+                continue
+            ids.append(image_id)
+            images.append(image_HWC)
+            if len(ids) == self.batch_size:
+                yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+                ids, images = [], []
+        if ids:
+            yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def read_scores(path: Path, num_regions: int) -> tuple[list[str], np.ndarray]:
+    """Image ids and scores float32 (N, R) with -inf where a cell is not eligible.  ValueError names a NaN or a
+    wrong number of regions."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+        ids = table["image_id"].to_pylist()
+        flat = table["score"].combine_chunks().flatten()
+        if len(flat) != len(ids) * num_regions:
+            raise ValueError(f"{path}: {len(flat)} scores for {len(ids)} images of {num_regions} regions")
+        eligible = flat.is_valid().to_numpy(zero_copy_only=False)
+        score_NR = flat.fill_null(0.0).to_numpy().reshape(len(ids), num_regions).copy()
+    score_NR[~eligible.reshape(score_NR.shape)] = -np.inf
+    if np.isnan(score_NR).any():
+        raise ValueError(f"{path}: image {ids[int(np.isnan(score_NR).any(axis=1).argmax())]}: the score is NaN")
+    return ids, score_NR

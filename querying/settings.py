@@ -1,0 +1,34 @@
+"""Validated settings of the query.  Imports nothing heavy: a wrong key must be found before torch is loaded."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Frozen, complete, and strict about names: a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class QuerySettings(Settings):
+    acquisition: Literal["entropy", "least_confidence", "margin", "random"] = "entropy"
+    """Per-pixel uncertainty; a region's score is its mean over pixels that are not yet bought."""
+    region_size: int = Field(30, ge=1)
+    """Side of a square region in pixels."""
+    per_image: int = Field(4, ge=0)
+    """Regions to buy per pool image and cycle; 0 asks nothing (self-training only)."""
+    select: Literal["per_image", "global"] = "per_image"
+    """`per_image`: the best regions of each image (the paper); `global`: as many in total, wherever they are."""
+    threshold: float = Field(0.7, gt=0, le=1)
+    """Confidence from which a prediction becomes a pseudo-label."""
+    scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
+    """Image scales whose logits are averaged for scoring and pseudo-labels."""
+    exclude_border: bool = True
+    """Leave the outermost ring of regions out of the query."""
+    batch_size: int = Field(4, ge=1)
+    """Images per forward pass when scoring and evaluating."""
+    actors: int = Field(1, ge=1)
+    """Scorer actors (Ray back end)."""
+    threads: int = Field(2, ge=1)
+    """CPU threads of one scorer; part of the result, since another number changes the last bits."""

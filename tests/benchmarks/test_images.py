@@ -1,0 +1,209 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from benchmarks.images import check_image, map_ids, read_mask, read_rgb, resize_image, resize_mask
+from querying.errors import UserError
+
+IDS_HW = np.array([[0, 1, 2], [3, 2, 1]], np.uint8)
+PALETTE = [(10, 0, 0), (0, 20, 0), (0, 0, 30), (40, 40, 0)]
+
+
+def png(width: int, height: int, depth: int, kind: int, rows: bytes, *extra: bytes) -> bytes:
+    """A PNG made by hand; `extra` chunks (type + data) stand before the pixels."""
+
+    def chunk(body: bytes) -> bytes:
+        return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    parts = (header, *extra, b"IDAT" + zlib.compress(rows), b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, parts))
+
+
+def packed(ids_HW: np.ndarray, depth: int) -> bytes:
+    bits = ("".join(f"{value:0{depth}b}" for value in row).ljust(16, "0") for row in ids_HW)
+    count = -(-depth * ids_HW.shape[1] // 8)
+    return b"".join(b"\0" + int(row, 2).to_bytes(2, "big")[:count] for row in bits)
+
+
+def exif(orientation: int) -> bytes:
+    return struct.pack(">2sHIHHHIHxxI", b"MM", 42, 8, 1, 0x0112, 3, 1, orientation, 0)
+
+
+@pytest.mark.parametrize("kind", ["L", "P", "I;16", "grey2", "grey4", "palette2", "palette4", "RGB"])
+def test_a_mask_in_any_accepted_encoding_gives_the_ids_that_were_written(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mask.png"
+    if kind == "P":
+        image = Image.fromarray(IDS_HW, "L").convert("P")
+        image.putpalette([7, 7, 7, 200, 0, 0, 0, 200, 0, 0, 0, 200])
+        image.putdata(IDS_HW.ravel().tolist())
+        image.save(path)
+    elif kind in ("L", "I;16"):
+        Image.fromarray(IDS_HW.astype(np.uint16 if kind == "I;16" else np.uint8)).save(path)
+    elif kind == "RGB":
+        Image.fromarray(np.array(PALETTE, np.uint8)[IDS_HW]).save(path)
+    else:
+        depth = int(kind[-1])
+        colours = (b"PLTE" + bytes(range(12)),) if kind.startswith("palette") else ()
+        path.write_bytes(png(3, 2, depth, 3 if colours else 0, packed(IDS_HW, depth), *colours))
+    mask_HW = read_mask(path, PALETTE if kind == "RGB" else None)
+    assert mask_HW.dtype == np.uint8
+    np.testing.assert_array_equal(mask_HW, IDS_HW)
+
+
+def test_a_one_bit_mask_gives_0_and_1(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(IDS_HW > 1).save(path)
+    np.testing.assert_array_equal(read_mask(path), IDS_HW > 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [("RGB", "colour mask"), ("RGBA", "alpha"), ("LA", "alpha"), ("jpeg", "must be PNG"), ("high", "label 300")],
+)
+def test_a_mask_whose_ids_are_not_certain_is_refused_by_name(tmp_path: Path, mode: str, message: str) -> None:
+    path = tmp_path / "strange mask.png"
+    if mode == "high":
+        Image.fromarray(np.full((2, 2), 300, np.uint16)).save(path)
+    elif mode == "jpeg":
+        Image.fromarray(IDS_HW).save(path, "jpeg")
+    else:
+        Image.fromarray(IDS_HW).convert(mode).save(path)
+    with pytest.raises(UserError, match=rf"strange mask\.png: .*{message}"):
+        read_mask(path)
+
+
+def test_a_colour_of_no_class_is_an_error_with_its_pixels_or_ignored_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([*PALETTE, (1, 2, 3)], np.uint8)[[[0, 4, 4]]]).save(path)
+    with pytest.raises(UserError, match=r"mask\.png: colour \(1, 2, 3\) \(2 pixels\)"):
+        read_mask(path, PALETTE)
+    assert read_mask(path, PALETTE, "ignore").tolist() == [[0, 255, 255]]
+
+
+def test_unknown_ids_are_an_error_with_their_pixels_or_void_and_never_a_class() -> None:
+    mask_HW = np.array([[0, 7, 7], [9, 1, 255]], np.uint8)
+    mapping = {0: 3, 1: 0, 255: 255}
+    with pytest.raises(UserError, match=r"m\.png: .*7 \(2 pixels\), 9 \(1 pixels\)"):
+        map_ids(mask_HW, mapping, Path("m.png"))
+    assert map_ids(mask_HW, mapping, Path("m.png"), "ignore").tolist() == [[3, 255, 255], [255, 0, 255]]
+
+
+TURNED = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: lambda a: np.rot90(a),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_upright_and_its_checked_size_is_the_upright_one(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "photo.png"
+    rgb_HWC = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    Image.fromarray(rgb_HWC).save(path, exif=b"Exif\0\0" + exif(orientation))
+    np.testing.assert_array_equal(read_rgb(path), TURNED[orientation](rgb_HWC))
+    assert check_image(path) == read_rgb(path).shape[:2]
+    if orientation > 1:
+        Image.fromarray(IDS_HW).save(path, exif=b"Exif\0\0" + exif(orientation))
+        with pytest.raises(UserError, match=r"photo\.png.*EXIF orientation"):
+            read_mask(path)
+
+
+def test_grey_alpha_palette_16_bit_and_cmyk_images_become_rgb(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    grey_HW = np.array([[0, 100, 200]], np.uint8)
+    expected = np.repeat(grey_HW[..., None], 3, axis=2)
+    transparent = Image.fromarray(grey_HW).convert("P")
+    transparent.info["transparency"] = b"\x00\x80"
+    sixteen = Image.fromarray(grey_HW.astype(np.uint16) * 256 + 77)
+    for image in (Image.fromarray(grey_HW), Image.fromarray(grey_HW).convert("RGBA"), transparent, sixteen):
+        image.save(path)
+        np.testing.assert_array_equal(read_rgb(path), expected)
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(path, "jpeg", quality=100)
+    assert np.abs(read_rgb(path).astype(int) - (255, 0, 0)).max() < 8
+
+
+def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    for side in (8193, 12000, 20000, 60000):
+        path.write_bytes(png(side, side, 8, 2, b"\0" * 99))
+        for read in (check_image, read_rgb, read_mask):
+            with pytest.raises(UserError, match=r"bomb\.png: \d+ x \d+ pixels are more than 64 megapixels"):
+                read(path)
+
+
+def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
+    good = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(good, "png")
+    gif = io.BytesIO()
+    Image.new("L", (4, 4)).save(gif, "gif")
+    broken = bytearray(good.getvalue())
+    broken[len(broken) // 2] ^= 1
+    cases = {b"": "empty", b"<html></html>": "neither", gif.getvalue(): "neither", bytes(broken): "damaged"}
+    for data, message in cases.items():
+        path = tmp_path / "bad.png"
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=rf"bad\.png: .*{message}"):
+            check_image(path)
+    with pytest.raises(UserError, match=r"none\.png: does not exist"):
+        read_rgb(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_an_image_cut_anywhere_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(whole, kind)
+    path = tmp_path / "cut.img"
+    for length in range(1, len(whole.getvalue()) - 12, 41):  # without IEND all pixels may still be there
+        path.write_bytes(whole.getvalue()[:length])
+        with pytest.raises(UserError, match=r"cut\.img: "):
+            read_rgb(path)
+        if kind == "png":
+            with pytest.raises(UserError, match=r"cut\.img: "):
+                check_image(path)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.binary(max_size=200), head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]))
+def test_random_bytes_are_a_user_error_and_nothing_else(tmp_path_factory: pytest.TempPathFactory, data, head) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path_factory.getbasetemp() / "noise.png"
+    path.write_bytes(head + data)
+    for read in (check_image, read_rgb, read_mask):
+        with pytest.raises(UserError, match=r"noise\.png"):
+            read(path)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.tuples(*[st.integers(1, 30)] * 4))
+def test_a_resized_mask_takes_the_label_under_each_new_pixels_centre(sizes: tuple[int, int, int, int]) -> None:
+    height, width, new_height, new_width = sizes
+    mask_HW = np.random.default_rng(height * width).integers(0, 256, (height, width), dtype=np.uint8)
+    small_HW = resize_mask(mask_HW, (new_height, new_width))
+    for row in range(new_height):
+        for column in range(new_width):
+            y, x = (row + 0.5) * height / new_height, (column + 0.5) * width / new_width
+            near = mask_HW[
+                int(y - 1e-9) : int(y + 1e-9) + 1, int(x - 1e-9) : int(x + 1e-9) + 1
+            ]  # a tie may go both ways
+            assert small_HW[row, column] in near
+
+
+def triangle(old: int, new: int) -> np.ndarray:
+    """(new, old) weights of a triangle filter as wide as the coarser of both grids."""
+    ratio = old / new
+    centre_N = (np.arange(new)[:, None] + 0.5) * ratio
+    weight = np.clip(1 - np.abs(np.arange(old) + 0.5 - centre_N) / max(ratio, 1), 0, None)
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("size", [(10, 12), (7, 9), (33, 50), (20, 12)])
+def test_a_resized_image_is_the_separable_triangle_filter(size: tuple[int, int]) -> None:
+    image_HWC = np.random.default_rng(3).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    expected = np.einsum("ih,hwc,jw->ijc", triangle(20, size[0]), image_HWC.astype(float), triangle(24, size[1]))
+    assert np.abs(resize_image(image_HWC, size) - expected).max() < 1.1  # rounded once per axis

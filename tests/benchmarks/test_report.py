@@ -1,0 +1,312 @@
+"""The report says what the run folder says, is one safe page, and changes nothing."""
+
+import json
+import re
+import shutil
+import statistics
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from benchmarks.drawing import BLUE, INK, blend, dimmed, inline, save, styled, svg_text
+from benchmarks.figures import Dots, draw_class_iou
+from benchmarks.findings import find_data, load_findings
+from benchmarks.overlays import _heat, coverage_of, queried_cells, spread
+from benchmarks.report import _bought, _clock, _environment, write_report
+from querying.errors import DamagedError, UserError
+from querying.labels import IGNORE
+from querying.regions import RegionGrid
+from querying.shards import read_truth
+
+
+@pytest.fixture(scope="module")
+def report(finished, tmp_path_factory):
+    return write_report([finished], tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def run(finished):
+    return load_findings([finished])[0]
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def edit_json(path, change):
+    tree = json.loads(path.read_text())
+    change(tree)
+    path.write_text(json.dumps(tree))
+
+
+def edit_recipe(run, change):
+    tree = yaml.safe_load((run / "recipe.yaml").read_text())
+    change(tree)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def files(root):
+    return {path.relative_to(root): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
+def test_every_figure_and_table_is_written(report):
+    charts = {f"{name}.{kind}" for name in ("curve", "class_iou", "training", "stage_times", "confusion")
+              for kind in ("svg", "png")}  # fmt: skip
+    assert {path.name for path in report.parent.iterdir()} == charts | {
+        "queried.png", "pseudo.png", "report.md", "report.html",
+    }  # fmt: skip
+
+
+def test_the_page_needs_nothing_but_itself_and_runs_nothing(report):
+    page = report.read_text()
+    assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page
+    assert "<script" not in page
+    assert not re.search(r"\son\w+=", page)
+    targets = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert targets
+    assert all(target.startswith(("#", "data:image/png;base64,")) for target in targets)
+    assert not re.search(r"@import|url\((?!#)", page)
+    addresses = set(re.findall(r"https?://[^\"'\s<]+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_the_same_run_gives_the_same_bytes_and_is_not_touched(report, finished, tmp_path):
+    before = files(finished)
+    write_report([finished], tmp_path)
+    assert files(finished) == before
+    assert files(tmp_path) == files(report.parent)
+
+
+def test_the_last_miou_on_the_page_is_that_of_the_confusion_matrix(report, finished):
+    counts = np.array(json.loads((finished / "cycle-002/evaluation/confusion.json").read_text())["counts"], float)
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    miou = 100 * np.mean(counts.diagonal()[union > 0] / union[union > 0])
+    page = report.read_text()
+    assert f"<b>{miou:.1f} %</b><span>mIoU after cycle 2" in page
+    assert f"<td>{miou:.2f}</td>" in page
+
+
+def test_the_markdown_table_holds_every_cycle_and_every_class(report, run):
+    lines = (report.parent / "report.md").read_text().splitlines()
+    row = run.last
+    shares = [row[key] for key in ("labelled_fraction", "labelled_fraction_valid", "queried_fraction_pool")]
+    cells = [run.label, "2", *(f"{100 * share:.2f}" for share in shares), str(row["cells"]), f"{100 * row['miou']:.2f}"]
+    assert any(line.startswith(f"| {' | '.join(cells)} |") for line in lines)
+    for name in run.classes:
+        values = [f"{100 * cycle['class_iou'][name]:.2f}" for cycle in run.cycles]
+        assert f"| {name} | {' | '.join(values)} |" in lines
+
+
+def test_class_shares_of_the_bought_cells_are_those_of_the_truth_under_them(run, toy_data):
+    masks = {i: m for shard in toy_data.shards("train") for i, m in read_truth(toy_data.root, shard)}
+    grid = RegionGrid(48, 64, 16)
+    counts = {"initial": np.zeros(256), "queried": np.zeros(256)}
+    for cycle, group in ((0, "initial"), (1, "queried"), (2, "queried")):
+        for row in pq.read_table(run.layout.root / f"ledger/cycle-{cycle:03d}.parquet").to_pylist():
+            counts[group] += np.bincount(masks[row["image_id"]][grid.box(row["region"])].ravel(), minlength=256)
+    counts["data"] = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks.values())
+    for group, count_256 in counts.items():
+        expected = count_256[:6] / count_256[:6].sum()
+        np.testing.assert_allclose([row[group] for row in _bought(run, toy_data)], expected, rtol=1e-12)
+    assert run.bought[0][-1] == counts["initial"][IGNORE]
+
+
+def test_the_outlined_cells_are_the_queries_of_the_ledger(run):
+    found = {(image_id, cell.region, cell.cycle) for image_id, cells in queried_cells(run).items() for cell in cells}
+    rows = [row for cycle in (1, 2) for row in pq.read_table(run.ledger.path(cycle)).to_pylist()]
+    assert found == {(row["image_id"], row["region"], row["cycle"]) for row in rows}
+    assert len(rows) == run.queried_cells
+
+
+def test_coverage_is_the_share_of_pixels_that_got_a_pseudo_label(run):
+    from benchmarks.overlays import _pseudo_rows
+    from querying.shards import decode_label
+
+    pngs = [png for table in _pseudo_rows(run, 1) for png in table["label"].to_pylist()]
+    assert len(pngs) == 24 - 5
+    assert coverage_of(run, 1) == pytest.approx(np.mean([decode_label(png) != IGNORE for png in pngs]), abs=1e-6)
+    assert coverage_of(run, 2) is None
+
+
+def test_rates_are_images_over_seconds(run, toy_data):
+    rates, row = run.rates(toy_data), run.cycles[1]
+    assert rates[1]["evaluate"] == pytest.approx(6 / row["seconds"]["evaluate"])
+    assert rates[1]["score"] == pytest.approx((24 - 5) / row["seconds"]["score"])
+    assert rates[1]["train"] == run.epochs[1]["train/images_per_second"]
+    assert "score" not in rates[2]
+    assert set(run.rates(None)[1]) == {"train"}
+
+
+def test_without_its_data_set_the_report_leaves_the_overlays_out_and_says_so(copy, tmp_path):
+    edit_recipe(copy, lambda tree: tree["provenance"]["data"].update(root="/nowhere/toy"))
+    page = write_report([copy], tmp_path / "out").read_text()
+    assert "The data set is not at /nowhere/toy any more. The overlays" in page
+    assert "data:image" not in page
+    assert not list((tmp_path / "out").glob("queried*"))
+
+
+def test_another_data_set_is_not_taken_for_that_of_the_run(copy):
+    edit_recipe(copy, lambda tree: tree["provenance"]["data"].update(sha256="0" * 64))
+    index, missing = find_data(load_findings([copy])[0])
+    assert index is None
+    assert "another SHA-256" in missing
+    edit_recipe(copy, lambda tree: tree.pop("provenance"))
+    index, missing = find_data(load_findings([copy])[0])
+    assert index is None
+    assert "does not say where" in missing
+
+
+def test_a_picture_that_no_longer_belongs_to_the_report_is_removed(copy, tmp_path):
+    """A run whose first cycle alone is finished has asked nothing yet, but has pseudo-labels."""
+    edit_json(copy / "summary.json", lambda tree: tree.update(cycles=tree["cycles"][:1]))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/queried.png").write_bytes(b"old")
+    page = write_report([copy], tmp_path / "out").read_text()
+    assert not (tmp_path / "out/queried.png").exists()
+    assert (tmp_path / "out/pseudo.png").exists()
+    assert "What was asked" not in page
+
+
+def test_names_are_text_whatever_they_look_like(copy, tmp_path):
+    hostile = ["<script>alert(1)</script>", "$\\frac$", "a|b", "--><b>", "&amp;", "plain"]
+
+    def rename(tree):
+        for row in tree["cycles"]:
+            row["class_iou"] = dict(zip(hostile, row["class_iou"].values(), strict=True))
+
+    edit_json(copy / "summary.json", rename)
+    edit_json(copy / "reference/summary.json", rename)
+    edit_recipe(copy, lambda tree: tree["provenance"].update(data={}, commit="<img src=x onerror=alert(2)>"))
+    page = write_report([copy], tmp_path / "out").read_text()
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "<b>" in page
+    assert "--><b>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "a\\|b" in (tmp_path / "out/report.md").read_text()
+
+
+def test_a_class_without_a_pixel_is_called_absent(copy, tmp_path):
+    def remove(tree):
+        for row in tree["counts"]:
+            row[5] = 0
+        tree["counts"][5] = [0] * 6
+
+    edit_json(copy / "cycle-002/evaluation/confusion.json", remove)
+    name = load_findings([copy])[0].classes[5]
+    edit_json(copy / "summary.json", lambda tree: [row["class_iou"].update({name: None}) for row in tree["cycles"]])
+    page = write_report([copy], tmp_path / "out").read_text()
+    assert re.search(rf"<th>{name} <span[^>]*>\(absent from test\)</span></th><td>-</td>", page)
+    assert load_findings([copy])[0].absent == {name}
+
+
+def test_several_runs_are_compared_over_their_seeds(finished, copy, tmp_path):
+    edit_recipe(copy, lambda tree: tree.update(seed=7))
+    edit_json(copy / "summary.json", lambda tree: tree["cycles"][-1].update(miou=0.5))
+    page = write_report([finished, copy], tmp_path / "out").read_text()
+    values = [100 * load_findings([finished])[0].last["miou"], 50.0]
+    assert f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}" in page
+    assert "seed 7" in page
+    differing = re.search(r"What differs.*?</table>", page, re.DOTALL)[0]
+    assert re.findall(r"<code>([^<]*)</code>", differing) == ["seed"]
+    assert not (tmp_path / "out/confusion.svg").exists()
+
+
+def test_runs_with_other_classes_are_not_compared(finished, copy, tmp_path):
+    edit_json(copy / "summary.json", lambda tree: tree["cycles"][-1]["class_iou"].pop("sky"))
+    with pytest.raises(UserError, match=r"copy: its classes differ"):
+        write_report([finished, copy], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda run: shutil.rmtree(run), "not a run folder"),
+        (lambda run: (run / "summary.json").unlink(), "no cycle is finished yet"),
+        (lambda run: (run / "summary.json").write_text("{"), "summary.json: not valid JSON"),
+        (lambda run: (run / "summary.json").write_text("{}"), "'evaluated_on' is missing"),
+        (lambda run: (run / "summary.json").write_text("[]"), "not the summary of a run"),
+        (lambda run: edit_json(run / "summary.json", lambda t: t.update(cycles=[])), "no cycle is finished"),
+        (lambda run: edit_json(run / "summary.json", lambda t: t["cycles"][1].pop("cells")), "'cells' is missing"),
+        (lambda run: (run / "recipe.yaml").unlink(), "recipe.yaml: cannot be read"),
+        (lambda run: (run / "metrics.jsonl").write_text("{\n"), "metrics.jsonl: not valid JSON"),
+    ],
+)
+def test_what_is_not_a_finished_run_is_named(copy, tmp_path, spoil, message):
+    spoil(copy)
+    with pytest.raises(UserError, match=message):
+        write_report([copy], tmp_path / "out")
+
+
+def test_a_damaged_confusion_matrix_is_named(copy, tmp_path):
+    (copy / "cycle-002/evaluation/confusion.json").write_text('{"counts": [[1]]}')
+    with pytest.raises(DamagedError, match=r"confusion.json: counts of shape"):
+        write_report([copy], tmp_path / "out")
+
+
+def test_the_data_set_of_the_run_is_found(run, toy_data):
+    index, missing = find_data(run)
+    assert index == toy_data
+    assert missing == ""
+
+
+def test_labels_colour_the_image_and_unknown_pixels_keep_none_of_it():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (24, 32, 3), np.uint8)
+    label = rng.integers(0, 3, (24, 32)).astype(np.uint8)
+    label[4:9] = IGNORE
+    palette = [(10, 20, 30), (200, 0, 0), (0, 255, 9)]
+    blended = blend(image, label, palette, strength=0.25)
+    known = label != IGNORE
+    expected = 0.75 * image[known] + 0.25 * np.array(palette)[label[known]]
+    assert np.abs(blended[known] - expected).max() <= 0.5 + 1e-4
+    unknown = blended[~known]
+    assert (unknown == unknown[:, :1]).all(), "grey"
+    assert set(np.unique(unknown)) <= {150, *np.unique(dimmed(image))}
+
+
+def test_the_heat_map_shows_each_score_in_its_cell_and_nothing_where_none_is_eligible():
+    grid = RegionGrid(40, 60, 16)
+    score_R = np.arange(grid.num_regions, dtype=np.float32)
+    score_R[5] = -np.inf
+    heat = _heat(score_R, grid)
+    rows, columns = np.indices((40, 60)) // 16
+    expected = (rows * 4 + columns).astype(np.float32)
+    expected[expected == 5] = np.nan
+    np.testing.assert_array_equal(heat, expected)
+
+
+def test_chosen_images_start_with_the_first_and_lie_apart():
+    assert spread("abcdefgh", 4) == ["a", "c", "e", "g"]
+    assert spread("ab", 4) == ["a", "b"]
+    assert spread([], 4) == []
+
+
+def test_inlined_charts_take_the_colours_of_the_page(tmp_path):
+    with styled():
+        figure = draw_class_iou(["a"], [Dots("one", BLUE, "o", {"a": 0.5}, 0.5)], frozenset(), "test")
+        save(figure, tmp_path, "chart")
+        svg = inline(svg_text(figure))
+    assert INK in (tmp_path / "chart.svg").read_text()
+    assert INK not in svg
+    assert BLUE not in svg
+    assert "currentColor" in svg
+    assert "var(--accent)" in svg
+    assert not re.search(r"<svg[^>]* (width|height)=", svg)
+    assert re.match(r"<svg[^>]* viewBox=", svg)
+    assert "<!--" not in svg
+    assert "<g id=" not in svg
+
+
+def test_durations_read_like_durations():
+    assert [_clock(s) for s in (0.04, 9.94, 41.2, 200, 3661)] == ["0.0 s", "9.9 s", "41 s", "3 min 20 s", "1 h 01 min"]
+
+
+def test_the_template_refuses_an_undefined_name():
+    assert _environment().autoescape
+    with pytest.raises(Exception, match="is undefined"):
+        _environment().from_string("{{ nothing }}").render()

@@ -1,0 +1,34 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the tests' networks are tiny; two threads would only wait for each other
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A local cluster of 2 CPUs for the whole session."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def toy_data(tmp_path_factory):
+    """A small generated data set: 24 train, 4 val, 6 test scenes of 48x64, 6 classes, in shards of 5."""
+    from benchmarks.ingest import ingest
+
+    root = tmp_path_factory.mktemp("data") / "toy"
+    return ingest("toy", None, root, size=(48, 64), shard_size=5, counts=(24, 4, 6), num_classes=6)
+
+
+@pytest.fixture
+def camvid():
+    folder = os.environ.get("S4AL_CAMVID")
+    if not folder:
+        pytest.skip("S4AL_CAMVID is not set: no real CamVid on this machine")
+    return Path(folder)

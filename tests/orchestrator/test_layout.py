@@ -1,0 +1,76 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator.layout import RunLayout, locked, once, seconds, sweep
+from querying.errors import UserError
+
+
+def test_a_stage_is_made_once_and_published_whole(tmp_path):
+    calls = []
+
+    def make(staging):
+        calls.append(staging)
+        (staging / "a").write_text("1")
+
+    for _ in range(2):
+        assert once(tmp_path / "scores", make) == tmp_path / "scores"
+    assert len(calls) == 1
+    assert (tmp_path / "scores" / "a").read_text() == "1"
+    assert seconds(tmp_path / "scores") >= 0
+    assert [p.name for p in tmp_path.iterdir()] == ["scores"]
+
+
+def test_a_failed_stage_is_not_published_and_goes_on_from_its_complete_files(tmp_path):
+    def half(staging):
+        (staging / "first").write_text("1")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(tmp_path / "scores", half)
+    assert not (tmp_path / "scores").exists()
+    once(tmp_path / "scores", lambda staging: (staging / "second").write_text((staging / "first").read_text()))
+    assert (tmp_path / "scores" / "second").read_text() == "1"
+
+
+def test_sweeping_removes_what_was_being_written(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / ".tmp-1-x").write_text("")
+    (tmp_path / ".tmp-2-epoch").mkdir()
+    (tmp_path / ".tmp-2-epoch" / "y").write_text("")
+    (tmp_path / "a" / "kept").write_text("")
+    sweep(tmp_path)
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "kept"]
+
+
+def test_a_second_process_is_refused_and_the_first_is_named(tmp_path):
+    code = "import sys, time; from pathlib import Path; from orchestrator.layout import locked\n"
+    code += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"another process works on this run .pid {holder.pid} on"), locked(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    holder.stdout.close()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:  # a lock dies with its process
+        with locked(tmp_path):
+            return
+    pytest.fail("the lock outlived its holder")
+
+
+def test_a_folder_that_can_not_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/run: can not be written"), locked(tmp_path / "file" / "run"):
+        pass
+
+
+def test_the_reference_starts_from_the_same_weights(tmp_path):
+    layout = RunLayout(tmp_path)
+    assert layout.reference.backbone == layout.backbone
+    assert layout.reference.checkpoint(0) == tmp_path / "reference" / "cycle-000" / "checkpoint"

@@ -1,0 +1,92 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from querying.errors import DamagedError, UserError
+from querying.labels import IGNORE
+from querying.ledger import Ledger, Spent, shares
+from querying.oracle import SimulatedOracle
+from querying.regions import RegionGrid
+from querying.schemas import LEDGER, QUERY
+from querying.shards import decode_label, image_ids, read_truth
+
+
+def query(*cells):
+    return pa.Table.from_pylist([{"image_id": i, "region": r, "score": 0.5} for i, r in cells], schema=QUERY)
+
+
+@pytest.fixture
+def oracle(toy_data):
+    return SimulatedOracle(toy_data, RegionGrid(toy_data.height, toy_data.width, 20))
+
+
+@pytest.fixture
+def ids(oracle):
+    return oracle.answerable()
+
+
+def test_the_oracle_reveals_exactly_the_wanted_cells(oracle, ids, toy_data):
+    wanted = [(ids[7], 3), (ids[0], 11), (ids[7], 0)]  # 11 is the smaller corner cell of a 3 x 4 grid
+    rows = [row for batch in oracle.annotate(2, query(*wanted)) for row in batch.to_pylist()]
+    truth = {i: m for shard in toy_data.shards("train") for i, m in read_truth(toy_data.root, shard)}
+    assert {(row["image_id"], row["region"]) for row in rows} == set(wanted)
+    for row in rows:
+        cell = truth[row["image_id"]][oracle.grid.box(row["region"])]
+        assert np.array_equal(decode_label(row["label"]), cell)
+        assert (row["pixels"], row["void_pixels"]) == (cell.size, (cell == IGNORE).sum())
+        assert row["cycle"] == 2
+
+
+def test_an_image_that_is_not_in_the_pool_is_named(oracle):
+    with pytest.raises(UserError, match="image nowhere: not in the train split"):
+        list(oracle.annotate(1, query(("nowhere", 0))))
+
+
+def test_the_ledger_counts_exactly_and_refuses_a_second_charge(oracle, ids, tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append(0, oracle.annotate(0, query(*[(ids[0], r) for r in range(12)])))
+    ledger.append(1, oracle.annotate(1, query((ids[1], 2), (ids[2], 11))))
+    assert ledger.spent(0).pixels == 48 * 64
+    assert (ledger.spent(1).cells, ledger.spent(1).pixels) == (14, 48 * 64 + 20 * 20 + 8 * 4)
+    assert ledger.images(0) == [ids[0]]
+    assert ledger.bought(1) == {ids[1]: [2], ids[2]: [11]}
+    assert ledger.bought(0) == {}
+    with pytest.raises(ValueError, match=f"image {ids[1]}: region 2 is bought twice"):
+        ledger.append(2, oracle.annotate(2, query((ids[3], 1), (ids[1], 2))))
+    assert not ledger.has(2)  # nothing half-written
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["cycle-000.parquet", "cycle-001.parquet"]
+    with pytest.raises(FileExistsError):
+        ledger.append(1, [])
+
+
+def test_a_cycle_in_which_nothing_was_asked_is_an_empty_file(tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append(0, [])
+    assert ledger.has(0)
+    assert ledger.spent(0) == Spent(0, 0, 0)
+    assert ledger.read(0).schema.names == LEDGER.names
+
+
+def test_a_flipped_bit_in_the_ledger_is_noticed(oracle, ids, tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append(0, oracle.annotate(0, query(*[(ids[0], r) for r in range(12)])))
+    whole = ledger.path(0).read_bytes()
+    place = whole.index(b"IHDR") + 8  # inside a cell's pixels
+    ledger.path(0).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    with pytest.raises(DamagedError, match=r"cycle-000\.parquet"):
+        ledger.read(0)
+
+
+def test_the_shares_of_the_papers_camvid_setting():
+    """37 of 367 images whole, then 4 of 192 cells of 330: 2.083 % of an image, 1.873 % of all pixels."""
+    image = 360 * 480
+    initial, spent = Spent(37 * 192, 37 * image, 0), Spent(37 * 192 + 330 * 4, 37 * image + 330 * 4 * 900, 1000)
+    found = shares(spent, initial, 367 * image, 60_913_605)
+    assert found["labelled_fraction"] == pytest.approx(37 / 367 + 0.01873, abs=1e-5)
+    assert found["queried_fraction_pool"] == pytest.approx(4 / 192)
+    assert found["labelled_fraction_valid"] == pytest.approx((spent.pixels - 1000) / 60_913_605)
+    assert shares(spent, initial, 367 * image, None)["labelled_fraction_valid"] is None
+
+
+def test_answerable_lists_the_train_images_in_order(oracle, toy_data):
+    assert oracle.answerable() == [i for s in toy_data.shards("train") for i in image_ids(toy_data.root, s)]

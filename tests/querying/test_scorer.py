@@ -1,0 +1,172 @@
+import math
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from querying.labels import IGNORE
+from querying.regions import RegionGrid
+from querying.scorer import ScoreTask, ShardScorer, read_scores
+from querying.shards import decode_label, image_ids
+
+SETTINGS = dict(
+    acquisition="entropy", scales=(1.0,), threshold=0.7, exclude_border=False, batch_size=2, threads=1, seed=0, cycle=0
+)
+
+
+def channels_as_logits():
+    """A stand-in network: the colour channels are the logits, at any scale."""
+
+    def predict(images, scale):
+        logits = images.float() / 10
+        size = [round(side * scale) for side in logits.shape[2:]]
+        return torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+    return predict
+
+
+def broken():
+    return lambda images, scale: torch.full((len(images), 3, 4, 4), torch.nan)
+
+
+def scorer(out, grid, load=channels_as_logits, **changes):
+    return ShardScorer(load, grid, out, **{**SETTINGS, **changes})
+
+
+def test_the_unsure_region_scores_highest_and_only_sure_pixels_get_pseudo_labels(tmp_path):
+    image = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    image[0, 1] = 200  # sure of class 1 everywhere ...
+    image[0, 1, :2, 2:] = 0  # ... except in region 1, where all three are equal
+    regions, pseudo = scorer(tmp_path, RegionGrid(4, 4, 2)).score(["a"], image, {})
+    assert regions["score"][0].as_py() == pytest.approx([0.0, math.log(3), 0.0, 0.0], abs=1e-5)
+    label = decode_label(pseudo["label"][0].as_py())
+    assert (label[:2, 2:] == IGNORE).all()
+    assert (label == 1).sum() == 12
+    assert pseudo["coverage"][0].as_py() == pytest.approx(12 / 16)
+
+
+def test_bought_cells_and_the_border_ring_are_not_eligible(tmp_path):
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    grid = RegionGrid(8, 8, 2)
+    regions, _ = scorer(tmp_path, grid, exclude_border=True).score(["a"], image, {"a": [6]})
+    eligible = [r for r, score in enumerate(regions["score"][0].as_py()) if score is not None]
+    assert eligible == [5, 9, 10]
+
+
+def test_logits_are_averaged_over_the_scales_before_the_softmax(tmp_path):
+    rng = np.random.default_rng(0)
+    image = torch.from_numpy(rng.integers(0, 60, (1, 3, 4, 4), dtype=np.uint8))
+    scales = (1.0, 2.0)
+    maps = [
+        torch.nn.functional.interpolate(channels_as_logits()(image, s), (4, 4), mode="bilinear", align_corners=False)
+        for s in scales
+    ]
+    z = ((maps[0] + maps[1]) / 2).double().numpy()[0]
+    p = np.exp(z) / np.exp(z).sum(axis=0)
+    expected = -(p * np.log(p)).sum(axis=0)
+    regions, _ = scorer(tmp_path, RegionGrid(4, 4, 4), scales=scales).score(["a"], image, {})
+    assert regions["score"][0].as_py() == pytest.approx([expected.mean()], abs=1e-5)
+
+
+@pytest.mark.parametrize("acquisition", ["entropy", "random", "margin"])
+def test_a_broken_network_stops_the_query_and_names_the_image(tmp_path, acquisition):
+    with pytest.raises(FloatingPointError, match="image a"):
+        scorer(tmp_path, RegionGrid(4, 4, 2), broken, acquisition=acquisition).score(
+            ["a"], torch.zeros(1, 3, 4, 4, dtype=torch.uint8), {}
+        )
+
+
+def task(index, number, whole=frozenset()):
+    return ScoreTask(number, index.root, index.shards("train")[number], whole, {})
+
+
+def test_a_shard_becomes_two_files_without_the_labelled_images(toy_data, tmp_path):
+    ids = image_ids(toy_data.root, toy_data.shards("train")[1])
+    grid = RegionGrid(48, 64, 16)
+    summary = scorer(tmp_path, grid).score_shard(task(toy_data, 1, frozenset(ids[:2])))
+    assert summary.images == 3
+    found, scores = read_scores(tmp_path / "regions-00001.arrow", grid.num_regions)
+    assert found == ids[2:]
+    assert np.isfinite(scores).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pseudo-00001.arrow", "regions-00001.arrow"]
+
+
+def test_scores_do_not_depend_on_the_batch_size_and_finished_shards_are_kept(toy_data, tmp_path):
+    grid = RegionGrid(48, 64, 16)
+    contents = []
+    for size in (1, 4):
+        out = tmp_path / str(size)
+        scorer(out, grid, batch_size=size).score_shard(task(toy_data, 0))
+        contents.append(pa.ipc.open_file(out / "regions-00000.arrow").read_all())
+    assert contents[0].equals(contents[1])
+    assert scorer(out, grid, broken).score_shard(task(toy_data, 0)).images == 0  # nothing left to do
+
+
+def test_a_nan_in_a_score_file_is_an_error_that_names_the_image(tmp_path):
+    table = pa.table(
+        {"image_id": ["a", "b"], "score": pa.array([[0.1, None], [0.2, math.nan]], pa.list_(pa.float32()))}
+    )
+    path = tmp_path / "regions-00000.arrow"
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(ValueError, match="image b: the score is NaN"):
+        read_scores(path, 2)
+    with pytest.raises(ValueError, match="4 scores for 2 images of 3 regions"):
+        read_scores(path, 3)
+
+
+class Doubler:
+    def double(self, x):
+        return 2 * x
+
+
+class Failing:
+    def double(self, x):
+        raise FloatingPointError("image x: boom")
+
+
+class Suicidal:
+    """Dies at its first item, once; the item is then done by another actor."""
+
+    def __init__(self, flag):
+        self.flag = flag
+
+    def double(self, x):
+        import os
+
+        if not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), 9)
+        return 2 * x
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_the_pool_returns_every_item_once_even_when_an_actor_dies(local_ray, tmp_path):
+    from querying.ray_scorers import map_unordered
+
+    assert sorted(map_unordered(Doubler, "double", range(7), actors=2)) == [0, 2, 4, 6, 8, 10, 12]
+    make = partial(Suicidal, tmp_path / "died")
+    assert sorted(map_unordered(make, "double", range(5), actors=2)) == [0, 2, 4, 6, 8]
+    with pytest.raises(FloatingPointError, match="image x: boom"):
+        list(map_unordered(Failing, "double", range(3), actors=2))
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_one_actor_two_actors_and_this_process_write_the_same_bytes(local_ray, toy_data, tmp_path):
+    from querying.ray_scorers import map_unordered
+
+    grid = RegionGrid(48, 64, 16)
+    tasks = [task(toy_data, number) for number in range(len(toy_data.shards("train")))]
+    here = scorer(tmp_path / "here", grid)
+    for shard in tasks:
+        here.score_shard(shard)
+    for actors in (1, 2):
+        make = partial(scorer, tmp_path / str(actors), grid)
+        assert sum(s.images for s in map_unordered(make, "score_shard", tasks, actors=actors)) == 24
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
+    for actors in (1, 2):
+        assert {p.name: p.read_bytes() for p in (tmp_path / str(actors)).iterdir()} == expected

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from querying.selection import Cells, select_global, select_per_image, within_budget
+
+# Few distinct values, so that ties are the rule; -inf is "not eligible".
+SCORES = st.lists(
+    st.lists(st.sampled_from([-np.inf, 0.0, 0.25, 0.5, 1.0]), min_size=6, max_size=6), min_size=1, max_size=9
+)
+
+
+def cut(rows, size):
+    table = np.array(rows, np.float32)
+    return [(i, table[i : i + size]) for i in range(0, len(table), size)]
+
+
+def picked(cells):
+    return list(zip(cells.position_S.tolist(), cells.region_S.tolist(), strict=True))
+
+
+def ranking(rows):
+    """The specification: score descending, image ascending, region ascending; not eligible is not there."""
+    cells = [(-s, i, r) for i, row in enumerate(rows) for r, s in enumerate(row) if s > -np.inf]
+    return [(i, r) for _, i, r in sorted(cells)]
+
+
+@given(SCORES, st.integers(0, 7), st.integers(1, 9))
+@settings(deadline=None)
+def test_per_image_takes_the_k_best_of_each_whatever_the_shards(rows, k, size):
+    expected = [cell for i in range(len(rows)) for cell in [c for c in ranking(rows) if c[0] == i][:k]]
+    assert sorted(picked(select_per_image(cut(rows, size), k))) == sorted(expected)
+
+
+@given(SCORES, st.integers(0, 30), st.integers(1, 9))
+@settings(deadline=None)
+def test_global_equals_a_full_sort_whatever_the_shards_and_their_order(rows, count, size):
+    expected = ranking(rows)[:count]
+    assert picked(select_global(cut(rows, size), count)) == expected
+    assert picked(select_global(cut(rows, size)[::-1], count)) == expected
+
+
+@given(SCORES, st.integers(0, 60))
+@settings(deadline=None)
+def test_the_budget_is_never_exceeded_and_the_best_cells_stay(rows, pixels):
+    areas = np.array([1, 2, 3, 4, 5, 6])
+    kept = within_budget(select_per_image(cut(rows, 4), 6), areas, pixels)
+    assert areas[kept.region_S].sum() <= pixels
+    whole = ranking(rows)
+    assert sorted(picked(kept)) == sorted(whole[: kept.num])
+    if kept.num < len(whole):
+        assert areas[[r for _, r in whole[: kept.num + 1]]].sum() > pixels
+
+
+def test_fewer_eligible_cells_than_asked_for_means_fewer():
+    assert picked(select_per_image([(0, np.array([[-np.inf, 0.5, -np.inf]], np.float32))], 4)) == [(0, 1)]
+
+
+def test_ties_go_to_the_lower_region():
+    """torch.topk returned [3, 4, 1, 0, 2] on five equal values."""
+    assert picked(select_per_image([(0, np.zeros((1, 5), np.float32))], 3)) == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_nothing_gives_an_empty_selection():
+    assert select_per_image([], 4).num == select_global([], 4).num == Cells.concatenate([]).num == 0
+
+
+@pytest.mark.parametrize("count", [1, 100, 5_000])
+def test_global_selection_keeps_few_candidates(count, monkeypatch):
+    import querying.selection as module
+
+    seen = []
+    original = module._best
+    monkeypatch.setattr(module, "_best", lambda cells, n: seen.append(cells.num) or original(cells, n))
+    rng = np.random.default_rng(0)
+    select_global(((i * 50, rng.random((50, 20), dtype=np.float32)) for i in range(40)), count)
+    assert max(seen) <= 2 * count + 50 * 20

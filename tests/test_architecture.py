@@ -1,0 +1,50 @@
+"""Rules that a reader relies on, checked on the source text."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("orchestrator", "training", "querying", "benchmarks")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_rules(path):
+    modules = set(imported(path))
+    assert ("ray" in modules) == path.name.startswith("ray_"), "Ray lives in ray_*.py, and nothing else does"
+    assert "mlflow" not in modules or path.relative_to(ROOT) == Path("orchestrator/tracking.py")
+    assert not modules & {"pickle", "cloudpickle", "dill", "joblib"}, "nothing is unpickled"
+    assert len(path.read_text().splitlines()) <= 250
+    if path.name == "__init__.py":
+        assert path.read_text() == ""
+
+
+def test_the_packages_of_the_wheel_are_those_on_disk():
+    import tomllib
+
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in MODULES if path.name == "__init__.py"}
+    assert set(listed) == found
+
+
+def test_the_command_line_validates_without_loading_torch_or_ray():
+    """A mistake must be found in seconds; importing torch and Ray alone takes longer on a busy machine."""
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; import benchmarks.cli, benchmarks.run_command, benchmarks.recipes, benchmarks.preflight;"
+        "print([m for m in ('torch', 'ray', 'mlflow', 'timm', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

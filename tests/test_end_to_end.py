@@ -1,0 +1,175 @@
+"""Whole runs on generated scenes: killed and continued, in one process and on Ray, with one and two workers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.layout import RunLayout
+from querying.shards import image_ids
+from tests.small import small_config, small_run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(toy_data, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs") / "undisturbed"
+    small_run(toy_data.root, root)
+    return root
+
+
+def ledger(root):
+    return [pq.read_table(path).to_pylist() for path in sorted((root / "ledger").iterdir())]
+
+
+def finals(root):
+    """What must not depend on how a run came to its end: all of the summary but the seconds."""
+    summary = json.loads((root / "summary.json").read_text())
+    return {**summary, "cycles": [{k: v for k, v in row.items() if k != "seconds"} for row in summary["cycles"]]}
+
+
+def score_files(root):
+    return {path.name: path.read_bytes() for path in (root / "cycle-000" / "scores").glob("*.arrow")}
+
+
+def weights(root, cycle):
+    return (RunLayout(root).checkpoint(cycle) / "model.safetensors").read_bytes()
+
+
+def assert_same(a, b):
+    assert ledger(a) == ledger(b)
+    assert score_files(a) == score_files(b)
+    assert all(weights(a, cycle) == weights(b, cycle) for cycle in (0, 1))
+    assert finals(a) == finals(b)
+
+
+def test_the_run_folder_keeps_its_contract(undisturbed, toy_data):
+    summary = json.loads((undisturbed / "summary.json").read_text())
+    grid_cells = 3 * 4
+    train = toy_data.num_images("train")
+    first, second = summary["cycles"]
+    assert first["cells"] == round(train * 0.2) * grid_cells
+    assert second["cells"] == first["cells"] + 2 * (train - round(train * 0.2))
+    assert second["labelled_fraction"] == second["labelled_pixels"] / (train * 48 * 64)
+    assert set(first["class_iou"]) == set(toy_data.classes)
+    assert set(first["seconds"]) == {"train", "evaluate", "score", "select"}
+    assert [row["cycle"] for row in ledger(undisturbed)[1]] == [1] * (second["cells"] - first["cells"])
+    pool = {row["image_id"] for row in ledger(undisturbed)[1]}
+    labelled = {row["image_id"] for row in ledger(undisturbed)[0]}
+    everything = {i for shard in toy_data.shards("train") for i in image_ids(toy_data.root, shard)}
+    assert pool | labelled == everything
+    assert not pool & labelled
+    record = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["cycle"], row["stage"], row.get("epoch")) for row in record] == [
+        (cycle, *stage) for cycle in (0, 1) for stage in (("train", 0), ("train", 1), ("train", 2), ("evaluate", None))
+    ]
+    left = [p for p in undisturbed.rglob("*") if ".tmp" in p.name or p.name == "training"]
+    assert left == []
+
+
+def test_running_again_changes_nothing(undisturbed, toy_data):
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    small_run(toy_data.root, undisturbed)
+    assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("fault", ["training", "publish", "scoring", "selection", "ledger"])
+def test_a_killed_driver_continues_to_the_same_end(undisturbed, toy_data, tmp_path, fault):
+    command = [sys.executable, "-m", "tests.small", str(toy_data.root), str(tmp_path / "run")]
+    killed = subprocess.run([*command, fault], cwd=ROOT, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (tmp_path / "run" / "ledger" / "cycle-001.parquet").exists()
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_a_budget_is_kept_and_ends_the_run(toy_data, tmp_path):
+    summary = small_run(toy_data.root, tmp_path, "budget=0.25", "cycles=3", "query.per_image=1")
+    fractions = [row["labelled_fraction"] for row in summary["cycles"]]
+    assert fractions[-1] <= 0.25
+    assert len(summary["cycles"]) == 2  # the second query finds no budget left
+    cell = 16 * 16 / (toy_data.num_images("train") * 48 * 64)
+    assert fractions[-1] > 0.25 - cell
+
+
+def test_reaching_the_target_share_of_the_reference_ends_the_run(toy_data, tmp_path):
+    """A target of one part in a thousand of the fully supervised mIoU is met by the teacher."""
+    summary = small_run(toy_data.root, tmp_path, "reference=true", "stop_at=0.001", "train.epochs=1", "cycles=3")
+    assert len(summary["cycles"]) == 1
+    assert summary["supervised_miou"] > 0
+    reference = json.loads((tmp_path / "reference" / "summary.json").read_text())
+    assert reference["cycles"][0]["labelled_fraction"] == 1.0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(toy_data, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"epoch \d, step \d: the loss is not finite"):
+        small_run(toy_data.root, tmp_path, "train.lr=1e30")
+    assert not (tmp_path / "cycle-000" / "checkpoint").exists()
+    assert (tmp_path / "ledger" / "cycle-000.parquet").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_ledger_scores_and_weights_as_one_process(local_ray, undisturbed, toy_data, tmp_path):
+    from orchestrator.ray_backend import RayBackend
+
+    small_run(toy_data.root, tmp_path, "query.actors=2", backend=RayBackend())
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_lost_worker_of_two_is_replaced_and_the_result_is_the_same(local_ray, toy_data, tmp_path):
+    """Two DDP workers; one of them is killed in mid-training, the group restarts from the last epoch."""
+    from orchestrator.ray_backend import RayBackend
+
+    overrides = ("cycles=0", "train.workers=2", "teacher.batch_size=4", "train.epochs=6")
+    small_run(toy_data.root, tmp_path / "calm", *overrides, backend=RayBackend())
+    killer = subprocess.Popen([sys.executable, "-c", KILLER, str(tmp_path / "stormy" / "cycle-000" / "training")])
+    small_run(toy_data.root, tmp_path / "stormy", *overrides, backend=RayBackend())
+    assert killer.wait(timeout=5) == 0, "no worker was killed"
+    assert weights(tmp_path / "stormy", 0) == weights(tmp_path / "calm", 0)
+    assert finals(tmp_path / "stormy") == finals(tmp_path / "calm")
+
+
+KILLER = """
+import glob, os, signal, sys, time
+while not glob.glob(sys.argv[1] + "/epochs/epoch-*"):
+    time.sleep(0.02)
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    if open(path, "rb").read().startswith(b"ray::RayTrainWorker"):
+        os.kill(int(path.split("/")[2]), signal.SIGKILL)
+        sys.exit(0)
+sys.exit(1)
+"""
+
+
+@pytest.mark.ray
+def test_a_driver_killed_on_ray_continues_to_the_same_end(undisturbed, toy_data, tmp_path):
+    """The whole command line, killed with its local cluster in the middle of training."""
+    from tests.small import SMALL
+
+    root = tmp_path / "run"
+    command = [sys.executable, "-m", "benchmarks", "run", "toy_s4al_plus", *SMALL, "--data", str(toy_data.root)]
+    command += ["--out", str(root), "--tracking", "none"]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(root.glob("cycle-000/training/epochs/epoch-*")):
+        assert time.monotonic() < deadline
+        assert driver.poll() is None
+        time.sleep(0.02)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert_same(root, undisturbed)
+    assert "mIoU" in finished.stdout
+    assert (root / "report" / "report.html").exists()
+    assert small_config().name == "toy_s4al_plus"

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import nn
+
+from querying.errors import DamagedError
+from training.checkpoint import EpochCheckpoints, load_model, save_model
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).to(memory_format=torch.channels_last)
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+
+
+def steps(model, optimizer, first, last):
+    for step in range(first, last):
+        torch.manual_seed(step)
+        x = torch.randn(2, 3, 8, 8)
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
+    straight, optimizer = network(), None
+    optimizer = sgd(straight)
+    steps(straight, optimizer, 0, 8)
+    first = network()
+    first_optimizer = sgd(first)
+    steps(first, first_optimizer, 0, 4)
+    EpochCheckpoints(tmp_path).save(1, first, first_optimizer, {"history": [1.5]})
+    second = network(seed=1)
+    second_optimizer = sgd(second)
+    assert EpochCheckpoints(tmp_path).restore(second, second_optimizer) == (1, {"history": [1.5]})
+    steps(second, second_optimizer, 4, 8)
+    assert equal(second, straight)
+
+
+def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path):
+    model = network()
+    optimizer = sgd(model)
+    saved = EpochCheckpoints(tmp_path, keep=2)
+    for epoch in (1, 2, 3):
+        steps(model, optimizer, epoch, epoch + 1)
+        saved.save(epoch, model, optimizer, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-00002", "epoch-00003"]
+    file = tmp_path / "epoch-00003" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    assert saved.restore(network(1), optimizer)[0] == 2
+    saved.save(3, model, optimizer, {})  # replaces the damaged one
+    assert saved.restore(network(1), optimizer)[0] == 3
+
+
+def test_nothing_saved_means_the_beginning(tmp_path):
+    model = network()
+    assert EpochCheckpoints(tmp_path / "none").restore(model, sgd(model)) == (0, {})
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no model", "no meta", "bad json"])
+def test_a_damaged_model_is_named(tmp_path, damage):
+    save_model(tmp_path, network().state_dict(), {"classes": ["a"]})
+    state, meta = load_model(tmp_path)
+    assert meta["classes"] == ["a"]
+    assert set(state) == set(network().state_dict())
+    model, meta_file = tmp_path / "model.safetensors", tmp_path / "meta.json"
+    content = model.read_bytes()
+    if damage == "flip":
+        model.write_bytes(content[:-3] + bytes([content[-3] ^ 64]) + content[-2:])
+    elif damage == "cut":
+        model.write_bytes(content[:100])
+    elif damage == "no model":
+        model.unlink()
+    elif damage == "no meta":
+        meta_file.unlink()
+    else:
+        meta_file.write_text("{")
+    with pytest.raises(DamagedError, match=str(tmp_path)):
+        load_model(tmp_path)

@@ -1,0 +1,109 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from querying.labels import IGNORE
+from querying.ledger import Ledger
+from querying.oracle import SimulatedOracle
+from querying.regions import RegionGrid
+from querying.schemas import PSEUDO_LABELS, QUERY
+from querying.shards import encode_label, read_truth
+from training.dataset import TrainingData, prefetched
+from training.settings import AugmentSettings
+from training.targets import compose_target
+
+PLAIN = AugmentSettings(scale_min=1, scale_max=1, flip=0, blur=0, colour=0, cutout=0)
+GRID = RegionGrid(48, 64, 16)
+
+
+def query(*cells):
+    return pa.Table.from_pylist([{"image_id": i, "region": r, "score": None} for i, r in cells], schema=QUERY)
+
+
+@pytest.fixture
+def parts(toy_data, tmp_path):
+    """Two images bought whole; the third has one bought cell over a pseudo-label of class 4 everywhere."""
+    oracle, ledger = SimulatedOracle(toy_data, GRID), Ledger(tmp_path / "ledger")
+    ids = oracle.answerable()
+    ledger.append(0, oracle.annotate(0, query(*[(i, r) for i in ids[:2] for r in range(GRID.num_regions)])))
+    ledger.append(1, oracle.annotate(1, query((ids[2], 5))))
+    scores = tmp_path / "scores"
+    scores.mkdir()
+    pseudo = np.full((48, 64), 4, np.uint8)
+    rows = [{"image_id": i, "label": encode_label(pseudo), "coverage": 1.0} for i in ids[2:]]
+    with pa.ipc.new_file(scores / "pseudo-00000.arrow", PSEUDO_LABELS) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=PSEUDO_LABELS))
+    return ledger, scores, ids
+
+
+def data(toy_data, parts, augment=PLAIN, seed=0, cycle=1):
+    ledger, scores, _ = parts
+    return TrainingData(toy_data, ledger, cycle, GRID, scores, augment=augment, crop=(48, 64), seed=seed)
+
+
+def test_bought_over_pseudo_over_ignore(toy_data, parts):
+    truth = {i: m for s in toy_data.shards("train") for i, m in read_truth(toy_data.root, s)}
+    ids = parts[2]
+    found = data(toy_data, parts)
+    batches = [found.batch(step, 0, 1, labelled=2, unlabelled=2) for step in range(11)]
+    for batch in batches:
+        labelled = {tuple(t.flatten().tolist()) for t in batch.target}
+        assert labelled == {tuple(truth[i].flatten().tolist()) for i in ids[:2]}
+    pool = torch.cat([batch.target_u for batch in batches])  # 22 images: one pass over the pool
+    expected = np.full((48, 64), 4, np.uint8)
+    expected[GRID.box(5)] = truth[ids[2]][GRID.box(5)]
+    with_cell = [t for t in pool if not (t == 4).all()]
+    assert len(with_cell) == 1
+    assert torch.equal(with_cell[0], torch.from_numpy(expected))
+
+
+def test_a_target_without_labels_is_ignored_and_inputs_stay_untouched():
+    pseudo = np.full((48, 64), 3, np.uint8)
+    target = compose_target(GRID, [(0, encode_label(np.full((16, 16), 1, np.uint8)))], pseudo)
+    assert ((target == 1).sum(), (target == 3).sum(), (pseudo == 3).all()) == (256, 48 * 64 - 256, True)
+    assert (compose_target(GRID, [], None) == IGNORE).all()
+
+
+def test_a_batch_is_a_function_of_seed_cycle_and_step(toy_data, parts):
+    strong = AugmentSettings(cutout_size=10)
+    first = data(toy_data, parts, strong).batch(5, 0, 1, labelled=2, unlabelled=4)
+    again = data(toy_data, parts, strong).batch(5, 0, 1, labelled=2, unlabelled=4)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    for other in (data(toy_data, parts, strong, seed=1), data(toy_data, parts, strong, cycle=0)):
+        assert not torch.equal(first.image, other.batch(5, 0, 1, labelled=2, unlabelled=4).image)
+
+
+def test_the_ranks_together_see_the_global_batch(toy_data, parts):
+    found = data(toy_data, parts)
+    whole = found.batch(3, 0, 1, labelled=2, unlabelled=4)
+    shares = [found.batch(3, rank, 2, labelled=2, unlabelled=4) for rank in range(2)]
+    assert torch.equal(torch.stack([s.image_u for s in shares], 1).flatten(0, 1), whole.image_u)
+    assert torch.equal(torch.cat([s.target for s in shares]), whole.target)
+
+
+def test_every_pool_image_is_seen_once_per_pass(toy_data, parts):
+    found = data(toy_data, parts)
+    draws = [found._draw(found.pool, 1, position) for position in range(3 * len(found.pool))]
+    for start in range(0, len(draws), len(found.pool)):
+        assert sorted(draws[start : start + len(found.pool)]) == sorted(found.pool)
+    assert draws[: len(found.pool)] != draws[len(found.pool) : 2 * len(found.pool)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_prefetching_keeps_the_order(toy_data, parts, threads):
+    found = data(toy_data, parts)
+    batches = list(prefetched(found, range(4, 9), 0, 1, labelled=2, unlabelled=2, threads=threads))
+    direct = [found.batch(step, 0, 1, labelled=2, unlabelled=2) for step in range(4, 9)]
+    assert all(torch.equal(a.image_u, b.image_u) for a, b in zip(batches, direct, strict=True))
+    assert len(batches) == 5
+
+
+def test_the_pools_truth_is_not_needed(toy_data, parts, tmp_path):
+    shutil.copytree(toy_data.root / "images", tmp_path / "blind" / "images")
+    blind = dataclasses.replace(toy_data, root=tmp_path / "blind")
+    found, expected = (data(index, parts).batch(0, 0, 1, labelled=2, unlabelled=4) for index in (blind, toy_data))
+    assert torch.equal(found.target_u, expected.target_u)

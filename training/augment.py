@@ -1,0 +1,200 @@
+"""Weak and strong augmentation of one image on the CPU (S4AL+ section 3.2).
+
+Images are uint8 (H, W, 3) RGB, targets uint8 (H, W) of class indices or IGNORE.  Inputs are never changed.
+Shape suffixes: H and W = pixels, C = colour channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from querying.labels import IGNORE
+
+if TYPE_CHECKING:
+    from training.settings import AugmentSettings
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+LUMA = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))  # ITU-R 601, as in PIL and torchvision
+
+
+def weak(
+    image_HWC: Bytes,
+    target_HW: Bytes,
+    *,
+    crop: tuple[int, int],
+    settings: AugmentSettings,
+    rng: np.random.Generator,
+) -> tuple[Bytes, Bytes]:
+    """Random scale, padding at the bottom and right (image 0, target IGNORE), random crop, random horizontal flip.
+
+    Returns image (*crop, 3) and target (*crop), which went through the same geometry: bilinear with antialiasing for
+    the image, nearest for the target.
+    """
+    scale = rng.uniform(settings.scale_min, settings.scale_max)
+    scaled = [max(1, round(side * scale)) for side in target_HW.shape]
+    origin = [int(rng.integers(max(0, have - want) + 1)) for have, want in zip(scaled, crop, strict=True)]
+    image, target = _scaled_window(image_HWC, target_HW, scaled=scaled, origin=origin, crop=crop)
+    if rng.random() < settings.flip:
+        image, target = image[:, ::-1], target[:, ::-1]
+    return np.ascontiguousarray(image), np.ascontiguousarray(target)
+
+
+def strong(
+    image_HWC: Bytes, target_HW: Bytes, *, settings: AugmentSettings, rng: np.random.Generator
+) -> tuple[Bytes, Bytes]:
+    """Blur or colour, then CutOut, on a weakly augmented pair of the same shapes.
+
+    Either blur, or else (each with its probability) colour jitter followed by greyscale.  CutOut sets one square
+    inside the image to 0 and the target there to IGNORE: what cannot be seen must not be learned.
+    """
+    if rng.random() < settings.blur:
+        image_HWC = gaussian_blur(image_HWC, rng.uniform(*settings.blur_sigma))
+    elif rng.random() < settings.colour:
+        *spread, hue = settings.jitter
+        factors = [rng.uniform(max(0.0, 1 - width), 1 + width) for width in spread]
+        order = rng.permutation(4).tolist()
+        image_HWC = colour_jitter(
+            image_HWC,
+            brightness=factors[0],
+            contrast=factors[1],
+            saturation=factors[2],
+            hue=rng.uniform(-hue, hue),
+            order=order,
+            grey=rng.random() < settings.greyscale,
+        )
+    if rng.random() < settings.cutout:
+        image_HWC, target_HW = _cut_out(image_HWC, target_HW, settings.cutout_size, rng)
+    return image_HWC, target_HW
+
+
+def gaussian_blur(image_HWC: Bytes, sigma: float) -> Bytes:
+    """Separable Gaussian of `sigma` pixels, cut at 3 sigma, reflected edges; within 1 level on photographs, 3 on noise.
+
+    Weights are multiples of 1/256, so that 16-bit integers hold every sum and a constant image stays constant.
+    """
+    radius = int(np.ceil(3 * sigma))
+    bell = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    weights = np.rint(256 * bell / (2 * bell.sum() - 1)).astype(np.uint16)
+    weights[0] = 256 - 2 * int(weights[1:].sum())
+    for axis in (0, 1):
+        margin = [(0, 0)] * 3
+        margin[axis] = (radius, radius)
+        padded = np.pad(image_HWC, margin, mode="reflect").astype(np.uint16)
+        shifted = [
+            padded[shift : shift + image_HWC.shape[0]] if axis == 0 else padded[:, shift : shift + image_HWC.shape[1]]
+            for shift in range(2 * radius + 1)
+        ]
+        total = shifted[radius] * weights[0]
+        total += 128
+        for offset in range(1, radius + 1):
+            if weights[offset]:
+                total += (shifted[radius - offset] + shifted[radius + offset]) * weights[offset]
+        image_HWC = (total >> 8).astype(np.uint8)
+    return image_HWC
+
+
+def colour_jitter(
+    image_HWC: Bytes,
+    *,
+    brightness: float,
+    contrast: float,
+    saturation: float,
+    hue: float,
+    order: Sequence[int],
+    grey: bool,
+) -> Bytes:
+    """torchvision's ColorJitter for given factors (1 = as it is; hue in turns, 0 = as it is), then greyscale.
+
+    `order` is a permutation of 0..3: brightness, contrast, saturation, hue.
+    """
+    x_CHW = np.ascontiguousarray(image_HWC.transpose(2, 0, 1)).astype(np.float32)
+    for operation in order:
+        if operation == 0:
+            x_CHW *= np.float32(brightness)
+        elif operation == 1:
+            mean = _luma(x_CHW).mean()
+            x_CHW *= np.float32(contrast)
+            x_CHW += mean * np.float32(1 - contrast)
+        elif operation == 2:
+            luma_HW = _luma(x_CHW)
+            x_CHW *= np.float32(saturation)
+            x_CHW += luma_HW * np.float32(1 - saturation)
+        else:
+            x_CHW = _turn_hue(x_CHW, hue)
+        np.clip(x_CHW, 0, 255, out=x_CHW)
+    if grey:
+        x_CHW[:] = _luma(x_CHW)
+    return np.dstack(list((x_CHW + np.float32(0.5)).astype(np.uint8)))
+
+
+def _scaled_window(
+    image_HWC: Bytes, target_HW: Bytes, *, scaled: Sequence[int], origin: Sequence[int], crop: tuple[int, int]
+) -> tuple[Bytes, Bytes]:
+    """The window of size `crop` at `origin` of both maps resized to `scaled`; only the window is computed."""
+    extent = [min(have, want) for have, want in zip(scaled, crop, strict=True)]
+    step = [side / have for side, have in zip(target_HW.shape, scaled, strict=True)]
+    top, left = (start * by for start, by in zip(origin, step, strict=True))
+    bottom, right = (
+        min(side, (start + size) * by)
+        for side, start, size, by in zip(target_HW.shape, origin, extent, step, strict=True)
+    )
+    window = Image.fromarray(image_HWC).resize(
+        (extent[1], extent[0]), Image.Resampling.BILINEAR, box=(left, top, right, bottom)
+    )
+    rows, columns = (  # floor((i + 1/2) * side / have) in integers, where ties are exact
+        (2 * np.arange(start, start + size) + 1) * side // (2 * have)
+        for side, have, start, size in zip(target_HW.shape, scaled, origin, extent, strict=True)
+    )
+    image = np.zeros((*crop, 3), dtype=np.uint8)
+    target = np.full(crop, IGNORE, dtype=np.uint8)
+    image[: extent[0], : extent[1]] = np.asarray(window)
+    target[: extent[0], : extent[1]] = target_HW[rows][:, columns]
+    return image, target
+
+
+def _cut_out(image_HWC: Bytes, target_HW: Bytes, size: int, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
+    sides = [min(size, extent) for extent in target_HW.shape]
+    starts = [int(rng.integers(extent - side + 1)) for extent, side in zip(target_HW.shape, sides, strict=True)]
+    hole = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+    image_HWC, target_HW = image_HWC.copy(), target_HW.copy()
+    image_HWC[hole] = 0
+    target_HW[hole] = IGNORE
+    return image_HWC, target_HW
+
+
+def _luma(x_CHW: Floats) -> Floats:
+    luma_HW: Floats = x_CHW[0] * LUMA[0]  # not a matrix product, which would start BLAS threads in every loader worker
+    for plane_HW, weight in zip(x_CHW[1:], LUMA[1:], strict=True):
+        luma_HW += plane_HW * weight
+    return luma_HW
+
+
+def _turn_hue(x_CHW: Floats, turn: float) -> Floats:
+    """Rotate the hue by `turn` of a full circle, keeping value and chroma of the HSV hexagon."""
+    red, green, blue = x_CHW
+    value = np.maximum(np.maximum(red, green), blue)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    safe = np.maximum(chroma, np.float32(1e-6))
+    sector = np.where(
+        value == red,
+        (green - blue) / safe,
+        np.where(value == green, (blue - red) / safe + np.float32(2), (red - green) / safe + np.float32(4)),
+    )
+    sector += np.float32(6 * turn)
+    turned = np.empty_like(x_CHW)
+    for channel, phase in enumerate((5, 3, 1)):
+        k = (sector + np.float32(phase)) * np.float32(1 / 6)
+        k -= np.floor(k)
+        k *= np.float32(6)
+        np.minimum(k, np.float32(4) - k, out=k)
+        np.clip(k, 0, 1, out=k)
+        k *= chroma
+        np.subtract(value, k, out=turned[channel])
+    return turned

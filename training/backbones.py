@@ -1,0 +1,88 @@
+"""The timm encoders: which one, what they give, and how pretrained weights get into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from querying.errors import InfrastructureError, UserError
+
+if TYPE_CHECKING:
+    from training.model import DeepLabV3Plus
+    from training.settings import ModelSettings
+
+LOW_LEVEL_STAGE, LAST_STAGE = 1, 4  # of timm's five feature levels: stride 4, and the deepest
+
+# What a classification network has and an encoder has not.
+CLASSIFIER_PARTS = {
+    "mobilenetv2_100": ("conv_head.", "bn2.", "classifier."),
+    "resnet50": ("fc.",),
+    "resnet101s": ("fc.",),
+}
+
+
+def build_encoder(settings: ModelSettings) -> nn.Module:
+    """Untrained encoder: (B, 3, H, W) -> [low-level features at stride 4, features at `output_stride`]."""
+    encoder: nn.Module = timm.create_model(
+        settings.backbone,
+        pretrained=False,
+        features_only=True,
+        out_indices=(LOW_LEVEL_STAGE, LAST_STAGE),
+        output_stride=settings.output_stride,
+        drop_path_rate=settings.drop_path,
+    )
+    return encoder
+
+
+def load_backbone(model: DeepLabV3Plus, path: Path) -> None:
+    """Load ImageNet weights with timm's names from a safetensors file, or from `<backbone>*.safetensors` in a folder.
+
+    Raises UserError, naming file and key, for a file that is missing, unreadable or does not fit.
+    """
+    file = _weight_file(path, model.backbone)
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: not a readable safetensors file ({error})") from error
+    load_encoder_state(model, state, source=str(file))
+
+
+def load_encoder_state(model: DeepLabV3Plus, state: dict[str, Tensor], *, source: str) -> None:
+    """Copy `state` (timm's names) into the encoder.  The classifier is ignored; `source` is named in a UserError."""
+    wanted = model.encoder.state_dict()
+    given = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER_PARTS[model.backbone])}
+    for key, value in given.items():
+        if key not in wanted:
+            raise UserError(f"{source}: {key} is no parameter of {model.backbone}")
+        if value.shape != wanted[key].shape:
+            shapes = f"shape {tuple(value.shape)}, {model.backbone} needs {tuple(wanted[key].shape)}"
+            raise UserError(f"{source}: {key} has {shapes}")
+    for key in wanted:
+        if key not in given and not key.endswith("num_batches_tracked"):
+            raise UserError(f"{source}: {key} of {model.backbone} is missing")
+    model.encoder.load_state_dict(given, strict=False)
+
+
+def download_backbone(backbone: str) -> dict[str, Tensor]:
+    """ImageNet weights from timm's hub, as a state dict with timm's names; InfrastructureError without a network."""
+    try:
+        state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
+    except (OSError, RuntimeError) as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        hint = "set model.weights to a local safetensors file, or to none"
+        raise InfrastructureError(f"cannot download the weights of {backbone} ({cause}); {hint}") from error
+    return state
+
+
+def _weight_file(path: Path, backbone: str) -> Path:
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob(f"{backbone}*.safetensors"))
+    if len(files) != 1:
+        raise UserError(f"{path}: {len(files) or 'no'} files named {backbone}*.safetensors, exactly one is needed")
+    return files[0]

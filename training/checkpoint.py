@@ -1,0 +1,86 @@
+"""Checkpoints without pickle: safetensors for tensors, JSON for everything else, hashes over both."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from querying.errors import DamagedError
+from querying.files import sha256, sync, write_text, written
+
+MODEL = "model.safetensors"
+META = "meta.json"
+
+
+def save_model(folder: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` and `meta.json` (which holds the model's SHA-256) into an existing folder."""
+    _save(folder / MODEL, state)
+    write_text(folder / META, json.dumps({**meta, "sha256": sha256(folder / MODEL)}, indent=1))
+
+
+def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict and metadata.  DamagedError names a file that is missing or differs from its hash."""
+    try:
+        meta = json.loads((folder / META).read_text())
+        if sha256(folder / MODEL) != meta["sha256"]:
+            raise DamagedError(f"{folder / MODEL}: its SHA-256 differs from the one in {META}")
+        return load_file(folder / MODEL), meta
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise DamagedError(f"{folder}: not a readable checkpoint: {error}") from None
+
+
+class EpochCheckpoints:
+    """Resumable states of one training, a folder per epoch; the newest `keep` stay."""
+
+    def __init__(self, root: Path, keep: int = 2) -> None:
+        self.root = root
+        self.keep = keep
+
+    def save(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        """Publish the state after `epoch` finished epochs; `state` must be JSON.
+
+        No RNG state is kept: every step seeds its generators from (seed, cycle, step, rank).
+        """
+        folder = self.root / f"epoch-{epoch:05d}"
+        staging = self.root / f".tmp-{os.getpid()}-{folder.name}"
+        staging.mkdir(parents=True)
+        tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
+        for name, parameter in model.named_parameters():
+            buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                tensors[f"momentum/{name}"] = buffer
+        save_model(staging, tensors, {"epoch": epoch, "state": dict(state)})
+        sync(staging)
+        if folder.exists():  # left damaged by an earlier attempt, or it would have been resumed from
+            shutil.rmtree(folder)
+        os.replace(staging, folder)
+        sync(self.root)
+        for old in sorted(self.root.glob("epoch-*"))[: -self.keep]:
+            shutil.rmtree(old)
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
+        """Load the newest intact state; returns its finished epochs and `state`, or (0, {}) where there is none."""
+        for folder in sorted(self.root.glob("epoch-*"), reverse=True):
+            try:
+                tensors, meta = load_model(folder)
+            except DamagedError:
+                continue  # the one before it is used; the damaged one is replaced when its epoch is trained again
+            model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+            for name, parameter in model.named_parameters():
+                if f"momentum/{name}" in tensors:
+                    buffer = torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"])  # keeps the memory format
+                    optimizer.state[parameter]["momentum_buffer"] = buffer
+            return meta["epoch"], meta["state"]
+        return 0, {}
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    with written(path) as staged:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staged)

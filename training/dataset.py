@@ -1,0 +1,144 @@
+"""Batches as a function of (seed, cycle, step): shards + ledger + pseudo-labels -> augmented images and targets.
+
+Nothing is kept between steps, so a resumed run draws what an undisturbed one would have drawn; a rank takes its
+slice of the global batch.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from querying.ledger import Ledger
+from querying.regions import RegionGrid
+from querying.shards import DataIndex, ImageStore, decode_label, encode_label
+from training.augment import strong, weak
+from training.settings import AugmentSettings
+from training.targets import compose_target
+
+
+class Batch(NamedTuple):
+    """uint8 images (B, 3, h, w) and targets (B, h, w); 255 is unknown.  `_u` is the pool; empty in cycle 0."""
+
+    image: Tensor
+    target: Tensor
+    image_u: Tensor
+    target_u: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type == "cpu":
+            return self
+        return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in self))
+
+
+class TrainingData:
+    """What one cycle trains on: images bought whole, and the rest of the pool under pseudo-labels and bought cells."""
+
+    def __init__(
+        self,
+        index: DataIndex,
+        ledger: Ledger,
+        cycle: int,
+        grid: RegionGrid,
+        pseudo: Path | None,
+        *,
+        augment: AugmentSettings,
+        crop: tuple[int, int],
+        seed: int,
+    ) -> None:
+        self.store = ImageStore(index, "train")
+        self.grid = grid
+        self.augment, self.crop = augment, crop
+        self.seed, self.cycle = seed, cycle
+        self.labelled = ledger.images(0)
+        self.targets = {
+            image_id: encode_label(compose_target(grid, cells, None))
+            for image_id, cells in _cells(ledger, range(1)).items()
+        }
+        self.bought = _cells(ledger, range(1, cycle + 1))
+        self.pseudo = _pseudo_labels(pseudo) if pseudo else {}
+        self.pool = [image_id for image_id in self.store.ids() if image_id in self.pseudo]
+
+    def batch(self, step: int, rank: int, world: int, *, labelled: int, unlabelled: int) -> Batch:
+        """This rank's share of step `step`; `labelled` and `unlabelled` count images over all ranks."""
+        positions = range(step * labelled + rank, (step + 1) * labelled, world)
+        image, target = self._stack([self._labelled(p) for p in positions])
+        if not self.pool:
+            unlabelled = 0
+        positions = range(step * unlabelled + rank, (step + 1) * unlabelled, world)
+        image_u, target_u = self._stack([self._unlabelled(p) for p in positions])
+        return Batch(image, target, image_u, target_u)
+
+    def _labelled(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        image_id = self._draw(self.labelled, 0, position)
+        target_HW = decode_label(self.targets[image_id])
+        rng = self._rng(0, position)
+        return weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
+
+    def _unlabelled(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        image_id = self._draw(self.pool, 1, position)
+        pseudo_HW = decode_label(self.pseudo[image_id].as_py())
+        target_HW = compose_target(self.grid, self.bought.get(image_id, []), pseudo_HW)
+        rng = self._rng(1, position)
+        pair = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
+        return strong(*pair, settings=self.augment, rng=rng)
+
+    def _draw(self, ids: Sequence[str], stream: int, position: int) -> str:
+        """Every image once per pass, in an order of its own for each pass."""
+        round_, place = divmod(position, len(ids))
+        order = np.random.Generator(np.random.PCG64([self.seed, self.cycle, 2 + stream, round_])).permutation(len(ids))
+        return ids[int(order[place])]
+
+    def _rng(self, stream: int, position: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([self.seed, self.cycle, stream, position]))
+
+    def _stack(self, samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
+        if not samples:
+            return torch.zeros(0, 3, *self.crop, dtype=torch.uint8), torch.zeros(0, *self.crop, dtype=torch.uint8)
+        images, targets = zip(*samples, strict=True)
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(targets))
+
+
+def prefetched(
+    data: TrainingData, steps: range, rank: int, world: int, *, labelled: int, unlabelled: int, threads: int
+) -> Iterator[Batch]:
+    """The batches of `steps` in order, made ahead by `threads` threads while the network computes."""
+    todo = iter(steps)
+    ahead: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+
+        def submit() -> None:
+            step = next(todo, None)
+            if step is not None:
+                ahead.append(pool.submit(data.batch, step, rank, world, labelled=labelled, unlabelled=unlabelled))
+
+        for _ in range(threads + 1):
+            submit()
+        while ahead:
+            batch = ahead.popleft().result()
+            submit()
+            yield batch
+
+
+def _cells(ledger: Ledger, cycles: range) -> dict[str, list[tuple[int, bytes]]]:
+    cells: dict[str, list[tuple[int, bytes]]] = {}
+    for cycle in cycles:
+        table = ledger.read(cycle, ["image_id", "region", "label"])
+        for image_id, region, png in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            cells.setdefault(image_id, []).append((region, png))
+    return cells
+
+
+def _pseudo_labels(folder: Path) -> dict[str, pa.BinaryScalar]:
+    """Image id -> PNG bytes, left in the mapped files until they are read."""
+    labels: dict[str, pa.BinaryScalar] = {}
+    for path in sorted(folder.glob("pseudo-*.arrow")):
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        labels.update(zip(table["image_id"].to_pylist(), table["label"], strict=True))
+    return labels

@@ -1,0 +1,65 @@
+"""Count agreements with the truth, shard by shard; whole images at the resolution of the data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from querying.errors import UserError
+from querying.shards import Shard, read_images, read_truth
+from training.metrics import Confusion
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTask:
+    root: Path
+    shard: Shard
+
+
+class ShardEvaluator:
+    """Opens images and truth of a shard; its counts merge by addition, whatever the split into shards."""
+
+    def __init__(
+        self,
+        load_predict: Callable[[], Callable[[Tensor, float], Tensor]],
+        num_classes: int,
+        batch_size: int,
+        threads: int,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.predict = load_predict()
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+
+    def evaluate_shard(self, task: EvaluationTask) -> list[list[int]]:
+        """Confusion counts [true][predicted].  UserError names an image without a mask."""
+        confusion = Confusion.empty(self.num_classes)
+        images: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
+        pairs = zip(read_images(task.root, task.shard), read_truth(task.root, task.shard), strict=True)
+        for (image_id, image_HWC), (truth_id, mask_HW) in pairs:
+            assert image_id == truth_id, "image and truth shards hold the same images in the same order"
+            if mask_HW is None:
+                raise UserError(f"image {image_id}: no mask, so it can not be evaluated")
+            images.append(image_HWC)
+            masks.append(mask_HW)
+            if len(images) == self.batch_size:
+                confusion += self._count(images, masks)
+                images, masks = [], []
+        if images:
+            confusion += self._count(images, masks)
+        return confusion.to_list()
+
+    @torch.inference_mode()
+    def _count(self, images: list[np.ndarray], masks: list[np.ndarray]) -> Confusion:
+        truth_BHW = torch.from_numpy(np.stack(masks))
+        logits_BChw = self.predict(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), 1.0)
+        confusion = Confusion.empty(self.num_classes)
+        for logits_Chw, truth_HW in zip(logits_BChw, truth_BHW, strict=True):
+            full = F.interpolate(logits_Chw[None], truth_HW.shape, mode="bilinear", align_corners=False)
+            confusion += Confusion.of(full.argmax(dim=1).cpu(), truth_HW[None], self.num_classes)
+        return confusion

@@ -1,0 +1,194 @@
+"""One training from its description: what a Ray Train worker runs, and what the local back end runs in-process."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from querying.files import write_text
+from querying.ledger import Ledger
+from querying.regions import RegionGrid
+from querying.shards import DataIndex
+from training.backbones import load_backbone
+from training.checkpoint import EpochCheckpoints, save_model
+from training.dataset import Batch, TrainingData, prefetched
+from training.loop import train
+from training.methods.parts import Step
+from training.methods.registry import METHODS
+from training.model import DeepLabV3Plus, build_model, parameter_groups
+from training.optim import poly_lr
+from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TrainSettings
+
+HEARTBEAT_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainJob:
+    """Everything that decides the result; paths only, so that it travels to any worker."""
+
+    data: Path
+    ledger: Path
+    cycle: int
+    pseudo: Path | None
+    """Folder of the previous cycle's scores."""
+    backbone: Path | None
+    """Local weight file; None starts from random weights."""
+    region_size: int
+    seed: int
+    model: ModelSettings
+    train: TrainSettings
+    reco: ReCoSettings
+    augment: AugmentSettings
+    work: Path
+    """Epoch checkpoints and progress; may vanish once `out` is published."""
+    out: Path
+    """Receives `model.safetensors` and `meta.json`."""
+
+
+def _identity(value: Tensor) -> Tensor:
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What differs between one process and a group of them."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
+    mean: Callable[[Tensor], Tensor] = _identity
+    """Mean of a tensor over the ranks."""
+    report: Callable[[dict[str, float]], None] = lambda metrics: None
+
+
+def run_job(job: TrainJob, worker: Worker) -> None:
+    """Train to the end, continuing from the newest intact epoch of `job.work`; rank 0 writes `job.out`."""
+    torch.set_num_threads(job.train.threads)
+    index = DataIndex.load(job.data)
+    grid = RegionGrid(index.height, index.width, job.region_size)
+    data = TrainingData(
+        index,
+        Ledger(job.ledger),
+        job.cycle,
+        grid,
+        job.pseudo,
+        augment=job.augment,
+        crop=job.train.crop or (index.height, index.width),
+        seed=job.seed,
+    )
+    bare = _network(job, index.num_classes, worker.device)
+    optimizer = torch.optim.SGD(
+        parameter_groups(
+            bare, job.train.lr, head_lr_scale=job.train.head_lr_scale, weight_decay=job.train.weight_decay
+        ),
+        lr=job.train.lr,
+        momentum=job.train.momentum,
+        nesterov=job.train.nesterov and job.train.momentum > 0,
+    )
+    saved = EpochCheckpoints(job.work / "epochs")
+    first_epoch, state = saved.restore(bare, optimizer)
+    history: list[dict[str, float]] = state.get("history", [])
+    model = worker.wrap(bare)
+    generator = torch.Generator(worker.device)
+
+    def seed_at(step: int) -> None:
+        numbers = np.random.SeedSequence([job.seed, job.cycle, step, worker.rank]).generate_state(2, np.uint64) >> 1
+        torch.manual_seed(int(numbers[0]))  # dropout, stochastic depth
+        generator.manual_seed(int(numbers[1]))  # ReCo's draws
+
+    method = METHODS[job.train.method]
+    context = Step(job.train, job.reco, generator, worker.mean)
+
+    def loss_parts(model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        with torch.autocast(worker.device.type, torch.bfloat16, enabled=_bf16(job.train, worker.device)):
+            return method(model, batch.to(worker.device), context)
+
+    progress = _Progress(job) if worker.rank == 0 else None
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        history.append({"epoch": epoch, **metrics})
+        if worker.rank == 0 and ((epoch + 1) % job.train.checkpoint_epochs == 0 or epoch + 1 == job.train.epochs):
+            saved.save(epoch + 1, bare, optimizer, {"history": history})
+        worker.report(metrics)
+
+    train(
+        model,
+        optimizer,
+        loss_parts,
+        partial(
+            prefetched,
+            data,
+            rank=worker.rank,
+            world=worker.world,
+            labelled=job.train.batch_size,
+            unlabelled=job.train.batch_size_unlabelled,
+            threads=1 if worker.device.type == "cpu" else 8,
+        ),
+        first_epoch=first_epoch,
+        epochs=job.train.epochs,
+        steps_per_epoch=job.train.steps_per_epoch,
+        lr_at=lambda epoch: poly_lr(epoch, total=job.train.epochs, base=job.train.lr, power=job.train.poly_power),
+        seed_at=seed_at,
+        mean_over_ranks=worker.mean,
+        on_step=progress.step if progress else lambda step, loss: None,
+        on_epoch=on_epoch,
+    )
+    if worker.rank == 0:
+        save_model(job.out, bare.state_dict(), _meta(job, index, data, history))
+
+
+def _network(job: TrainJob, num_classes: int, device: torch.device) -> DeepLabV3Plus:
+    """Fresh heads from the seed and the ImageNet encoder: every cycle starts anew (S4AL+ section 4.1)."""
+    torch.manual_seed(int(np.random.SeedSequence([job.seed, job.cycle]).generate_state(1, np.uint64)[0] >> 1))
+    model = build_model(job.model, num_classes, embedding=job.reco.weight > 0)
+    if job.backbone:
+        load_backbone(model, job.backbone)
+    if job.train.sync_bn and device.type == "cuda":
+        from timm.layers.norm_act import convert_sync_batchnorm  # knows timm's BatchNorm with activation
+
+        model = convert_sync_batchnorm(model)
+    return model.to(memory_format=torch.channels_last).to(device)
+
+
+def _bf16(settings: TrainSettings, device: torch.device) -> bool:
+    # On a CPU the bf16 weight gradient of a dilated depthwise convolution is wrong in torch 2.15, so never there.
+    return device.type == "cuda" and settings.precision in ("auto", "bf16")
+
+
+def _meta(job: TrainJob, index: DataIndex, data: TrainingData, history: list[dict[str, float]]) -> Mapping[str, Any]:
+    return {
+        "model": job.model.model_dump(mode="json"),
+        "classes": list(index.classes),
+        "palette": [list(colour) for colour in index.palette],
+        "height": index.height,
+        "width": index.width,
+        "cycle": job.cycle,
+        "seed": job.seed,
+        "method": job.train.method,
+        "labelled_images": len(data.labelled),
+        "pool_images": len(data.pool),
+        "history": history,
+    }
+
+
+class _Progress:
+    """A small file that the driver polls: workers stay silent."""
+
+    def __init__(self, job: TrainJob) -> None:
+        self.path = job.work / "progress.json"
+        self.total = job.train.epochs * job.train.steps_per_epoch
+        self.next = 0.0
+
+    def step(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        if now >= self.next or step == self.total:
+            self.next = now + HEARTBEAT_S
+            write_text(self.path, json.dumps({"step": step, "total": self.total, "loss": round(loss, 4)}))

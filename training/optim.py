@@ -1,0 +1,22 @@
+"""Learning-rate schedule as a function of the step: no scheduler object, nothing to checkpoint."""
+
+import math
+
+from torch.optim import Optimizer
+
+
+def poly_lr(step: int, *, total: int, base: float, power: float = 0.9) -> float:
+    """base * (1 - step / total) ** power for step in 0..total."""
+    assert 0 <= step <= total
+    return base * math.pow(1.0 - step / total, power)
+
+
+def poly_lr_epoch(step: int, *, steps_per_epoch: int, epochs: int, base: float, power: float = 0.9) -> float:
+    """`poly_lr` stepped once per epoch: constant within an epoch, `base` during the first one."""
+    return poly_lr(step // steps_per_epoch, total=epochs, base=base, power=power)
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Give every parameter group `lr` times its own `lr_scale` (see `training.model.parameter_groups`)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

@@ -1,0 +1,83 @@
+"""The only Ray in training: give every worker its rank, call the same `run_job`, wait for the end."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from querying.errors import InfrastructureError, S4ALError
+from training.job import TrainJob, Worker, run_job
+
+
+def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
+    """Train `job` on `job.train.workers` workers; `job.out` holds the result.
+
+    Workers resume from our own epoch checkpoints, so Ray's are not used and every attempt gets a fresh `name`.
+    A loss that is not finite is a FloatingPointError here; lost workers beyond `max_failures` an
+    InfrastructureError.
+    """
+    # The controller polls its workers every 2 s by default, which each report would wait for.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    loop: Any = _worker  # Ray annotates loops as returning nothing, and hands on what rank 0 returns
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=job.train.workers, use_gpu=use_gpu, resources_per_worker=_resources(job, use_gpu)
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=job.train.max_failures),
+        ),
+    )
+    try:
+        result: Any = trainer.fit()
+    except TrainingFailedError as error:
+        raise InfrastructureError(f"training failed: {' '.join(str(error).split())[:400]}") from error
+    if isinstance(result.return_value, Exception):
+        raise result.return_value
+
+
+def _resources(job: TrainJob, use_gpu: bool) -> dict[str, float]:
+    return {"CPU": job.train.threads, **({"GPU": 1} if use_gpu else {})}
+
+
+def _worker(config: dict[str, Any]) -> Exception | None:
+    """Returns, instead of raising, an error that a restart of the group would only repeat."""
+    context = ray.train.get_context()
+    world = context.get_world_size()
+    worker = Worker(
+        rank=context.get_world_rank(),
+        world=world,
+        device=ray.train.torch.get_device(),
+        wrap=_distributed if world > 1 else lambda model: model,
+        mean=_mean if world > 1 else lambda value: value,
+        report=ray.train.report,
+    )
+    try:
+        run_job(config["job"], worker)
+    except (FloatingPointError, S4ALError) as error:
+        return error
+    return None
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    device = next(model.parameters()).device
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _mean(value: Tensor) -> Tensor:
+    total = value.detach().clone().to(torch.float64 if value.device.type == "cpu" else value.dtype)
+    dist.all_reduce(total)
+    return (total / dist.get_world_size()).to(value.dtype if value.is_floating_point() else torch.float64)

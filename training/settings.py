@@ -1,0 +1,107 @@
+"""Validated settings of network and training.  Imports nothing heavy (see querying/settings.py)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from querying.settings import Settings
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelSettings(Settings):
+    backbone: Literal["mobilenetv2_100", "resnet50", "resnet101s"] = "mobilenetv2_100"
+    """timm encoder; `resnet101s` has the deep stem of CPS and U2PL."""
+    output_stride: Literal[8, 16] = 16
+    weights: str = "imagenet"
+    """`imagenet` (download), `none`, or a safetensors file or a folder that holds `<backbone>*.safetensors`."""
+    aspp_channels: int = Field(256, ge=8)
+    decoder_channels: int = Field(256, ge=8)
+    low_level_channels: int = Field(48, ge=8)
+    embedding_dim: int = Field(256, ge=2)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """After the ASPP projection."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth, linear over the encoder's blocks."""
+
+
+class ReCoSettings(Settings):
+    """Regional contrast (Liu et al. 2021); `weight` 0 builds no representation head."""
+
+    weight: float = Field(1.0, ge=0)
+    temperature: float = Field(0.5, gt=0)
+    queries: int = Field(128, ge=1)
+    negatives: int = Field(256, ge=1)
+    hard_threshold: float = Field(0.95, gt=0, le=1)
+
+
+class AugmentSettings(Settings):
+    scale_min: float = Field(0.5, gt=0.05, le=4)
+    scale_max: float = Field(2.0, gt=0.05, le=4)
+    flip: Probability = 0.5
+    blur: Probability = 0.5
+    blur_sigma: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.25, 1.25)
+    colour: Probability = 0.5
+    jitter: tuple[
+        Annotated[float, Field(ge=0, le=1)],
+        Annotated[float, Field(ge=0, le=1)],
+        Annotated[float, Field(ge=0, le=1)],
+        Annotated[float, Field(ge=0, le=0.5)],
+    ] = (0.8, 0.8, 0.8, 0.2)
+    """Brightness, contrast, saturation, hue, as in torchvision's ColorJitter."""
+    greyscale: Probability = 0.75
+    cutout: Probability = 0.5
+    cutout_size: int = Field(50, ge=1)
+    """Side of the CutOut hole in pixels."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentSettings":
+        if self.scale_min > self.scale_max:
+            raise ValueError("scale_min is larger than scale_max")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError("blur_sigma is not ordered")
+        return self
+
+
+class TrainSettings(Settings):
+    method: Literal["supervised", "self_training"] = "self_training"
+    """From cycle 1 on; cycle 0 is always supervised, since nothing is pseudo-labelled yet."""
+    epochs: int = Field(100, ge=1)
+    last_epochs: int | None = Field(None, ge=1)
+    """Epochs of the last cycle, where it is to be longer."""
+    steps_per_epoch: int = Field(100, ge=1)
+    batch_size: int = Field(2, ge=1)
+    """Labelled images per step, over all workers."""
+    batch_size_unlabelled: int = Field(4, ge=0)
+    """Pool images per step, over all workers."""
+    lr: float = Field(0.01, gt=0)
+    """Of the backbone; heads get `head_lr_scale` times as much.  Per global batch, whatever the number of workers."""
+    head_lr_scale: float = Field(10.0, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(1e-4, ge=0)
+    poly_power: float = Field(0.9, ge=0)
+    unlabelled_weight: float = Field(1.0, ge=0)
+    normalise: Literal["valid", "all"] = "valid"
+    """Cross entropy divided by the known pixels, or by all pixels as the authors' code does."""
+    crop: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = None
+    """Height and width of the training crop; default: the size of the data."""
+    workers: int = Field(1, ge=1)
+    """Ray Train workers; the global batch is divided among them."""
+    threads: int = Field(2, ge=1)
+    """CPU threads per worker; part of the result, since another number changes the last bits."""
+    max_failures: int = Field(3, ge=0)
+    """Lost workers to recover from before the stage gives up."""
+    sync_bn: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto`: bf16 autocast on a GPU, float32 on a CPU."""
+    checkpoint_epochs: int = Field(1, ge=1)
+    """Epochs between two resumable checkpoints."""
+
+
+class TeacherSettings(Settings):
+    """What cycle 0 does differently; unset keys follow `train`."""
+
+    epochs: int | None = Field(None, ge=1)
+    steps_per_epoch: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(4, ge=1)
