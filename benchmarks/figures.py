@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.drawing import DEEP_BLUE, INK, MARKERS, MUTED, RULE, SERIES, STAGES, WIDTH, cycle_look
 from benchmarks.findings import Findings
@@ -114,7 +115,7 @@ def draw_training(run: Findings) -> Figure:
         axes.set_title(_PART_NAMES.get(part, part.removeprefix("train/")))
         axes.set_ylim(0, 1.08 * max(row[part] for row in run.epochs if part in row) or 1.0)
         axes.grid(axis="y")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
     for axes in panels[len(parts) :]:
         axes.set_visible(False)
     for axes in panels[-columns:]:

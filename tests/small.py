@@ -35,7 +35,13 @@ def small_run(data, root, *overrides, backend=None):
     record = Record(root / "metrics.jsonl")
     index = DataIndex.load(data)
     return run(
-        small_config(*overrides), index, RunLayout(root), backend or LocalBackend(), record, NoMirror(), SilentProgress()
+        small_config(*overrides),
+        index,
+        RunLayout(root),
+        backend or LocalBackend(),
+        record,
+        NoMirror(),
+        SilentProgress(),
     )
 
 
@@ -46,9 +52,8 @@ def die(*args, **kwargs):
 def arm(fault):
     """Make one place of the program fatal."""
     if fault == "training":  # after the first epoch's checkpoint, in the middle of the second
-        from training.loop import set_lr as original
-
         import training.loop as module
+        from training.loop import set_lr as original
 
         calls = []
         module.set_lr = lambda *a: die() if len(calls) == 2 else (calls.append(1), original(*a))

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,22 +18,9 @@ from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.shards import DataIndex, ImageStore, decode_label, encode_label
 from training.augment import strong, weak
+from training.batch import Batch
 from training.settings import AugmentSettings
 from training.targets import compose_target
-
-
-class Batch(NamedTuple):
-    """uint8 images (B, 3, h, w) and targets (B, h, w); 255 is unknown.  `_u` is the pool; empty in cycle 0."""
-
-    image: Tensor
-    target: Tensor
-    image_u: Tensor
-    target_u: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        if device.type == "cpu":
-            return self
-        return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in self))
 
 
 class TrainingData:

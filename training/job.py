@@ -17,8 +17,9 @@ from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
 from training.backbones import load_backbone
+from training.batch import Batch
 from training.checkpoint import EpochCheckpoints, save_model
-from training.dataset import Batch, TrainingData, prefetched
+from training.dataset import TrainingData, prefetched
 from training.loop import train
 from training.methods.parts import Step
 from training.methods.registry import METHODS

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.dataset import Batch
+from training.batch import Batch
 from training.optim import set_lr
 
 Report = Callable[[int, dict[str, float]], None]

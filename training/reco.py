@@ -135,9 +135,9 @@ def contrast(embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: Samples
 
 
 class _InfoNCE(torch.autograd.Function):
-    """Sum over queries of -log softmax(cosines / temperature)[positive], and its gradient, in one pass over the keys.
+    """Sum over queries of -log softmax(cosines / temperature)[positive], and its gradient in the queries.
 
-    A chunk of gathered keys serves logits and gradient while it is in the cache; nothing of it is kept.
+    Both are embedding-bag kernels, which read the keys where they lie: no N x M x D tensor exists at any time.
     """
 
     @staticmethod
@@ -150,25 +150,12 @@ class _InfoNCE(torch.autograd.Function):
         negative_NM: Tensor,
         temperature: float,
     ) -> Tensor:
-        num_queries, num_negatives = negative_NM.shape
-        rows = 2**18 if key_PD.is_cuda else 2**11
-        step = max(1, rows // num_negatives)
-        buffer = key_PD.new_empty(step * num_negatives, key_PD.shape[1])
         positive_N = (query_ND * positive_ND).sum(dim=1) / temperature
         scale_NM = inverse_norm_P[negative_NM].div_(temperature)
-        normaliser_N = torch.empty_like(positive_N)
-        grad_ND = torch.empty_like(query_ND)
-        for first in range(0, num_queries, step):
-            part = slice(first, min(first + step, num_queries))
-            index = negative_NM[part].flatten()
-            key_nMD = torch.index_select(key_PD, 0, index, out=buffer[: len(index)]).view(
-                -1, num_negatives, key_PD.shape[1]
-            )
-            logit_nM = torch.bmm(key_nMD, query_ND[part].unsqueeze(2)).squeeze(2).mul_(scale_NM[part])
-            normaliser_n = torch.logaddexp(logit_nM.logsumexp(dim=1), positive_N[part])
-            normaliser_N[part] = normaliser_n
-            weight_nM = logit_nM.sub_(normaliser_n.unsqueeze(1)).exp_().mul_(scale_NM[part])
-            torch.bmm(weight_nM.unsqueeze(1), key_nMD, out=grad_ND[part].unsqueeze(1))
+        logit_NM = _dot_with_each(query_ND, key_PD, negative_NM).mul_(scale_NM)
+        normaliser_N = torch.logaddexp(logit_NM.logsumexp(dim=1), positive_N)
+        weight_NM = logit_NM.sub_(normaliser_N.unsqueeze(1)).exp_().mul_(scale_NM)
+        grad_ND = F.embedding_bag(negative_NM, key_PD, mode="sum", per_sample_weights=weight_NM)
         pull_N = (positive_N - normaliser_N).expm1() / temperature  # probability of the positive, minus one
         grad_ND.addcmul_(positive_ND, pull_N.unsqueeze(1))
         ctx.save_for_backward(grad_ND)
@@ -179,6 +166,15 @@ class _InfoNCE(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         (grad_ND,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return grad_ND * grad, None, None, None, None, None
+
+
+def _dot_with_each(query_ND: Tensor, key_PD: Tensor, index_NM: Tensor) -> Tensor:
+    """(N, M): query n times key index[n, m].  It is what a weighted embedding bag computes as its weights' gradient."""
+    rows, samples = index_NM.shape
+    bag_N = torch.arange(rows, device=index_NM.device)
+    dot = torch.ops.aten._embedding_bag_per_sample_weights_backward  # no public name gives it without a forward pass
+    weights: Tensor = dot(query_ND, key_PD, index_NM.flatten(), bag_N * samples, bag_N.repeat_interleave(samples), 0)
+    return weights.view(rows, samples)
 
 
 def _segments(label: Tensor, class_K: Tensor) -> tuple[Tensor, Tensor]:

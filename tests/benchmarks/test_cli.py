@@ -24,11 +24,11 @@ def closed_port():
 
 def other_run(tmp_path, toy):
     """A run folder that holds another seed."""
+    import yaml
+
     from benchmarks.run_command import _provenance
     from querying.shards import DataIndex
     from tests.small import small_config
-
-    import yaml
 
     folder = tmp_path / "out"
     folder.mkdir()
@@ -46,7 +46,10 @@ CASES = {
     "wrong data": (["camvid_cpu", "--data", "{toy}"], "holds 'toy', recipe camvid_cpu is for 'camvid'"),
     "large region": (["toy_s4al_plus", "query.region_size=49", "--data", "{toy}"], "query.region_size=49"),
     "all border": (["toy_s4al_plus", "query.region_size=24", "--data", "{toy}"], "query.exclude_border"),
-    "many labels": (["toy_s4al_plus", "initial.images=25", "--data", "{toy}"], "initial.images=25: the train split has 24"),
+    "many labels": (
+        ["toy_s4al_plus", "initial.images=25", "--data", "{toy}"],
+        "initial.images=25: the train split has 24",
+    ),
     "unknown split": (["toy_s4al_plus", "data.evaluate_on=tset", "--data", "{toy}"], "tset"),
     "no weights": (["toy_s4al_plus", "model.weights={tmp}/w", "--data", "{toy}"], "model.weights={tmp}/w"),
     "dead address": (["toy_s4al_plus", "--data", "{toy}", "--address", "127.0.0.1:{port}"], "127.0.0.1:{port}"),
@@ -95,9 +98,8 @@ def test_a_folder_that_can_not_be_written_is_refused(toy_data, tmp_path):
 
 
 def test_weights_that_do_not_fit_are_refused_before_training(toy_data, tmp_path):
-    from safetensors.torch import save_file
-
     import torch
+    from safetensors.torch import save_file
 
     save_file({"conv_stem.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     done = s4al(
@@ -118,7 +120,14 @@ def test_show_prints_what_run_accepts(tmp_path):
 
 def test_recipes_are_listed_one_name_a_line():
     listed = [line.split()[0] for line in s4al("recipes").stdout.splitlines()]
-    assert {"toy_s4al_plus", "toy_splits", "camvid_cpu", "camvid_s4al_plus", "camvid_full", "cityscapes_s4al_plus"} <= set(listed)
+    assert {
+        "toy_s4al_plus",
+        "toy_splits",
+        "camvid_cpu",
+        "camvid_s4al_plus",
+        "camvid_full",
+        "cityscapes_s4al_plus",
+    } <= set(listed)
 
 
 @pytest.mark.parametrize("command", ["", "ingest", "run", "show", "doctor", "status", "report", "predict", "export"])

@@ -51,7 +51,10 @@ def test_a_second_process_is_refused_and_the_first_is_named(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"another process works on this run .pid {holder.pid} on"), locked(tmp_path):
+        with (
+            pytest.raises(UserError, match=f"another process works on this run .pid {holder.pid} on"),
+            locked(tmp_path),
+        ):
             pass
     finally:
         holder.kill()

@@ -8,7 +8,9 @@ from training.checkpoint import EpochCheckpoints, load_model, save_model
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).to(memory_format=torch.channels_last)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).to(
+        memory_format=torch.channels_last
+    )
 
 
 def sgd(model):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from querying.labels import IGNORE
-from training.dataset import Batch
+from training.batch import Batch
 from training.methods.parts import Step
 from training.methods.registry import METHODS
 from training.model import Output
@@ -46,7 +46,9 @@ def batch(known=IGNORE, pool=1):
 
 
 def step(**changes):
-    return Step(TrainSettings(**changes), ReCoSettings(queries=8, negatives=8), torch.Generator().manual_seed(0), lambda n: n)
+    return Step(
+        TrainSettings(**changes), ReCoSettings(queries=8, negatives=8), torch.Generator().manual_seed(0), lambda n: n
+    )
 
 
 def test_uniform_logits_cost_the_logarithm_of_the_number_of_classes():
@@ -64,7 +66,9 @@ def test_the_cross_entropy_is_taken_at_full_resolution():
 
     logits = F.interpolate(net(normalise(one.image)).logits, (8, 8), mode="bilinear", align_corners=False)
     log_p = logits.double().log_softmax(1)
-    expected = -sum(log_p[b, one.target[b, y, x].item(), y, x] for b in range(2) for y in range(8) for x in range(8)) / 128
+    expected = (
+        -sum(log_p[b, one.target[b, y, x].item(), y, x] for b in range(2) for y in range(8) for x in range(8)) / 128
+    )
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from training.dataset import Batch
+from training.batch import Batch
 from training.methods.parts import Parts, Step
 from training.methods.self_training import self_training
 from training.methods.supervised import supervised

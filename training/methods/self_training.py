@@ -4,7 +4,7 @@ pool under the teacher's pseudo-labels with bought cells over them; ReCo on both
 import torch
 from torch import nn
 
-from training.dataset import Batch
+from training.batch import Batch
 from training.methods.parts import Parts, Step, classify, contrast
 from training.model import normalise
 

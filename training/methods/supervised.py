@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from training.dataset import Batch
+from training.batch import Batch
 from training.methods.parts import Parts, Step, classify, contrast
 from training.model import normalise
 

@@ -1,0 +1,148 @@
+"""The doctor finds what was damaged after ingest, and what ingest would never have written."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pytest
+
+from benchmarks.doctor import doctor_command, numbers, warnings_of
+from querying.errors import DamagedError, UserError
+from querying.files import sha256
+from querying.shards import DataIndex
+
+
+@pytest.fixture
+def data(toy_data, tmp_path):
+    return shutil.copytree(toy_data.root, tmp_path / "data")
+
+
+def edit(data, change):
+    index = json.loads((data / "index.json").read_text())
+    change(index)
+    (data / "index.json").write_text(json.dumps(index))
+
+
+def rewrite(data, name, change):
+    """Change the rows of a shard and give the index the new hash, as no accident could."""
+    path = data / name
+    table = pa.ipc.open_file(path.read_bytes()).read_all()
+    rows = table.to_pylist()
+    change(rows)
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=table.schema), max_chunksize=8)
+
+    def rehash(index):
+        for shard in (shard for shards in index["splits"].values() for shard in shards):
+            for part in ("images", "truth"):
+                if shard[part] == name:
+                    shard[f"{part}_sha256"] = sha256(path)
+
+    edit(data, rehash)
+
+
+def test_a_sound_data_set_is_fine_and_its_numbers_are_shown(data, toy_data, capsys):
+    doctor_command(data)
+    shown = capsys.readouterr().out
+    assert "fine" in shown
+    assert "problem" not in shown
+    pixels = [sum(shard.class_pixels[k] for shard in toy_data.shards("train")) for k in range(6)]
+    (line,) = [line for line in shown.splitlines() if line.startswith(f"│ {toy_data.classes[0]} ")]
+    assert f"{100 * pixels[0] / sum(pixels):.2f}" in line
+    void = sum(shard.void_pixels for shard in toy_data.shards("test"))
+    (line,) = [line for line in shown.splitlines() if line.startswith("│ test ")]
+    assert f"{100 * void / (6 * 48 * 64):.2f}" in line
+
+
+def test_every_flipped_byte_is_found_and_counted(data):
+    for name in ("images/train-00001.arrow", "truth/val-00000.arrow"):
+        content = bytearray((data / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (data / name).write_bytes(content)
+    with pytest.raises(
+        DamagedError, match=r"train-00001.arrow: differs from what was ingested \(and 1 more\)"
+    ) as caught:
+        doctor_command(data)
+    assert caught.value.exit_status == 4
+
+
+def test_all_problems_are_listed(data, capsys):
+    for name in ("images/train-00001.arrow", "truth/val-00000.arrow"):
+        (data / name).write_bytes(b"")
+    with pytest.raises(DamagedError):
+        doctor_command(data)
+    problems = [line for line in capsys.readouterr().out.splitlines() if line.startswith("problem: ")]
+    assert [name in line for name, line in zip(("train-00001", "val-00000"), problems, strict=True)] == [True, True]
+
+
+def swap_ids(rows):
+    rows[0]["image_id"], rows[1]["image_id"] = rows[1]["image_id"], rows[0]["image_id"]
+
+
+def stray_label(rows):
+    import numpy as np
+
+    from querying.shards import decode_label, encode_label
+
+    mask = decode_label(rows[0]["mask"]).copy()
+    mask[0, 0] = np.uint8(77)
+    rows[0]["mask"] = encode_label(mask)
+
+
+def narrow_mask(rows):
+    from querying.shards import decode_label, encode_label
+
+    rows[0]["mask"] = encode_label(decode_label(rows[0]["mask"])[:, :-1].copy())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("truth/train-00000.arrow", swap_ids, r"truth/train-00000.arrow: its images are not those of"),
+        ("truth/train-00000.arrow", stray_label, r"train-00000.arrow: label 77 is none of the 6 classes"),
+        ("truth/train-00000.arrow", narrow_mask, r"the mask of image train_00000 has shape \(48, 63\)"),
+        ("truth/train-00000.arrow", lambda rows: rows[0].update(mask=None), r"differ from the counts in the index"),
+        ("images/train-00000.arrow", lambda rows: rows.pop(), r"train-00000.arrow: 4 images, the index says 5"),
+        (
+            "images/val-00000.arrow",
+            lambda rows: rows[0].update(image_id="train_00000"),
+            r"val-00000.arrow: image train_00000 is also in split train",
+        ),
+    ],
+)
+def test_a_shard_that_does_not_hold_what_the_index_says_is_named(data, name, change, message):
+    rewrite(data, name, change)
+    with pytest.raises(DamagedError, match=message):
+        doctor_command(data)
+
+
+def test_wrong_counts_in_the_index_are_found(data):
+    edit(data, lambda index: index["splits"]["test"][0].update(void_pixels=1))
+    with pytest.raises(DamagedError, match=r"truth/test-00000.arrow: pixels per class or masks differ"):
+        doctor_command(data)
+
+
+def test_a_folder_that_is_no_data_set_is_a_mistake_of_the_user(tmp_path):
+    with pytest.raises(UserError, match=r"index.json: does not exist"):
+        doctor_command(tmp_path)
+
+
+def test_a_class_that_a_split_lacks_is_a_warning_with_its_consequence(data):
+    def remove(index):
+        for split in ("train", "test"):
+            for shard in index["splits"][split]:
+                shard["class_pixels"][2] = 0
+        index["splits"]["train"][0]["masked"] -= 2
+
+    edit(data, remove)
+    index = DataIndex.load(data)
+    found = list(warnings_of(index, data))
+    assert any(line == f"split train: no pixel of {index.classes[2]} (no label teaches it)" for line in found)
+    assert any(line.startswith(f"split test: no pixel of {index.classes[2]}") for line in found)
+    assert any(line.startswith("split train: 2 images without a mask") for line in found)
+
+
+def test_versions_compare_as_numbers():
+    assert numbers("2.15.0+cpu") == (2, 15, 0)
+    assert numbers("10.1rc1") > numbers("9.9")
+    assert numbers("2.60.0.dev1") > numbers("2.52")
