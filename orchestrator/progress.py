@@ -43,20 +43,23 @@ class LineProgress:
 
     def __init__(self) -> None:
         self.title = ""
-        self.started = self.last = time.monotonic()
+        self.last = time.monotonic()
+        self.first: tuple[float, int] | None = None
+        """When the first progress was seen, and how far it was: start-up says nothing about the rate."""
 
     def stage(self, title: str) -> None:
-        self.title, self.started = title, time.monotonic()
-        self.last = self.started
+        self.title, self.first, self.last = title, None, time.monotonic()
         self.say(f"{title} ...")
 
     def update(self, done: int, total: int, note: str) -> None:
         now = time.monotonic()
-        if now - self.last < LINE_EVERY_S or not done:
+        self.first = self.first or (now, done)
+        since, already = self.first
+        if now - self.last < LINE_EVERY_S or done == already:
             return
         self.last = now
-        left = (now - self.started) / done * (total - done)
-        self.say(f"{self.title}: {done}/{total}  {note}  about {_clock(left)} left")
+        left = (now - since) / (done - already) * (total - done)
+        self.say(f"{self.title}: {done}/{total} {note}, about {_clock(left)} left")
 
     def say(self, line: str) -> None:
         print(line, flush=True)

@@ -209,18 +209,13 @@ def _watched(path: Path, progress: Progress, images_per_step: int) -> Iterator[N
     finished = threading.Event()
 
     def watch() -> None:
-        last_step, last_time = 0, 0.0
+        first: tuple[int, float] | None = None  # a resumed training starts at a later step
         while not finished.wait(POLL_S):
             if not path.exists():
                 continue
-            row = json.loads(path.read_text())
-            if row["step"] == last_step:
-                continue
-            now = path.stat().st_mtime
-            rate = (
-                images_per_step * (row["step"] - last_step) / (now - last_time) if last_time and now > last_time else 0
-            )
-            last_step, last_time = row["step"], now
+            row, now = json.loads(path.read_text()), path.stat().st_mtime
+            first = first or (row["step"], now)
+            rate = images_per_step * (row["step"] - first[0]) / (now - first[1]) if now > first[1] else 0.0
             progress.update(row["step"], row["total"], f"steps, loss {row['loss']:.3f}, {rate:.1f} images/s")
 
     thread = threading.Thread(target=watch, daemon=True)

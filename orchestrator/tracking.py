@@ -79,6 +79,8 @@ class MlflowMirror:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
         os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        for chatty in ("mlflow", "alembic"):  # a fresh SQLite file is announced in fifty lines
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.path = run / "mlflow.json"
         self.state: dict[str, Any] = {"uri": uri, "rows": 0, "parent": None, "children": {}}
