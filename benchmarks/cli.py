@@ -21,8 +21,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DEBUG = False
-
 
 class Kind(StrEnum):
     camvid = "camvid"
@@ -37,9 +35,10 @@ class BackendName(StrEnum):
 
 
 @app.callback()
-def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
-    global DEBUG
-    DEBUG = debug
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; anywhere on the line.")] = False,
+) -> None:
+    """`main` takes --debug off the line, wherever it stands; it is declared here for --help."""
 
 
 @app.command()
@@ -121,11 +120,13 @@ def status(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the report; default RUN/report.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; default RUN/report for one run.")] = None,
 ) -> None:
     """Curves, tables, overlays and one self-contained report.html."""
     from benchmarks.report import write_report
 
+    if out is None and len(runs) > 1:
+        raise UserError("a report on several runs needs --out DIR")
     print(write_report(runs, out or runs[0] / "report"))
 
 
@@ -158,11 +159,12 @@ def main() -> None:
     """Entry point: every failure is one line on stderr and an exit status of the contract."""
     warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        status = app(standalone_mode=False)
+        status = app(args=words, standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except Exception as error:
-        if DEBUG:
+        if len(words) < len(sys.argv) - 1:
             raise
         _fail(error)
     except KeyboardInterrupt:
@@ -177,6 +179,8 @@ def _fail(error: Exception) -> None:
         status = 4
     elif type(error).__module__.startswith(("click", "typer")):  # a wrong option or a missing argument
         shown = getattr(error, "format_message", lambda: str(error))()
+        if not shown:  # no command at all: the help was printed
+            sys.exit(2)
         error, status = UserError(f"{shown} (see --help)"), 2
     elif isinstance(error, OSError):
         status = 5

@@ -35,7 +35,10 @@ class RayBackend:
         cpus = ray.cluster_resources().get("CPU", 0)
         if cpus < threads:
             raise UserError(f"query.threads={threads}: the cluster has {cpus:g} CPUs")
+        # An actor that does not fit would keep its shard waiting for the others to end, which they do last.
         fitting = min(actors, int(cpus // threads))
+        if self.use_gpu:
+            fitting = min(fitting, int(ray.cluster_resources()["GPU"]))
         return map_unordered(
             make_worker, method, items, actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0
         )

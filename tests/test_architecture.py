@@ -29,6 +29,18 @@ def test_module_rules(path):
         assert path.read_text() == ""
 
 
+def test_only_these_modules_open_the_truth():
+    """No module that trains, scores or selects may see the masks of the pool."""
+    readers = {str(path.relative_to(ROOT)) for path in MODULES if "read_truth" in path.read_text()}
+    assert readers == {
+        "querying/shards.py",
+        "querying/oracle.py",
+        "training/evaluation.py",
+        "benchmarks/doctor.py",
+        "benchmarks/overlays.py",
+    }
+
+
 def test_the_packages_of_the_wheel_are_those_on_disk():
     import tomllib
 
