@@ -13,7 +13,10 @@ IMAGE = pa.schema(
 """One encoded image a row (PPM, PNG or JPEG bytes); height and width in pixels."""
 
 TRUTH = pa.schema([pa.field("image_id", pa.string(), nullable=False), pa.field("mask", pa.binary())])
-"""The mask beside it (PNG, mode L, 255 = ignore; null = none); opened by the oracle and the evaluation, and shown by doctor and report."""
+"""The mask beside it (PNG, mode L, 255 = ignore; null = none).
+
+Opened by the oracle and the evaluation, checked by doctor and shown by the report; never by training or scoring.
+"""
 
 REGION_SCORES = pa.schema([pa.field("image_id", pa.string(), False), pa.field("score", pa.list_(pa.float32()), False)])
 """One score per region; null = not eligible, NaN never."""
