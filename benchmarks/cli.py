@@ -184,7 +184,7 @@ def _fail(error: Exception) -> None:
         error, status = UserError(f"{shown} (see --help)"), 2
     elif isinstance(error, OSError):
         status = 5
-    else:
-        raise error
+    else:  # a defect of ours, or a file of the run that is not what was written
+        error, status = UserError(f"{type(error).__name__}: {error} (--debug shows where)"), 5
     print(f"s4al: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)

@@ -33,9 +33,16 @@ def check_data(config: RunConfig, index: DataIndex) -> None:
             f"query.region_size={grid.size}: all {grid.num_regions} regions touch the border,"
             " which query.exclude_border leaves out"
         )
-    images = index.num_images("train")
-    if (config.initial.images or 0) > images:
-        raise UserError(f"initial.images={config.initial.images}: the train split has {images} images")
+    images, masked = index.num_images("train"), sum(shard.masked for shard in index.shards("train"))
+    if not masked:
+        raise UserError(f"{index.root}: no train image has a mask, so there is nothing to learn from")
+    if (config.initial.images or 0) > masked:
+        raise UserError(f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
+    if config.reference and masked < images:
+        raise UserError(f"reference=true: {images - masked} of {images} train images have no mask; set reference=false")
+    first = config.initial.images or max(1, round(images * config.initial.fraction))
+    if config.budget is not None and min(first, masked) > config.budget * images + 1e-6:
+        raise UserError(f"budget={config.budget}: the {first} initial images are more than that share of {images}")
     for shard in index.shards(config.data.evaluate_on):
         if shard.masked < shard.rows:
             raise UserError(f"{index.root / shard.truth}: an image of split {config.data.evaluate_on!r} has no mask")

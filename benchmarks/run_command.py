@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,8 +39,9 @@ def run_command(
     out = out or Path("runs") / config.name
     if address and backend == "local":
         raise UserError("--address and --backend local exclude each other")
-    if address and address != "auto":
-        check_address(address)
+    joined = address or os.environ.get("RAY_ADDRESS")
+    if backend == "ray" and joined and joined != "auto":
+        check_address(joined)
     config = with_local_weights(config)
     index = DataIndex.load(data or _generated(config, out))
     check_data(config, index)

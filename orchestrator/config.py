@@ -42,7 +42,10 @@ class RunConfig(Settings):
     budget: float | None = Field(None, gt=0, le=1)
     """Share of all train pixels that may be bought, the initial images included."""
     stop_at: float | None = Field(None, gt=0, le=1)
-    """Stop when mIoU reaches this share of the fully supervised mIoU (needs `reference`)."""
+    """Stop when mIoU reaches this share of the fully supervised mIoU (needs `reference`).
+
+    Both are measured on `data.evaluate_on`: where that is the test split, the number of cycles was chosen on it.
+    """
     reference: bool = False
     """Also train on all labels, with the same code and the schedule of the last cycle."""
     data: DataSettings = DataSettings()

@@ -20,28 +20,33 @@ class RayBackend:
         self.use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
 
     def train(self, job: TrainJob) -> None:
-        have = ray.cluster_resources()
-        need = job.train.workers * job.train.threads
-        if have.get("CPU", 0) < need:
+        slots = self._slots(job.train.threads)
+        if slots < job.train.workers:  # Ray would wait for such a cluster for ever
             raise UserError(
-                f"train.workers={job.train.workers} with train.threads={job.train.threads} need {need} CPUs,"
-                f" the cluster has {have.get('CPU', 0):g}"
+                f"train.workers={job.train.workers}: the cluster has room for {slots} workers of"
+                f" train.threads={job.train.threads} CPUs{' and a GPU' if self.use_gpu else ''} each"
             )
         fit(job, use_gpu=self.use_gpu, storage=job.work / "ray", name=f"train-{uuid.uuid4().hex[:8]}")
 
     def map(
         self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
     ) -> Iterator[Any]:
-        cpus = ray.cluster_resources().get("CPU", 0)
-        if cpus < threads:
-            raise UserError(f"query.threads={threads}: the cluster has {cpus:g} CPUs")
+        slots = self._slots(threads)
+        if not slots:
+            raise UserError(f"query.threads={threads}: no node of the cluster has as many CPUs")
         # An actor that does not fit would keep its shard waiting for the others to end, which they do last.
-        fitting = min(actors, int(cpus // threads))
-        if self.use_gpu:
-            fitting = min(fitting, int(ray.cluster_resources()["GPU"]))
+        fitting = min(actors, slots)
         return map_unordered(
             make_worker, method, items, actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0
         )
+
+    def _slots(self, threads: int) -> int:
+        """How many processes of so many CPUs (and a GPU, where there are any) the nodes have room for."""
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fits = [int(have.get("CPU", 0) // threads) for have in alive]
+        if self.use_gpu:
+            fits = [min(count, int(have.get("GPU", 0))) for count, have in zip(fits, alive, strict=True)]
+        return sum(fits)
 
 
 @contextmanager
@@ -51,7 +56,7 @@ def connected(address: str | None) -> Iterator[RayBackend]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour Ray announces for the future
     local: dict[str, Any] = {} if joining else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
-        ray.init(address=joining, log_to_driver=False, logging_level=logging.ERROR, **local)
+        ray.init(address=joining or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InfrastructureError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from None
     try:

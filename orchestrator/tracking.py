@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -124,7 +125,11 @@ class MlflowMirror:
             cycle_run = self._child(client, f"{row['run']}/{row['cycle']}", row)
             step = row.get("epoch", row["cycle"])
             now = int(time.time() * 1000)
-            numbers = {name: float(v) for name, v in row.items() if name not in KEY and isinstance(v, (int, float))}
+            numbers = {
+                re.sub(r"[^/\w.\- :]", "_", name): float(v)
+                for name, v in row.items()
+                if name not in KEY and isinstance(v, (int, float))
+            }
             client.log_batch(cycle_run, metrics=[Metric(name, v, now, step) for name, v in numbers.items()])
             if row["stage"] == "evaluate" and row["run"] == "main":
                 # Hundredths of a percent of labelled pixels, so that MLflow's default axis is the label axis.
@@ -134,7 +139,7 @@ class MlflowMirror:
                     metrics=[Metric(name, v, now, labels) for name, v in numbers.items() if "/" not in name],
                 )
             self.state["rows"] += 1
-        write_text(self.path, json.dumps(self.state, indent=1))
+            write_text(self.path, json.dumps(self.state, indent=1))
 
     def _client(self) -> Any:
         """A client whose experiment and parent run exist."""

@@ -35,13 +35,12 @@ def map_unordered(
     todo = deque(items)
     idle: list[Any] = []
     busy: dict[Any, tuple[Any, T]] = {}
-    started = losses = 0
+    losses = 0
     try:
         while todo or busy:
             while todo and len(busy) < actors:
                 if not idle:
                     idle.append(remote.remote(make))
-                    started += 1
                 actor, item = idle.pop(), todo.popleft()
                 busy[actor.call.remote(method, item)] = (actor, item)
             [done], _ = ray.wait(list(busy), num_returns=1)

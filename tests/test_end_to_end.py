@@ -86,8 +86,12 @@ def test_a_killed_driver_continues_to_the_same_end(undisturbed, toy_data, tmp_pa
     killed = subprocess.run([*command, fault], cwd=ROOT, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / "run" / "ledger" / "cycle-001.parquet").exists()
+    done = {path.name: path.stat().st_ino for path in tmp_path.glob("run/cycle-000/scores.tmp/regions-*")}
+    assert bool(done) == (fault == "scoring")
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert_same(tmp_path / "run", undisturbed)
+    found = {path.name: path.stat().st_ino for path in tmp_path.glob("run/cycle-000/scores/regions-*")}
+    assert done.items() <= found.items(), "a finished shard was scored again"
 
 
 def test_a_budget_is_kept_and_ends_the_run(toy_data, tmp_path):
@@ -132,7 +136,8 @@ def test_a_lost_worker_of_two_is_replaced_and_the_result_is_the_same(local_ray, 
 
     overrides = ("cycles=0", "train.workers=2", "teacher.batch_size=4", "train.epochs=6")
     small_run(toy_data.root, tmp_path / "calm", *overrides, backend=RayBackend())
-    killer = subprocess.Popen([sys.executable, "-c", KILLER, str(tmp_path / "stormy" / "cycle-000" / "training")])
+    folder = tmp_path / "stormy" / "cycle-000" / "training"
+    killer = subprocess.Popen([sys.executable, "-c", KILLER, str(folder), str(os.getpid())])
     small_run(toy_data.root, tmp_path / "stormy", *overrides, backend=RayBackend())
     assert killer.wait(timeout=5) == 0, "no worker was killed"
     assert weights(tmp_path / "stormy", 0) == weights(tmp_path / "calm", 0)
@@ -140,13 +145,21 @@ def test_a_lost_worker_of_two_is_replaced_and_the_result_is_the_same(local_ray, 
 
 
 KILLER = """
-import glob, os, signal, sys, time
+import glob, os, pathlib, signal, sys, time
+
+def parent(pid):
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
+
 while not glob.glob(sys.argv[1] + "/epochs/epoch-*"):
     time.sleep(0.02)
-for path in glob.glob("/proc/[0-9]*/cmdline"):
-    if open(path, "rb").read().startswith(b"ray::RayTrainWorker"):
-        os.kill(int(path.split("/")[2]), signal.SIGKILL)
-        sys.exit(0)
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    try:  # only a worker of this test's own cluster: test -> raylet -> worker
+        name = (folder / "cmdline").read_bytes()
+        if name.startswith(b"ray::RayTrainWorker") and parent(parent(folder.name)) == sys.argv[2]:
+            os.kill(int(folder.name), signal.SIGKILL)
+            sys.exit(0)
+    except OSError:
+        continue
 sys.exit(1)
 """
 

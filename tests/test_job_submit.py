@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ BIN = Path(sys.executable).parent
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_submitted_job_runs_the_benchmark_and_uploads_little(toy_data, tmp_path):
+    session = tempfile.mkdtemp(prefix="ray-")  # short: a socket's path has at most 107 characters
     home = tmp_path / "home"
     home.mkdir()
     env = {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": "token", "PATH": f"{BIN}:{os.environ['PATH']}"}
@@ -33,7 +35,7 @@ def test_a_submitted_job_runs_the_benchmark_and_uploads_little(toy_data, tmp_pat
     ray("get-auth-token", "--generate")
     (home / ".ray" / "auth_token").chmod(0o600)
     start = [BIN / "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1"]
-    start += ["--port=6399", "--dashboard-port=8299", "--num-cpus=2", f"--temp-dir={tmp_path / 'ray'}"]
+    start += ["--port=6399", "--dashboard-port=8299", "--num-cpus=2", f"--temp-dir={session}"]
     head = subprocess.Popen(
         start, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -46,8 +48,8 @@ def test_a_submitted_job_runs_the_benchmark_and_uploads_little(toy_data, tmp_pat
         assert done.returncode == 0, done.stdout + done.stderr
         assert "mIoU" in done.stdout
         assert (tmp_path / "run" / "report" / "report.html").exists()
-        packages = list((tmp_path / "ray").rglob("_ray_pkg_*.zip"))
-        assert all(package.stat().st_size < 2_000_000 for package in packages)
+        [uploaded] = {path.parent for path in Path(session).rglob("_ray_pkg_*/pyproject.toml")}
+        assert sum(path.stat().st_size for path in uploaded.rglob("*") if path.is_file()) < 2_000_000
 
         env["RAY_AUTH_MODE"] = "disabled"
         refused = ray("job", "list", *address)

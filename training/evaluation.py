@@ -58,6 +58,8 @@ class ShardEvaluator:
     def _count(self, images: list[np.ndarray], masks: list[np.ndarray]) -> Confusion:
         truth_BHW = torch.from_numpy(np.stack(masks))
         logits_BChw = self.predict(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), 1.0)
+        if not torch.isfinite(logits_BChw).all():
+            raise FloatingPointError("evaluation: the network's output is not finite")
         confusion = Confusion.empty(self.num_classes)
         for logits_Chw, truth_HW in zip(logits_BChw, truth_BHW, strict=True):
             full = F.interpolate(logits_Chw[None], truth_HW.shape, mode="bilinear", align_corners=False)
