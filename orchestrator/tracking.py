@@ -17,6 +17,7 @@ from querying.files import write_text
 
 LOG = logging.getLogger(__name__)
 KEY = ("run", "cycle", "stage", "epoch")
+NOT_METRICS = (*KEY, "time")
 
 
 class Record:
@@ -36,7 +37,7 @@ class Record:
             return
         self.seen.add(_key(row))
         with self.path.open("a") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.write(json.dumps({**row, "time": round(time.time(), 3)}, allow_nan=False) + "\n")
 
 
 def read_record(path: Path) -> Iterator[dict[str, Any]]:
@@ -124,11 +125,11 @@ class MlflowMirror:
         for row in rows[self.state["rows"] :]:
             cycle_run = self._child(client, f"{row['run']}/{row['cycle']}", row)
             step = row.get("epoch", row["cycle"])
-            now = int(time.time() * 1000)
+            now = int(row["time"] * 1000)  # of the record: a row that is copied twice is the same to MLflow
             numbers = {
                 re.sub(r"[^/\w.\- :]", "_", name): float(v)
                 for name, v in row.items()
-                if name not in KEY and isinstance(v, (int, float))
+                if name not in NOT_METRICS and isinstance(v, (int, float))
             }
             client.log_batch(cycle_run, metrics=[Metric(name, v, now, step) for name, v in numbers.items()])
             if row["stage"] == "evaluate" and row["run"] == "main":
