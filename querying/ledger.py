@@ -1,6 +1,6 @@
 """The label ledger: which region was bought in which cycle, and what it showed.  Append-only, one file per cycle."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,13 +44,13 @@ class Ledger:
         """
         if self.has(cycle):
             raise FileExistsError(f"cycle {cycle} is already in the ledger: {self.path(cycle)}")
-        bought = {(row_id, region) for row_id, region in self._keys(cycle - 1)}
+        bought = self._regions(cycle - 1)
         with written(self.path(cycle)) as staged, pq.ParquetWriter(staged, LEDGER, write_page_checksum=True) as writer:
             for batch in batches:
-                for key in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
-                    if key in bought:
-                        raise ValueError(f"image {key[0]}: region {key[1]} is bought twice (cycle {cycle})")
-                    bought.add(key)
+                for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
+                    if bought.get(image_id, 0) >> region & 1:
+                        raise ValueError(f"image {image_id}: region {region} is bought twice (cycle {cycle})")
+                    bought[image_id] = bought.get(image_id, 0) | 1 << region
                 writer.write_batch(batch)
 
     def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
@@ -84,10 +84,15 @@ class Ledger:
                 regions.setdefault(image_id, []).append(region)
         return regions
 
-    def _keys(self, cycle: int) -> Iterator[tuple[str, int]]:
+    def _regions(self, cycle: int) -> dict[str, int]:
+        """Image id -> the regions bought up to `cycle`, as bits of one integer: a set of pairs would take 100 times
+        the memory."""
+        bits: dict[str, int] = {}
         for past in range(cycle + 1):
-            table = self.read(past, ["image_id", "region"])
-            yield from zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True)
+            for batch in self.read(past, ["image_id", "region"]).to_batches(max_chunksize=4096):
+                for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
+                    bits[image_id] = bits.get(image_id, 0) | 1 << region
+        return bits
 
 
 def shares(spent: Spent, initial: Spent, total_pixels: int, valid_pixels: int | None) -> dict[str, float | None]:

@@ -34,17 +34,17 @@ class SimulatedOracle:
 
         UserError names an image that has no mask; a wanted image that does not exist is one, too.
         """
-        wanted: dict[str, list[tuple[int, float | None]]] = {}
-        for row in query.to_pylist():
-            wanted.setdefault(row["image_id"], []).append((row["region"], row["score"]))
-        left = set(wanted)
+        rows_of = _rows_by_image(query)
+        region_S, score_S = query["region"].to_numpy(), query["score"]
+        left = set(rows_of)
         for shard in self.index.shards("train"):
             rows = []
             for image_id, mask_HW in read_truth(self.index.root, shard, ids=left):
                 if mask_HW is None:
                     raise UserError(f"image {image_id}: no mask, so the simulated annotator can not answer")
                 left.discard(image_id)
-                rows += [self._row(cycle, image_id, mask_HW, *cell) for cell in wanted[image_id]]
+                for s in rows_of[image_id]:
+                    rows.append(self._row(cycle, image_id, mask_HW, int(region_S[s]), score_S[s].as_py()))
             if rows:
                 yield pa.RecordBatch.from_pylist(rows, schema=LEDGER)
         if left:
@@ -63,3 +63,12 @@ class SimulatedOracle:
             "score": score,
             "label": encode_label(cell),
         }
+
+
+def _rows_by_image(query: pa.Table) -> dict[str, np.ndarray]:
+    """Image id -> its rows in the query, without a Python object per row."""
+    encoded = query["image_id"].combine_chunks().dictionary_encode()
+    code_S = encoded.indices.to_numpy()
+    order_S = np.argsort(code_S, kind="stable")
+    end_I = np.bincount(code_S, minlength=len(encoded.dictionary)).cumsum()
+    return dict(zip(encoded.dictionary.to_pylist(), np.split(order_S, end_I[:-1]), strict=True)) if len(code_S) else {}

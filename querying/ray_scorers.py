@@ -1,7 +1,7 @@
 """The only Ray in querying: put plain workers behind actors and keep each of them busy, and no busier."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import ray
@@ -32,17 +32,17 @@ def map_unordered(
     """
     remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_Host)
     make = ray.put(make_worker)  # sent once, however many actors
-    todo = deque(items)
+    todo = iter(items)  # never a list: the shards of a large pool are described one by one
     idle: list[Any] = []
     busy: dict[Any, tuple[Any, T]] = {}
     losses = 0
     try:
-        while todo or busy:
-            while todo and len(busy) < actors:
-                if not idle:
-                    idle.append(remote.remote(make))
-                actor, item = idle.pop(), todo.popleft()
+        while True:
+            for item in islice(todo, actors - len(busy)):
+                actor = idle.pop() if idle else remote.remote(make)
                 busy[actor.call.remote(method, item)] = (actor, item)
+            if not busy:
+                return
             [done], _ = ray.wait(list(busy), num_returns=1)
             actor, item = busy.pop(done)
             try:
@@ -51,7 +51,7 @@ def map_unordered(
                 losses += 1
                 if losses > MAX_LOSSES:
                     raise InfrastructureError(f"{losses} scorer actors died; the last: {_one_line(error)}") from None
-                todo.appendleft(item)
+                todo = chain([item], todo)
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None

@@ -1,5 +1,5 @@
-"""Does the driver's memory grow with the pool?  Peak of fresh processes that select, ask and record over pools of 100
-and 2,000 images: the real selection, oracle and ledger over synthetic scores.
+"""Does the driver's memory grow with the pool?  Peak of fresh processes that label the first images, all images (the
+reference) and one query, over pools of 100 and 2,000 images: real selection, oracle and ledger, synthetic scores.
 
 Run:  python -m benchmarks.performance.bench_memory
 """
@@ -11,10 +11,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
 
 POOLS = (100, 2_000)
 BAR_MB = 50
@@ -38,7 +41,8 @@ def main() -> list[dict[str, Any]]:
     result = {
         "name": "driver_memory",
         "what": f"driver's peak memory, pool of {POOLS[1]} minus pool of {POOLS[0]} images",
-        "setting": f"{HEIGHT}x{WIDTH}, {HEIGHT // REGION * WIDTH // REGION} regions, 4 bought per image",
+        "setting": f"{HEIGHT}x{WIDTH}, {HEIGHT // REGION * WIDTH // REGION} regions, 10 % labelled whole, 4 regions"
+        " bought of each other image, and all images whole for the reference",
         "mb": {str(pool): round(peak, 1) for pool, peak in peaks.items()},
         "ratio": round(grown, 1),
         "bar": BAR_MB,
@@ -49,6 +53,7 @@ def main() -> list[dict[str, Any]]:
 
 
 def _prepare(root: Path, pool: int) -> None:
+    from orchestrator.stages import initial_ids
     from querying.files import write_text
     from querying.schemas import REGION_SCORES
     from querying.shards import ShardWriter, image_ids
@@ -63,9 +68,10 @@ def _prepare(root: Path, pool: int) -> None:
     scores = root / "run" / "cycle-000" / "scores"
     scores.mkdir(parents=True)
     regions = HEIGHT // REGION * WIDTH // REGION
+    whole = set(initial_ids(_config(), [f"{number:07d}" for number in range(pool)], pool))
     for number, shard in enumerate(shards):
-        values = rng.random((shard.rows, regions), dtype=np.float32)
-        columns = {"image_id": image_ids(root, shard), "score": list(values)}
+        ids = [image_id for image_id in image_ids(root, shard) if image_id not in whole]
+        columns = {"image_id": ids, "score": list(rng.random((len(ids), regions), dtype=np.float32))}
         with pa.ipc.new_file(scores / f"regions-{number:05d}.arrow", REGION_SCORES) as sink:
             sink.write_table(pa.table(columns, schema=REGION_SCORES))
     names = [f"class {number}" for number in range(6)]
@@ -83,25 +89,34 @@ def _as_json(shard: Any) -> dict[str, Any]:
     return asdict(shard)
 
 
+def _config() -> RunConfig:
+    from orchestrator.config import RunConfig
+    from querying.settings import QuerySettings
+
+    return RunConfig(name="memory", query=QuerySettings(region_size=REGION, exclude_border=False))
+
+
 def drive(root: Path) -> None:
     """What the driver does between two trainings; prints its peak memory."""
-    from orchestrator.config import RunConfig
     from orchestrator.layout import RunLayout
     from orchestrator.local_backend import LocalBackend
     from orchestrator.progress import SilentProgress
-    from orchestrator.stages import Stages
+    from orchestrator.stages import Stages, initial_ids, whole_images
     from querying.ledger import Ledger
     from querying.oracle import SimulatedOracle
     from querying.regions import RegionGrid
-    from querying.settings import QuerySettings
     from querying.shards import DataIndex
 
-    config = RunConfig(name="memory", query=QuerySettings(region_size=REGION, exclude_border=False))
     index, layout = DataIndex.load(root), RunLayout(root / "run")
     grid, ledger = RegionGrid(index.height, index.width, REGION), Ledger(layout.ledger)
-    stages = Stages(config, index, grid, layout, ledger, LocalBackend(), SilentProgress(), "main")
-    ledger.append(0, [])
-    ledger.append(1, SimulatedOracle(index, grid).annotate(1, stages.select(0)))
+    stages = Stages(_config(), index, grid, layout, ledger, LocalBackend(), SilentProgress(), "main")
+    oracle = SimulatedOracle(index, grid)
+    everything = oracle.answerable()
+    first = initial_ids(_config(), everything, len(everything))
+    ledger.append(0, oracle.annotate(0, whole_images(first, grid.num_regions)))
+    Ledger(layout.reference.ledger).append(0, oracle.annotate(0, whole_images(everything, grid.num_regions)))
+    ledger.append(1, oracle.annotate(1, stages.select(0)))
+    ledger.spent(1)
     # VmHWM belongs to this program; getrusage's ru_maxrss would still show the peak of the process that forked it.
     [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
     print(json.dumps({"peak_mb": int(peak) / 1024}))

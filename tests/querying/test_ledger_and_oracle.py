@@ -12,7 +12,9 @@ from querying.shards import decode_label, image_ids, read_truth
 
 
 def query(*cells):
-    return pa.Table.from_pylist([{"image_id": i, "region": r, "score": 0.5} for i, r in cells], schema=QUERY)
+    return pa.Table.from_pylist(
+        [{"image_id": i, "region": r, "score": s / 8} for s, (i, r) in enumerate(cells)], schema=QUERY
+    )
 
 
 @pytest.fixture
@@ -35,6 +37,11 @@ def test_the_oracle_reveals_exactly_the_wanted_cells(oracle, ids, toy_data):
         assert np.array_equal(decode_label(row["label"]), cell)
         assert (row["pixels"], row["void_pixels"]) == (cell.size, (cell == IGNORE).sum())
         assert row["cycle"] == 2
+        assert row["score"] == wanted.index((row["image_id"], row["region"])) / 8
+
+
+def test_nothing_wanted_is_nothing_revealed(oracle):
+    assert list(oracle.annotate(1, query())) == []
 
 
 def test_an_image_that_is_not_in_the_pool_is_named(oracle):
