@@ -44,6 +44,9 @@ def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
     try:
         result: Any = trainer.fit()
     except TrainingFailedError as error:
+        for cause in getattr(error, "worker_failures", {}).values():
+            if isinstance(cause, S4ALError):
+                raise cause from None
         raise InfrastructureError(f"training failed: {' '.join(str(error).split())[:400]}") from error
     if isinstance(result.return_value, Exception):
         raise result.return_value
@@ -54,7 +57,7 @@ def _resources(job: TrainJob, use_gpu: bool) -> dict[str, float]:
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
-    """Returns, instead of raising, an error that a restart of the group would only repeat."""
+    """Returns, instead of raising, an error that every rank has met and that a restart would only repeat."""
     context = ray.train.get_context()
     world = context.get_world_size()
     worker = Worker(
@@ -67,9 +70,10 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     )
     try:
         run_job(config["job"], worker)
-    except (FloatingPointError, S4ALError) as error:
-        # Every rank raises FloatingPointError together.  Another error of one rank must not look like its success.
-        if worker.rank != 0 and not isinstance(error, FloatingPointError):
+    except FloatingPointError as error:
+        return error
+    except S4ALError as error:
+        if world > 1:  # of this rank alone: the others wait for it in a collective until Ray ends the group
             raise
         return error
     return None
