@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,19 @@ def status_command(run: Path) -> None:
     layout = RunLayout(run)
     if not layout.recipe.exists():
         raise UserError(f"{run}: not a run folder (no recipe.yaml)")
+    finished = False
     if layout.summary.exists():
-        Console().print(outcome_table(load_summary(run)))
-    for cycle in range(1000):
-        for stage in (layout.checkpoint, layout.evaluation, layout.scores, layout.query):
-            if not stage(cycle).exists():
-                state = (
-                    "finished" if (layout.root / "report").exists() else f"next: {stage(cycle).name} of cycle {cycle}"
-                )
-                print(f"{run}: {state}")
-                return
+        summary = load_summary(run)
+        finished = summary.get("finished", False)
+        Console().print(outcome_table(summary))
+    print(f"{run}: {'finished' if finished else f'next: {_next_stage(layout)}'}")
+
+
+def _next_stage(layout: RunLayout) -> str:
+    stages = (layout.checkpoint, layout.evaluation, layout.scores, layout.query)
+    return next(
+        f"{stage(cycle).name} of cycle {cycle}"
+        for cycle in itertools.count()
+        for stage in stages
+        if not stage(cycle).exists()
+    )

@@ -62,7 +62,7 @@ class RunConfig(Settings):
         if self.stop_at is not None and not self.reference:
             raise ValueError("stop_at needs reference=true: there is nothing to compare with")
         for cycle in {0, 1} if self.cycles else {0}:
-            train = self.train_at(cycle)
+            train = self.train_at(cycle, last=False)
             for key in ("batch_size", "batch_size_unlabelled"):
                 if getattr(train, key) % train.workers:
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
@@ -70,23 +70,23 @@ class RunConfig(Settings):
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
         return self
 
-    def train_at(self, cycle: int) -> TrainSettings:
-        """Settings of one cycle: the teacher's in cycle 0, a longer last cycle where asked for."""
+    def train_at(self, cycle: int, *, last: bool) -> TrainSettings:
+        """Settings of one cycle: the teacher's in cycle 0, a longer `last` cycle where asked for."""
         changes: dict[str, Any] = {}
         if cycle == 0:
             set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
             changes = {"method": "supervised", "batch_size_unlabelled": 0} | set_keys
         elif self.train.method == "supervised":
             changes = {"batch_size_unlabelled": 0}
-        if 0 < cycle == self.cycles and self.train.last_epochs:
+        if cycle and last and self.train.last_epochs:
             changes["epochs"] = self.train.last_epochs
         return self.train.model_copy(update=changes)
 
     def as_reference(self) -> RunConfig:
         """The fully supervised run: all labels, the losses of this run, the schedule of its last cycle."""
-        last = self.train_at(self.cycles)
+        last = self.train_at(self.cycles, last=True)
         schedule = TeacherSettings(
-            epochs=last.epochs, steps_per_epoch=last.steps_per_epoch, batch_size=self.train_at(0).batch_size
+            epochs=last.epochs, steps_per_epoch=last.steps_per_epoch, batch_size=self.train_at(0, last=False).batch_size
         )
         return self.model_copy(
             update={

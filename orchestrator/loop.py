@@ -56,7 +56,9 @@ def run(
         ledger.append(0, oracle.annotate(0, whole_images(first, grid.num_regions)))
 
     for cycle in range(config.cycles + 1):
-        checkpoint = once(layout.checkpoint(cycle), partial(stages.train, cycle))
+        spent_up = bool(config.query.per_image) and stages.pixels_left(cycle) < grid.areas().min()
+        last = cycle == config.cycles or spent_up
+        checkpoint = once(layout.checkpoint(cycle), partial(stages.train, cycle, last))
         discard(layout.work(cycle))
         for row in epoch_rows(checkpoint, name, cycle):
             record.log(row)
@@ -64,13 +66,11 @@ def run(
         once(layout.evaluation(cycle), partial(stages.evaluate, cycle))
         rows.append(cycle_row(layout, ledger, index, cycle))
         record.log({"run": name, "cycle": cycle, "stage": "evaluate", **flat_numbers(rows[-1])})
-        write_summary(layout, config, rows, supervised)
+        write_summary(layout, config, rows, supervised, finished=False)
         mirror.sync()
         progress.say(_headline(name, rows[-1]))
 
-        if cycle == config.cycles or (
-            supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised
-        ):
+        if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):
             break
         once(layout.scores(cycle), partial(stages.score, cycle))
         query = once(layout.query(cycle), partial(write_query, partial(stages.select, cycle)))
@@ -82,7 +82,7 @@ def run(
         if not ledger.has(cycle + 1):
             ledger.append(cycle + 1, oracle.annotate(cycle + 1, wanted))
 
-    return write_summary(layout, config, rows, supervised or supervised_miou())
+    return write_summary(layout, config, rows, supervised or supervised_miou(), finished=True)
 
 
 def _headline(name: str, row: dict[str, Any]) -> str:

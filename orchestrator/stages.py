@@ -59,8 +59,8 @@ class Stages:
         self.layout, self.ledger = layout, ledger
         self.backend, self.progress, self.name = backend, progress, name
 
-    def train(self, cycle: int, out: Path) -> None:
-        settings = self.config.train_at(cycle)
+    def train(self, cycle: int, last: bool, out: Path) -> None:
+        settings = self.config.train_at(cycle, last=last)
         backbone = self.layout.backbone.resolve()
         job = TrainJob(
             data=self.index.root.resolve(),
@@ -124,13 +124,15 @@ class Stages:
             images, seconds = images + summary.images, seconds + summary.seconds
             self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
 
+    def pixels_left(self, cycle: int) -> int:
+        """What may still be bought after `cycle`, of the budget or of all there is."""
+        total = int(self.grid.areas().sum()) * self.index.num_images("train")
+        allowed = int(total * self.config.budget + 1e-6) if self.config.budget else total
+        return max(0, allowed - self.ledger.spent(cycle).pixels)
+
     def select(self, cycle: int) -> pa.Table:
         """The next query (schema QUERY), never beyond the budget.  Holds one shard of scores at a time."""
         query, areas = self.config.query, self.grid.areas()
-        left = int(areas.sum()) * self.index.num_images("train")
-        if self.config.budget:
-            left = int(left * self.config.budget + 1e-6)
-        left -= self.ledger.spent(cycle).pixels
         self.progress.stage(f"{self.name} cycle {cycle}: select")
         ids: list[str] = []
 
@@ -148,7 +150,7 @@ class Stages:
             cells = select_per_image(shards(), query.per_image)
         if len(set(ids)) != len(ids):
             raise UserError(f"{self.index.root}: an image is in two shards of the train split")
-        return _query_table(within_budget(cells, areas, max(left, 0)), ids)
+        return _query_table(within_budget(cells, areas, self.pixels_left(cycle)), ids)
 
     def _score_tasks(self, cycle: int) -> Iterator[ScoreTask]:
         whole, bought = frozenset(self.ledger.images(0)), self.ledger.bought(cycle)

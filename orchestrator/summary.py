@@ -47,7 +47,12 @@ def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
 
 
 def write_summary(
-    layout: RunLayout, config: RunConfig, cycles: Sequence[dict[str, Any]], supervised_miou: float | None
+    layout: RunLayout,
+    config: RunConfig,
+    cycles: Sequence[dict[str, Any]],
+    supervised_miou: float | None,
+    *,
+    finished: bool,
 ) -> dict[str, Any]:
     summary = {
         "recipe": config.name,
@@ -55,6 +60,7 @@ def write_summary(
         "evaluated_on": config.data.evaluate_on,
         "cycles": list(cycles),
         "supervised_miou": supervised_miou,
+        "finished": finished,
     }
     write_text(layout.summary, json.dumps(summary, indent=1))
     return summary

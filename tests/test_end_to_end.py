@@ -70,6 +70,9 @@ def test_the_run_folder_keeps_its_contract(undisturbed, toy_data):
     assert [(row["cycle"], row["stage"], row.get("epoch")) for row in record] == [
         (cycle, *stage) for cycle in (0, 1) for stage in (("train", 0), ("train", 1), ("train", 2), ("evaluate", None))
     ]
+    # the poly schedule is stepped per epoch: constant within one, the base rate in the first
+    rates = [row["train/lr"] for row in record if row["stage"] == "train"]
+    assert rates == pytest.approx([0.1 * (1 - epoch / 3) ** 0.9 for epoch in range(3)] * 2)
     left = [p for p in undisturbed.rglob("*") if ".tmp" in p.name or p.name == "training"]
     assert left == []
 
@@ -95,10 +98,13 @@ def test_a_killed_driver_continues_to_the_same_end(undisturbed, toy_data, tmp_pa
 
 
 def test_a_budget_is_kept_and_ends_the_run(toy_data, tmp_path):
-    summary = small_run(toy_data.root, tmp_path, "budget=0.25", "cycles=3", "query.per_image=1")
+    summary = small_run(toy_data.root, tmp_path, "budget=0.25", "cycles=3", "query.per_image=1", "train.last_epochs=4")
     fractions = [row["labelled_fraction"] for row in summary["cycles"]]
     assert fractions[-1] <= 0.25
-    assert len(summary["cycles"]) == 2  # the second query finds no budget left
+    assert len(summary["cycles"]) == 2
+    assert not (tmp_path / "cycle-001" / "scores").exists()  # nothing is scored for a query that nobody can pay
+    epochs = [json.loads((tmp_path / f"cycle-00{c}/checkpoint/meta.json").read_text())["history"] for c in (0, 1)]
+    assert [len(history) for history in epochs] == [3, 4]  # the cycle that spends the last pixel is the longer last one
     cell = 16 * 16 / (toy_data.num_images("train") * 48 * 64)
     assert fractions[-1] > 0.25 - cell
 

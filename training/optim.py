@@ -11,11 +11,6 @@ def poly_lr(step: int, *, total: int, base: float, power: float = 0.9) -> float:
     return base * math.pow(1.0 - step / total, power)
 
 
-def poly_lr_epoch(step: int, *, steps_per_epoch: int, epochs: int, base: float, power: float = 0.9) -> float:
-    """`poly_lr` stepped once per epoch: constant within an epoch, `base` during the first one."""
-    return poly_lr(step // steps_per_epoch, total=epochs, base=base, power=power)
-
-
 def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every parameter group `lr` times its own `lr_scale` (see `training.model.parameter_groups`)."""
     for group in optimizer.param_groups:

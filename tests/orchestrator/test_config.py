@@ -87,7 +87,7 @@ def test_hostile_yaml_is_refused_in_one_line(text, tmp_path):
 def test_cycles_get_their_own_schedule():
     """Cycle 0 is the teacher (supervised, its own batch); the last cycle may be longer."""
     config = override(BASE, ["train.last_epochs=150", "teacher.steps_per_epoch=50"])
-    first, middle, last = (config.train_at(cycle) for cycle in range(3))
+    first, middle, last = (config.train_at(cycle, last=cycle == 2) for cycle in range(3))
     assert (first.method, first.steps_per_epoch, first.batch_size, first.batch_size_unlabelled) == (
         "supervised",
         50,
@@ -98,7 +98,7 @@ def test_cycles_get_their_own_schedule():
     assert last.epochs == 150
     whole = config.as_reference()
     assert whole.initial.fraction == 1.0
-    assert (whole.train_at(0).epochs, whole.train_at(0).steps_per_epoch) == (150, 100)
+    assert (whole.train_at(0, last=True).epochs, whole.train_at(0, last=True).steps_per_epoch) == (150, 100)
 
 
 def test_a_saved_recipe_with_its_provenance_is_a_recipe(tmp_path):

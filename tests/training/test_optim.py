@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.optim import poly_lr, poly_lr_epoch, set_lr
+from training.optim import poly_lr, set_lr
 
 
 def test_poly_starts_at_the_base_ends_at_zero_and_matches_its_closed_form():
@@ -13,11 +13,6 @@ def test_poly_starts_at_the_base_ends_at_zero_and_matches_its_closed_form():
 
 def test_poly_with_power_one_is_a_straight_line():
     assert [poly_lr(s, total=4, base=4.0, power=1) for s in range(5)] == [4.0, 3.0, 2.0, 1.0, 0.0]
-
-
-def test_stepping_per_epoch_is_constant_within_an_epoch():
-    rates = [poly_lr_epoch(s, steps_per_epoch=3, epochs=4, base=1.0, power=1) for s in range(12)]
-    assert rates == [1.0] * 3 + [0.75] * 3 + [0.5] * 3 + [0.25] * 3
 
 
 def test_every_group_keeps_its_ratio_to_the_base():
