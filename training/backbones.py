@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -36,7 +37,37 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
         output_stride=settings.output_stride,
         drop_path_rate=settings.drop_path,
     )
+    for module in list(encoder.modules()):
+        for name, conv in module.named_children():
+            if type(conv) is nn.Conv2d and conv.groups > 1 and max(conv.dilation) > 1:
+                setattr(module, name, DilatedDepthwiseConv(conv))
     return encoder
+
+
+class DilatedDepthwiseConv(nn.Conv2d):
+    """A dilated grouped convolution that stays in float32 under a CPU's bf16 autocast.
+
+    Its bf16 weight gradient is wrong there, sometimes NaN (torch 2.15, channels last).
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            conv.bias is not None,
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        if x_BCHW.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x_BCHW)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x_BCHW.float())
 
 
 def load_backbone(model: DeepLabV3Plus, path: Path) -> None:

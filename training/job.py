@@ -160,8 +160,7 @@ def _network(job: TrainJob, num_classes: int, device: torch.device) -> DeepLabV3
 
 
 def _bf16(settings: TrainSettings, device: torch.device) -> bool:
-    # On a CPU the bf16 weight gradient of a dilated depthwise convolution is wrong in torch 2.15, so never there.
-    return device.type == "cuda" and settings.precision in ("auto", "bf16")
+    return settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
 
 
 def _meta(job: TrainJob, index: DataIndex, data: TrainingData, history: list[dict[str, float]]) -> Mapping[str, Any]:
