@@ -39,15 +39,16 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
     )
     for module in list(encoder.modules()):
         for name, conv in module.named_children():
-            if type(conv) is nn.Conv2d and conv.groups > 1 and max(conv.dilation) > 1:
-                setattr(module, name, DilatedDepthwiseConv(conv))
+            if type(conv) is nn.Conv2d and conv.groups > 1 and max(*conv.stride, *conv.dilation) > 1:
+                setattr(module, name, SparseDepthwiseConv(conv))
     return encoder
 
 
-class DilatedDepthwiseConv(nn.Conv2d):
-    """A dilated grouped convolution that stays in float32 under a CPU's bf16 autocast.
+class SparseDepthwiseConv(nn.Conv2d):
+    """A dilated or strided depthwise convolution that stays in float32 under a CPU's bf16 autocast.
 
-    Its bf16 weight gradient is wrong there, sometimes NaN (torch 2.15, channels last).
+    In torch 2.15 the bf16 weight gradient of a dilated one is wrong, sometimes NaN, and that of a strided one takes
+    up to eight times as long (channels last).
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from querying.errors import InfrastructureError, UserError
-from training.backbones import DilatedDepthwiseConv, build_encoder, download_backbone, load_backbone
+from training.backbones import SparseDepthwiseConv, build_encoder, download_backbone, load_backbone
 from training.decoder import UpsampleConcatConv
 from training.model import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus, build_model, normalise, parameter_groups
 from training.settings import ModelSettings
@@ -97,7 +97,7 @@ def test_bf16_on_a_cpu_keeps_the_gradient_of_dilated_depthwise_convolutions_righ
     """torch 2.15 gets it wrong by more than its length (here 1.16 of it), or NaN, in channels-last bf16."""
     torch.manual_seed(0)
     plain = nn.Conv2d(96, 96, 3, padding=2, dilation=2, groups=96, bias=False).to(memory_format=torch.channels_last)
-    ours = DilatedDepthwiseConv(plain)
+    ours = SparseDepthwiseConv(plain)
     exact = nn.Conv2d(96, 96, 3, padding=2, dilation=2, groups=96, bias=False).double()
     exact.load_state_dict(plain.state_dict())
     x, grad = (torch.randn(2, 96, 23, 30).contiguous(memory_format=torch.channels_last) for _ in range(2))
@@ -109,14 +109,14 @@ def test_bf16_on_a_cpu_keeps_the_gradient_of_dilated_depthwise_convolutions_righ
     assert torch.allclose(ours.weight.grad.double(), exact.weight.grad, rtol=1e-4, atol=1e-3)
 
 
-def test_the_encoder_has_no_other_dilated_depthwise_convolution():
-    dilated = [
+def test_the_encoder_has_no_other_dilated_or_strided_depthwise_convolution():
+    sparse = [
         module
         for module in build_encoder(ModelSettings()).modules()
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(module.dilation) > 1
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(*module.stride, *module.dilation) > 1
     ]
-    assert len(dilated) == 3
-    assert all(isinstance(module, DilatedDepthwiseConv) for module in dilated)
+    assert len(sparse) == 3 + 3
+    assert all(isinstance(module, SparseDepthwiseConv) for module in sparse)
 
 
 @pytest.mark.parametrize(
