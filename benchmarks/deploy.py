@@ -27,8 +27,8 @@ from benchmarks.images import read_rgb, resize_image
 from orchestrator.layout import RunLayout
 from orchestrator.progress import shown
 from querying.codecs import UInt8
-from querying.errors import DamagedError, InfrastructureError, UserError
-from querying.files import written
+from querying.errors import InfrastructureError, UserError
+from querying.files import read_json, written
 from training.checkpoint import META
 from training.model import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus
 from training.predictor import Predictor, load_network
@@ -49,7 +49,7 @@ def predict_command(run: Path, images: Path, out: Path, cycle: int | None) -> No
     checkpoint = find_checkpoint(run, cycle)
     sources = _sources(images)
     _check_out(out, images, sources)
-    meta = _meta(checkpoint)
+    meta = read_json(checkpoint / META)
     predict = Predictor(checkpoint)
     pixels_C = np.zeros(len(meta["classes"]), np.int64)
     with shown() as progress:
@@ -111,7 +111,7 @@ def export_onnx(checkpoint: Path, file: Path) -> float:
     """
     if file.is_dir():
         raise UserError(f"{file}: is a folder, expected FILE.onnx")
-    meta = _meta(checkpoint)
+    meta = read_json(checkpoint / META)
     network = FullResolution(load_network(checkpoint)).eval()
     generator = torch.Generator().manual_seed(0)
     image_NCHW = torch.randn(2, 3, meta["height"], meta["width"], generator=generator)
@@ -177,14 +177,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _meta(checkpoint: Path) -> dict[str, Any]:
-    try:
-        meta: dict[str, Any] = json.loads((checkpoint / META).read_text())
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{checkpoint / META}: not readable: {error}") from None
-    return meta
 
 
 def _sources(images: Path) -> dict[str, Path]:

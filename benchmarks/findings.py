@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.tables import load_summary
-from orchestrator.config import RunConfig, load_yaml, parse_yaml
+from orchestrator.config import RunConfig, read_recipe
 from orchestrator.layout import RunLayout
 from orchestrator.tracking import read_record
 from querying.errors import DamagedError, UserError
+from querying.files import read_json
 from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.shards import DataIndex, decode_label
@@ -63,20 +63,14 @@ class Findings:
     @cached_property
     def epochs(self) -> list[Mapping[str, Any]]:
         """Training rows of the run's own cycles (not of the reference), in the order they were recorded."""
-        try:
-            rows = list(read_record(self.layout.metrics))
-        except ValueError as error:
-            raise UserError(f"{self.layout.metrics}: not valid JSON lines: {error}") from None
+        rows = read_record(self.layout.metrics)
         return [row for row in rows if row["run"] == "main" and row["stage"] == "train"]
 
     @cached_property
     def confusion(self) -> Counts:
         """counts[true, predicted] of the last cycle, int64 (C, C)."""
         path = self.layout.evaluation(self.last["cycle"]) / "confusion.json"
-        try:
-            counts = np.array(json.loads(path.read_text())["counts"], np.int64)
-        except (OSError, ValueError, KeyError) as error:
-            raise DamagedError(f"{path}: not readable: {error}") from None
+        counts = np.array(read_json(path)["counts"], np.int64)
         if counts.shape != (len(self.classes),) * 2:
             raise DamagedError(f"{path}: counts of shape {counts.shape} for {len(self.classes)} classes")
         return counts
@@ -165,22 +159,12 @@ def find_data(run: Findings) -> tuple[DataIndex | None, str]:
 def _load(run: Path) -> Findings:
     summary = _checked(run)
     layout = RunLayout(run)
-    config = load_yaml(layout.recipe)
-    tree = parse_yaml(layout.recipe.read_text(), str(layout.recipe))
-    return Findings(config.name, layout, config, tree.get("provenance") or {}, summary)
+    config, provenance = read_recipe(layout.recipe)
+    return Findings(config.name, layout, config, provenance, summary)
 
 
 def _checked(run: Path) -> dict[str, Any]:
-    """The summary with every key that the report reads."""
     summary = load_summary(run)
-    path = RunLayout(run).summary
-    try:
-        summary["evaluated_on"], summary["supervised_miou"]
-        for row in summary["cycles"]:
-            for key in ("cycle", "miou", "class_iou", "labelled_fraction", "cells", "seconds", "void_pixels"):
-                row[key]
-    except (KeyError, TypeError) as missing:
-        raise UserError(f"{path}: not the summary of a run: {missing} is missing") from None
     if not summary["cycles"]:
-        raise UserError(f"{path}: no cycle is finished yet")
+        raise UserError(f"{RunLayout(run).summary}: no cycle is finished yet")
     return summary

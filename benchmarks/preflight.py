@@ -5,9 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-import yaml
-
-from orchestrator.config import RunConfig, flatten, load_yaml
+from orchestrator.config import RunConfig, flatten, read_recipe
 from orchestrator.layout import RunLayout
 from querying.errors import UserError
 from querying.regions import RegionGrid
@@ -76,14 +74,14 @@ def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout) -> No
         if layout.root.is_dir() and any(p.name != "run.lock" for p in layout.root.iterdir()):
             raise UserError(f"{layout.root}: is not empty and not a run folder")
         return
-    there = flatten(load_yaml(layout.recipe).model_dump(mode="json"))
+    started, provenance = read_recipe(layout.recipe)
+    there = flatten(started.model_dump(mode="json"))
     here = flatten(config.model_dump(mode="json"))
     changed = [f"{key} is {there.get(key)!r} there, {here[key]!r} here" for key in here if there.get(key) != here[key]]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(f"{layout.root}: holds another run: {'; '.join(changed[:3])}{more}")
-    digest = yaml.safe_load(layout.recipe.read_text()).get("provenance", {}).get("data", {}).get("sha256")
-    if digest != index.digest:
+    if provenance["data"]["sha256"] != index.digest:
         raise UserError(f"{layout.root}: was started on other data (index.json of {index.root} has another SHA-256)")
 
 

@@ -8,15 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, write_recipe
 from orchestrator.layout import RunLayout, locked
 from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
 from querying.errors import UserError
-from querying.files import write_text
 from querying.shards import DataIndex
 
 if TYPE_CHECKING:
@@ -54,9 +51,7 @@ def run_command(
     with locked(out):
         _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
         if not layout.recipe.exists():
-            write_text(
-                layout.recipe, config.to_yaml() + yaml.safe_dump({"provenance": _provenance(index)}, sort_keys=False)
-            )
+            write_recipe(layout.recipe, config, _provenance(index))
         _launch(config, index, layout, backend, address, uri)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,16 @@ from rich.table import Table
 
 from orchestrator.layout import RunLayout
 from querying.errors import UserError
+from querying.files import read_json
 
 
 def load_summary(run: Path) -> dict[str, Any]:
-    """`summary.json` of a run folder.  UserError where there is none yet."""
+    """`summary.json` of a run folder.  UserError where there is none yet, DamagedError where it was altered."""
     path = RunLayout(run).summary
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
+    if not path.exists():
         hint = "no cycle is finished yet" if RunLayout(run).recipe.exists() else "not a run folder"
-        raise UserError(f"{run}: {hint} (no summary.json)") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    return summary
+        raise UserError(f"{run}: {hint} (no summary.json)")
+    return read_json(path)
 
 
 def outcome_table(summary: dict[str, Any]) -> Table:

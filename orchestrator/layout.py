@@ -1,18 +1,21 @@
 """Where everything in a run lives, and how a stage's output comes to exist exactly once."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.manifest import problems, seal, set_aside
 from querying.errors import UserError
-from querying.files import sync, write_text
+from querying.failpoints import failpoint
+from querying.files import sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +70,42 @@ class RunLayout:
         return self.cycle(cycle) / "training"
 
 
-STAGE = "stage.json"
+def once(
+    folder: Path,
+    make: Callable[[Path], None],
+    *,
+    inputs: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Run `make(staging)` and publish its output in one rename; do nothing if it is already published and intact.
 
-
-def once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """Run `make(staging)` and publish its output in one rename; do nothing if it is already published.
-
-    The staging folder of a killed attempt is kept, so `make` may continue from the complete files in it.
+    `inputs` are the digests of what it is made from.  A published folder that is not what was written, or was made
+    from something else, is set aside and made again.  The staging folder of a killed attempt is kept, so `make` may
+    continue from the complete files in it.
     """
-    if not folder.exists():
-        staging = folder.with_name(f"{folder.name}.tmp")
-        staging.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        make(staging)
-        write_text(staging / STAGE, json.dumps({"stage": folder.name, "seconds": time.perf_counter() - started}))
-        os.replace(staging, folder)
-        sync(folder.parent)
+    inputs = inputs or {}
+    if folder.exists():
+        found = problems(folder, inputs)
+        if not found:
+            return folder
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        say(f"{found[0]}{more}: set aside as {set_aside(folder).name}, making it again")
+    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
+    staging = folder.with_name(f"{folder.name}-{key}.tmp")  # of these inputs: never continue from others' files
+    for other in folder.parent.glob(f"{folder.name}-*.tmp"):
+        if other != staging:
+            discard(other)
+    staging.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    make(staging)
+    place = f"{folder.parent.name}/{folder.name}"
+    failpoint(f"{place}:made")
+    seal(staging, inputs=inputs, seconds=time.perf_counter() - started)
+    failpoint(f"{place}:sealed")
+    os.replace(staging, folder)
+    failpoint(f"{place}:published")
+    sync(folder.parent)
     return folder
-
-
-def seconds(folder: Path) -> float:
-    """Wall seconds of the attempt that published `folder`."""
-    return float(json.loads((folder / STAGE).read_text())["seconds"])
 
 
 def sweep(root: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout, discard, once, sweep
+from orchestrator.manifest import set_aside
 from orchestrator.progress import Progress
 from orchestrator.stages import Backend, Stages, initial_ids, whole_images, write_query
 from orchestrator.summary import cycle_row, epoch_rows, flat_numbers, write_summary
@@ -39,6 +42,7 @@ def run(
     ledger = Ledger(layout.ledger)
     oracle = SimulatedOracle(index, grid)
     stages = Stages(config, index, grid, layout, ledger, backend, progress, name)
+    publish = partial(once, say=progress.say)
     rows: list[dict[str, Any]] = []
 
     def supervised_miou() -> float | None:
@@ -49,21 +53,24 @@ def run(
         miou: float = reference["cycles"][-1]["miou"]
         return miou
 
-    supervised = supervised_miou() if config.stop_at else None
-    if not ledger.has(0):
+    def first_labels() -> Iterator[pa.RecordBatch]:
         progress.stage(f"{name}: label the first images")
         first = initial_ids(config, oracle.answerable(), index.num_images("train"))
-        ledger.append(0, oracle.annotate(0, whole_images(first, grid.num_regions)))
+        return oracle.annotate(0, whole_images(first, grid.num_regions))
 
+    supervised = supervised_miou() if config.stop_at else None
+    buy(ledger, 0, first_labels, progress.say)
     for cycle in range(config.cycles + 1):
         spent_up = bool(config.query.per_image) and stages.pixels_left(cycle) < grid.areas().min()
         last = cycle == config.cycles or spent_up
-        checkpoint = once(layout.checkpoint(cycle), partial(stages.train, cycle, last))
+        train = partial(stages.train, cycle, last)
+        checkpoint = publish(layout.checkpoint(cycle), train, inputs=stages.inputs("train", cycle))
         discard(layout.work(cycle))
         for row in epoch_rows(checkpoint, name, cycle):
             record.log(row)
 
-        once(layout.evaluation(cycle), partial(stages.evaluate, cycle))
+        evaluate = partial(stages.evaluate, cycle)
+        publish(layout.evaluation(cycle), evaluate, inputs=stages.inputs("evaluate", cycle))
         rows.append(cycle_row(layout, ledger, index, cycle))
         record.log({"run": name, "cycle": cycle, "stage": "evaluate", **flat_numbers(rows[-1])})
         write_summary(layout, config, rows, supervised, finished=False)
@@ -72,17 +79,29 @@ def run(
 
         if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):
             break
-        once(layout.scores(cycle), partial(stages.score, cycle))
-        query = once(layout.query(cycle), partial(write_query, partial(stages.select, cycle)))
+        publish(layout.scores(cycle), partial(stages.score, cycle), inputs=stages.inputs("score", cycle))
+        select = partial(write_query, partial(stages.select, cycle))
+        query = publish(layout.query(cycle), select, inputs=stages.inputs("select", cycle))
         rows[-1] = cycle_row(layout, ledger, index, cycle)  # now with the seconds of scoring and selection
         wanted = pq.read_table(query / "query.parquet")
         if not wanted.num_rows and config.query.per_image:
             progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")
             break
-        if not ledger.has(cycle + 1):
-            ledger.append(cycle + 1, oracle.annotate(cycle + 1, wanted))
+        buy(ledger, cycle + 1, partial(oracle.annotate, cycle + 1, wanted), progress.say)
 
     return write_summary(layout, config, rows, supervised or supervised_miou(), finished=True)
+
+
+def buy(
+    ledger: Ledger, cycle: int, answers: Callable[[], Iterable[pa.RecordBatch]], say: Callable[[str], None]
+) -> None:
+    """Record the answers to a query, once.  A file of the ledger that is not what was written is answered again."""
+    if ledger.has(cycle):
+        found = ledger.problems(cycle)
+        if not found:
+            return
+        say(f"{found[0]}: set aside as {set_aside(ledger.path(cycle)).name}, asking the oracle again")
+    ledger.append(cycle, answers())
 
 
 def _headline(name: str, row: dict[str, Any]) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import RunConfig
-from orchestrator.layout import RunLayout, seconds
-from querying.files import write_text
+from orchestrator.layout import RunLayout
+from orchestrator.manifest import seconds
+from querying.files import read_json, write_json
 from querying.ledger import Ledger, shares
 from querying.shards import DataIndex
 from training.metrics import Confusion
@@ -18,7 +18,7 @@ from training.metrics import Confusion
 
 def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int) -> dict[str, Any]:
     """One cycle: accuracy on the evaluation split, the labels it was trained on, and the seconds of its stages."""
-    confusion = Confusion.from_list(json.loads((layout.evaluation(cycle) / "confusion.json").read_text())["counts"])
+    confusion = Confusion.from_list(read_json(layout.evaluation(cycle) / "confusion.json")["counts"])
     iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
     spent = ledger.spent(cycle)
     train = index.shards("train")
@@ -42,7 +42,7 @@ def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int) -
 
 def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
     """The training's history as rows of the record."""
-    history = json.loads((checkpoint / "meta.json").read_text())["history"]
+    history = read_json(checkpoint / "meta.json")["history"]
     return [{"run": run, "cycle": cycle, "stage": "train", **row} for row in history]
 
 
@@ -62,7 +62,7 @@ def write_summary(
         "supervised_miou": supervised_miou,
         "finished": finished,
     }
-    write_text(layout.summary, json.dumps(summary, indent=1))
+    write_json(layout.summary, summary)
     return summary
 
 

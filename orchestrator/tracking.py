@@ -8,12 +8,14 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.config import RunConfig, flatten
-from querying.errors import UserError
-from querying.files import write_text
+from orchestrator.manifest import set_aside
+from querying.errors import DamagedError, UserError
+from querying.files import read_json, sealed, unsealed, write_json
 
 LOG = logging.getLogger(__name__)
 KEY = ("run", "cycle", "stage", "epoch")
@@ -21,11 +23,18 @@ NOT_METRICS = (*KEY, "time")
 
 
 class Record:
-    """Append-only JSON lines; a row whose key (run, cycle, stage, epoch) is already there is not written again."""
+    """Append-only JSON lines; a row whose key (run, cycle, stage, epoch) is already there is not written again.
+
+    A record that is not what was written is set aside: the stages hold all of it, and the loop writes it anew.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seen = {_key(row) for row in read_record(path)}
+        try:
+            self.seen = {_key(row) for row in read_record(path)}
+        except DamagedError as error:
+            LOG.warning("%s: set aside as %s, writing it anew", error, set_aside(path).name)
+            self.seen = set()
         if path.exists():  # a torn last line of a killed driver would otherwise swallow the next row
             text = path.read_bytes()
             if text and not text.endswith(b"\n"):
@@ -37,16 +46,16 @@ class Record:
             return
         self.seen.add(_key(row))
         with self.path.open("a") as file:
-            file.write(json.dumps({**row, "time": round(time.time(), 3)}, allow_nan=False) + "\n")
+            file.write(sealed({**row, "time": round(time.time(), 3)}) + "\n")
 
 
 def read_record(path: Path) -> Iterator[dict[str, Any]]:
-    """Complete rows of a `metrics.jsonl`."""
+    """Complete rows of a `metrics.jsonl`; DamagedError for one that is not what was written."""
     if path.exists():
-        with path.open() as file:
-            for line in file:
-                if line.endswith("\n"):
-                    yield json.loads(line)
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    yield unsealed(line, path.with_name(f"{path.name}, line {number}"))
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -86,8 +95,8 @@ class MlflowMirror:
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.path = run / "mlflow.json"
         self.state: dict[str, Any] = {"uri": uri, "rows": 0, "parent": None, "children": {}}
-        if self.path.exists():
-            state = json.loads(self.path.read_text())
+        with suppress(DamagedError):  # not there, or damaged: the runs are found again by their keys
+            state = read_json(self.path)
             if state["uri"] == uri:
                 self.state = state
 
@@ -140,7 +149,7 @@ class MlflowMirror:
                     metrics=[Metric(name, v, now, labels) for name, v in numbers.items() if "/" not in name],
                 )
             self.state["rows"] += 1
-            write_text(self.path, json.dumps(self.state, indent=1))
+            write_json(self.path, self.state)
 
     def _client(self) -> Any:
         """A client whose experiment and parent run exist."""
@@ -172,7 +181,7 @@ class MlflowMirror:
             )
             client.log_inputs(parent, [DatasetInput(dataset, [])])
             self.state["parent"] = parent
-            write_text(self.path, json.dumps(self.state, indent=1))
+            write_json(self.path, self.state)
         return client
 
     def _child(self, client: Any, name: str, row: Mapping[str, Any]) -> str:

@@ -1,10 +1,20 @@
-"""How a file comes to exist: under a temporary name, flushed to the disk, then renamed.  Readers see all or nothing."""
+"""How a file comes to exist: under a temporary name, flushed to the disk, then renamed.  Readers see all or nothing.
+
+JSON files carry a seal, so that an altered byte is an error and never another value.
+"""
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from querying.errors import DamagedError
+from querying.failpoints import failpoint
+
+SEAL = "seal"
 
 
 @contextmanager
@@ -15,7 +25,9 @@ def written(path: Path) -> Iterator[Path]:
     try:
         yield staged
         sync(staged)
+        failpoint(f"{path.name}:written")
         os.replace(staged, path)
+        failpoint(f"{path.name}:renamed")
         sync(path.parent)
     finally:
         staged.unlink(missing_ok=True)
@@ -24,6 +36,39 @@ def written(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with written(path) as staged:
         staged.write_text(text)
+
+
+def sealed(data: Mapping[str, Any]) -> str:
+    """One line of JSON with a seal over all of it (the first 64 bits of a SHA-256)."""
+    return json.dumps({**data, SEAL: _seal(data)}, allow_nan=False)
+
+
+def unsealed(text: str | bytes, where: Path) -> dict[str, Any]:
+    """What `sealed` was given.  DamagedError names `where` if the text is not what was written."""
+    try:
+        data = json.loads(text)
+        seal = data.pop(SEAL)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{where}: not what was written ({type(error).__name__})") from None
+    if seal != _seal(data):
+        raise DamagedError(f"{where}: not what was written: its seal is broken")
+    return dict(data)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps({**data, SEAL: _seal(data)}, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Contents of a file of `write_json`.  DamagedError names one that is missing or not what was written."""
+    try:
+        return unsealed(path.read_bytes(), path)
+    except OSError as error:
+        raise DamagedError(f"{path}: {error.strerror}") from None
+
+
+def _seal(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def sync(path: Path) -> None:

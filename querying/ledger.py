@@ -1,5 +1,6 @@
 """The label ledger: which region was bought in which cycle, and what it showed.  Append-only, one file per cycle."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from querying.errors import DamagedError
-from querying.files import written
+from querying.files import read_json, sha256, write_json, written
 from querying.schemas import LEDGER
 
 
@@ -26,7 +27,11 @@ class Spent:
 
 
 class Ledger:
-    """Files `cycle-000.parquet`, ...; cycle 0 is the initial labelled set, bought like any other."""
+    """Files `cycle-000.parquet`, ...; cycle 0 is the initial labelled set, bought like any other.
+
+    Beside each lies `cycle-000.json`: its SHA-256 and the chain, a hash of that and of the chain before it, so that no
+    cycle can be altered, dropped or exchanged unnoticed.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -34,8 +39,27 @@ class Ledger:
     def path(self, cycle: int) -> Path:
         return self.root / f"cycle-{cycle:03d}.parquet"
 
+    def note(self, cycle: int) -> Path:
+        return self.path(cycle).with_suffix(".json")
+
     def has(self, cycle: int) -> bool:
         return self.path(cycle).exists()
+
+    def chain(self, cycle: int) -> str:
+        """A hash of everything bought up to `cycle`; DamagedError where a link is missing or altered."""
+        return str(read_json(self.note(cycle))["chain"]) if cycle >= 0 else ""
+
+    def problems(self, cycle: int) -> list[str]:
+        """What is wrong with the file of one cycle that is there, a line each."""
+        try:
+            note = read_json(self.note(cycle))
+            if sha256(self.path(cycle)) != note["sha256"]:
+                return [f"{self.path(cycle)}: differs from what was written"]
+            if note["chain"] != _link(self.chain(cycle - 1), note["sha256"]):
+                return [f"{self.path(cycle)}: does not follow the cycle before it"]
+        except DamagedError as error:
+            return [str(error)]
+        return []
 
     def append(self, cycle: int, batches: Iterable[pa.RecordBatch]) -> None:
         """Record one cycle, all or nothing.
@@ -52,6 +76,10 @@ class Ledger:
                         raise ValueError(f"image {image_id}: region {region} is bought twice (cycle {cycle})")
                     bought[image_id] = bought.get(image_id, 0) | 1 << region
                 writer.write_batch(batch)
+            writer.close()
+            # First, so that no cycle is ever there without it; alone it says nothing.
+            digest = sha256(staged)
+            write_json(self.note(cycle), {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)})
 
     def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
         """One cycle's labels.  DamagedError names a file whose checksums do not hold."""
@@ -93,6 +121,10 @@ class Ledger:
                 for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
                     bits[image_id] = bits.get(image_id, 0) | 1 << region
         return bits
+
+
+def _link(chain: str, digest: str) -> str:
+    return hashlib.sha256(f"{chain}{digest}".encode()).hexdigest()
 
 
 def shares(spent: Spent, initial: Spent, total_pixels: int, valid_pixels: int | None) -> dict[str, float | None]:

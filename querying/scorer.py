@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.acquisition import ACQUISITIONS, random_scores
-from querying.files import written
+from querying.errors import DamagedError
+from querying.files import read_json, sha256, write_json, written
 from querying.labels import IGNORE, pseudo_label
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS, REGION_SCORES
@@ -74,11 +75,13 @@ class ShardScorer:
         self.forward_seconds = 0.0
 
     def score_shard(self, task: ScoreTask) -> ScoreSummary:
-        """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`; existing complete files are kept."""
+        """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, and their hashes as `shard-<number>.json`; files
+        that are there and have these hashes are kept."""
         started, self.forward_seconds = time.perf_counter(), 0.0
         regions, pseudo = (self.out / f"{kind}-{task.number:05d}.arrow" for kind in ("regions", "pseudo"))
+        done = self.out / f"shard-{task.number:05d}.json"
         images = 0
-        if not (regions.exists() and pseudo.exists()):
+        if not _intact(done):
             with (
                 written(pseudo) as pseudo_file,
                 pa.ipc.new_file(pseudo_file, PSEUDO_LABELS) as pseudo_writer,
@@ -90,6 +93,7 @@ class ShardScorer:
                     region_writer.write_batch(region_rows)
                     pseudo_writer.write_batch(pseudo_rows)
                     images += len(ids)
+            write_json(done, {path.name: sha256(path) for path in (regions, pseudo)})
         return ScoreSummary(images, time.perf_counter() - started, self.forward_seconds)
 
     @torch.inference_mode()
@@ -148,6 +152,13 @@ class ShardScorer:
                 ids, images = [], []
         if ids:
             yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def _intact(done: Path) -> bool:
+    try:
+        return all(sha256(done.parent / name) == digest for name, digest in read_json(done).items())
+    except (DamagedError, OSError):
+        return False
 
 
 def read_scores(path: Path, num_regions: int) -> tuple[list[str], np.ndarray]:

@@ -1,10 +1,8 @@
-"""The smallest run that still has every stage, for tests; also a program, so that tests can kill it.
+"""The smallest run that still has every stage, for tests; also a program, so that tests can kill it (S4AL_FAILPOINT).
 
-python -m tests.small DATA RUN [FAULT]  runs it in-process; FAULT names where it kills itself (SIGKILL).
+python -m tests.small DATA RUN [KEY=VALUE]...  runs it in-process.
 """
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -45,40 +43,5 @@ def small_run(data, root, *overrides, backend=None):
     )
 
 
-def die(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def arm(fault):
-    """Make one place of the program fatal."""
-    if fault == "training":  # after the first epoch's checkpoint, in the middle of the second
-        import training.loop as module
-        from training.loop import set_lr as original
-
-        calls = []
-        module.set_lr = lambda *a: die() if len(calls) == 2 else (calls.append(1), original(*a))
-    elif fault == "scoring":  # when a shard is done and the next one is under way
-        from querying.scorer import ShardScorer
-
-        score, calls = ShardScorer.score, []
-        ShardScorer.score = lambda self, *a: die() if len(calls) == 3 else (calls.append(1), score(self, *a))[1]
-    elif fault == "ledger":  # the query is published, the ledger is half-written
-        import pyarrow.parquet as pq
-
-        write, calls = pq.ParquetWriter.write_batch, []
-        pq.ParquetWriter.write_batch = lambda self, batch: (
-            die() if batch["cycle"][0].as_py() == 1 and calls else (calls.append(1), write(self, batch))
-        )
-    elif fault == "selection":  # scores are published, the query is not
-        from orchestrator.stages import Stages
-
-        Stages.select = die
-    elif fault == "publish":  # everything of the checkpoint is written, its folder is not renamed
-        import orchestrator.layout as module
-
-        module.write_text = die
-
-
 if __name__ == "__main__":
-    arm(sys.argv[3] if len(sys.argv) > 3 else None)
-    small_run(Path(sys.argv[1]), Path(sys.argv[2]))
+    small_run(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.layout import RunLayout
+from querying.files import read_json
 from querying.shards import image_ids
 from tests.small import small_config, small_run
 
@@ -26,12 +28,12 @@ def undisturbed(toy_data, tmp_path_factory):
 
 
 def ledger(root):
-    return [pq.read_table(path).to_pylist() for path in sorted((root / "ledger").iterdir())]
+    return [pq.read_table(path).to_pylist() for path in sorted((root / "ledger").glob("cycle-*.parquet"))]
 
 
 def finals(root):
     """What must not depend on how a run came to its end: all of the summary but the seconds."""
-    summary = json.loads((root / "summary.json").read_text())
+    summary = read_json(root / "summary.json")
     return {**summary, "cycles": [{k: v for k, v in row.items() if k != "seconds"} for row in summary["cycles"]]}
 
 
@@ -83,18 +85,45 @@ def test_running_again_changes_nothing(undisturbed, toy_data):
     assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("fault", ["training", "publish", "scoring", "selection", "ledger"])
-def test_a_killed_driver_continues_to_the_same_end(undisturbed, toy_data, tmp_path, fault):
+@pytest.mark.parametrize(
+    "place",
+    [
+        "epoch-00001:renamed",  # in training, after the first epoch's state
+        "cycle-000/checkpoint:sealed",  # everything of the checkpoint is written, its folder is not renamed
+        "shard-00002.json:renamed",  # in scoring, between two shards
+        "cycle-000/scores:published",  # before the selection
+        "cycle-001.json:renamed",  # the query is published, the ledger's chain goes on, its file is not renamed
+    ],
+)
+def test_a_killed_driver_continues_to_the_same_end(undisturbed, toy_data, tmp_path, place):
     command = [sys.executable, "-m", "tests.small", str(toy_data.root), str(tmp_path / "run")]
-    killed = subprocess.run([*command, fault], cwd=ROOT, capture_output=True)
+    environment = {**os.environ, "S4AL_FAILPOINT": f"{place}=kill"}
+    killed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert not (tmp_path / "run" / "ledger" / "cycle-001.parquet").exists()
-    done = {path.name: path.stat().st_ino for path in tmp_path.glob("run/cycle-000/scores.tmp/regions-*")}
-    assert bool(done) == (fault == "scoring")
+    done = {path.name: path.stat().st_ino for path in tmp_path.glob("run/cycle-000/scores-*.tmp/regions-*")}
+    assert bool(done) == ("shard" in place)
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert_same(tmp_path / "run", undisturbed)
     found = {path.name: path.stat().st_ino for path in tmp_path.glob("run/cycle-000/scores/regions-*")}
     assert done.items() <= found.items(), "a finished shard was scored again"
+
+
+def test_what_is_damaged_is_set_aside_and_made_again_to_the_same_end(undisturbed, toy_data, tmp_path):
+    """One file of every stage and of the ledger, one bit each."""
+    root = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    stages = ("checkpoint/model.safetensors", "evaluation/confusion.json", "scores/pseudo-00001.arrow")
+    names = [f"cycle-000/{name}" for name in (*stages, "scores/regions-00000.arrow", "query/query.parquet")]
+    for name in (*names, "ledger/cycle-001.parquet", "cycle-001/checkpoint/meta.json", "metrics.jsonl"):
+        content = bytearray((root / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (root / name).write_bytes(content)
+    small_run(toy_data.root, root)
+    assert_same(root, undisturbed)
+    aside = {path.name for path in root.rglob("damaged-*")}
+    assert {name.split("-", 2)[2] for name in aside} == {
+        "checkpoint", "evaluation", "scores", "query", "cycle-001.parquet", "metrics.jsonl",
+    }  # fmt: skip
 
 
 def test_a_budget_is_kept_and_ends_the_run(toy_data, tmp_path):

@@ -1,6 +1,5 @@
 """Checkpoints without pickle: safetensors for tensors, JSON for everything else, hashes over both."""
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,22 +12,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from querying.errors import DamagedError
-from querying.files import sha256, sync, write_text, written
+from querying.failpoints import failpoint
+from querying.files import read_json, sha256, sync, write_json, written
 
 MODEL = "model.safetensors"
 META = "meta.json"
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write `model.safetensors` and `meta.json` (which holds the model's SHA-256) into an existing folder."""
+    """Write `model.safetensors` and `meta.json` (sealed, with the model's SHA-256) into an existing folder."""
     _save(folder / MODEL, state)
-    write_text(folder / META, json.dumps({**meta, "sha256": sha256(folder / MODEL)}, indent=1))
+    write_json(folder / META, {**meta, "sha256": sha256(folder / MODEL)})
 
 
 def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and metadata.  DamagedError names a file that is missing or differs from its hash."""
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = read_json(folder / META)
         if sha256(folder / MODEL) != meta["sha256"]:
             raise DamagedError(f"{folder / MODEL}: its SHA-256 differs from the one in {META}")
         return load_file(folder / MODEL), meta
@@ -60,7 +60,9 @@ class EpochCheckpoints:
         sync(staging)
         if folder.exists():  # left damaged by an earlier attempt, or it would have been resumed from
             shutil.rmtree(folder)
+        failpoint(f"{folder.name}:written")
         os.replace(staging, folder)
+        failpoint(f"{folder.name}:renamed")
         sync(self.root)
         for old in sorted(self.root.glob("epoch-*"))[: -self.keep]:
             shutil.rmtree(old)

@@ -1,10 +1,9 @@
 """A finished run in the folder layout of `s4al run`, for the tests of what is made from it."""
 
 import pytest
-import yaml
 
 from benchmarks.run_command import _provenance
-from querying.files import write_text
+from orchestrator.config import write_recipe
 from tests.small import small_config, small_run
 
 OVERRIDES = ("train.epochs=1", "cycles=2", "reference=true", "query.threshold=0.2", "model.dropout=0")
@@ -14,7 +13,6 @@ OVERRIDES = ("train.epochs=1", "cycles=2", "reference=true", "query.threshold=0.
 def finished(toy_data, tmp_path_factory):
     """Run folder of two queries and a reference; treat it as read-only."""
     root = tmp_path_factory.mktemp("finished") / "run"
-    provenance = yaml.safe_dump({"provenance": _provenance(toy_data)}, sort_keys=False)
-    write_text(root / "recipe.yaml", small_config(*OVERRIDES).to_yaml() + provenance)
+    write_recipe(root / "recipe.yaml", small_config(*OVERRIDES), _provenance(toy_data))
     small_run(toy_data.root, root, *OVERRIDES)
     return root

@@ -24,16 +24,14 @@ def closed_port():
 
 def other_run(tmp_path, toy):
     """A run folder that holds another seed."""
-    import yaml
-
     from benchmarks.run_command import _provenance
+    from orchestrator.config import write_recipe
     from querying.shards import DataIndex
     from tests.small import small_config
 
     folder = tmp_path / "out"
     folder.mkdir()
-    provenance = yaml.safe_dump({"provenance": _provenance(DataIndex.load(toy))})
-    (folder / "recipe.yaml").write_text(small_config("seed=5").to_yaml() + provenance)
+    write_recipe(folder / "recipe.yaml", small_config("seed=5"), _provenance(DataIndex.load(toy)))
     return folder
 
 

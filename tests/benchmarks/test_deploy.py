@@ -146,7 +146,7 @@ def test_a_network_that_says_nothing_is_an_error_that_names_the_image(finished, 
 def test_a_damaged_checkpoint_is_named(finished, photos, tmp_path):
     broken = shutil.copytree(finished, tmp_path / "run")
     (broken / "cycle-002/checkpoint/meta.json").write_text("{")
-    with pytest.raises(DamagedError, match=r"meta.json: not readable"):
+    with pytest.raises(DamagedError, match=r"meta.json: not what was written"):
         predict_command(broken, photos, tmp_path / "out", None)
 
 

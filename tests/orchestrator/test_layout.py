@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from orchestrator.layout import RunLayout, locked, once, seconds, sweep
+from orchestrator.layout import RunLayout, locked, once, sweep
+from orchestrator.manifest import seconds
 from querying.errors import UserError
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.tracking import MlflowMirror, Record, check_uri, read_record
 from querying.errors import UserError
+from querying.files import read_json, write_json
 from tests.small import small_config
 
 DATA = {"name": "toy", "digest": "a" * 64, "root": "somewhere"}
@@ -49,8 +50,8 @@ def test_mlflow_gets_one_parent_one_child_per_cycle_and_nothing_twice(tmp_path):
     record.log(row(0, "train", epoch=0, **{"train/loss": 2.0}))
     record.log(row(0, miou=0.5, labelled_fraction=0.1))
     MlflowMirror(run, small_config(), DATA, uri).sync()
-    state = json.loads((run / "mlflow.json").read_text())
-    (run / "mlflow.json").write_text(json.dumps({**state, "children": {}, "rows": 1}))  # killed before it was written
+    state = read_json(run / "mlflow.json")
+    write_json(run / "mlflow.json", {**state, "children": {}, "rows": 1})  # killed before it was written
     record.log(row(1, miou=0.6, labelled_fraction=0.121))
     mirror = MlflowMirror(run, small_config(), DATA, uri)
     mirror.sync()

@@ -61,7 +61,7 @@ def test_the_ledger_counts_exactly_and_refuses_a_second_charge(oracle, ids, tmp_
     with pytest.raises(ValueError, match=f"image {ids[1]}: region 2 is bought twice"):
         ledger.append(2, oracle.annotate(2, query((ids[3], 1), (ids[1], 2))))
     assert not ledger.has(2)  # nothing half-written
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["cycle-000.parquet", "cycle-001.parquet"]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["cycle-000"] * 2 + ["cycle-001"] * 2
     with pytest.raises(FileExistsError):
         ledger.append(1, [])
 
@@ -82,6 +82,37 @@ def test_a_flipped_bit_in_the_ledger_is_noticed(oracle, ids, tmp_path):
     ledger.path(0).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     with pytest.raises(DamagedError, match=r"cycle-000\.parquet"):
         ledger.read(0)
+
+
+@pytest.mark.parametrize("spoil", ["cycle-000.parquet", "cycle-000.json", "cycle-001.parquet", "cycle-001.json"])
+def test_every_flipped_bit_and_cut_of_the_ledger_is_named(oracle, ids, tmp_path, spoil):
+    ledger = Ledger(tmp_path)
+    ledger.append(0, oracle.annotate(0, query(*[(ids[0], r) for r in range(12)])))
+    ledger.append(1, oracle.annotate(1, query((ids[1], 2))))
+    assert ledger.problems(0) == ledger.problems(1) == []
+    whole = (tmp_path / spoil).read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(whole), size=60):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << rng.integers(8)
+        (tmp_path / spoil).write_bytes(flipped)
+        assert str(tmp_path) in "".join(ledger.problems(0) + ledger.problems(1)), place
+    for size in (0, len(whole) // 2, len(whole) - 2):
+        (tmp_path / spoil).write_bytes(whole[:size])
+        assert ledger.problems(0) + ledger.problems(1)
+
+
+def test_a_cycle_that_was_exchanged_for_another_is_noticed(oracle, ids, tmp_path):
+    """Its own note is right; the chain is not."""
+    for name, first in (("a", ids[0]), ("b", ids[3])):
+        ledger = Ledger(tmp_path / name)
+        ledger.append(0, oracle.annotate(0, query(*[(first, r) for r in range(12)])))
+        ledger.append(1, oracle.annotate(1, query((ids[1], 2))))
+    for suffix in ("parquet", "json"):
+        (tmp_path / "a" / f"cycle-000.{suffix}").write_bytes((tmp_path / "b" / f"cycle-000.{suffix}").read_bytes())
+    ledger = Ledger(tmp_path / "a")
+    assert ledger.problems(0) == []
+    assert ledger.problems(1) == [f"{ledger.path(1)}: does not follow the cycle before it"]
 
 
 def test_the_shares_of_the_papers_camvid_setting():

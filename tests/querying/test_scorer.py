@@ -82,7 +82,7 @@ def task(index, number, whole=frozenset()):
     return ScoreTask(number, index.root, index.shards("train")[number], whole, {})
 
 
-def test_a_shard_becomes_two_files_without_the_labelled_images(toy_data, tmp_path):
+def test_a_shard_becomes_two_files_and_a_note_without_the_labelled_images(toy_data, tmp_path):
     ids = image_ids(toy_data.root, toy_data.shards("train")[1])
     grid = RegionGrid(48, 64, 16)
     summary = scorer(tmp_path, grid).score_shard(task(toy_data, 1, frozenset(ids[:2])))
@@ -90,7 +90,11 @@ def test_a_shard_becomes_two_files_without_the_labelled_images(toy_data, tmp_pat
     found, scores = read_scores(tmp_path / "regions-00001.arrow", grid.num_regions)
     assert found == ids[2:]
     assert np.isfinite(scores).all()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pseudo-00001.arrow", "regions-00001.arrow"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "pseudo-00001.arrow",
+        "regions-00001.arrow",
+        "shard-00001.json",
+    ]
 
 
 def test_scores_do_not_depend_on_the_batch_size_and_finished_shards_are_kept(toy_data, tmp_path):
@@ -115,6 +119,22 @@ def test_a_nan_in_a_score_file_is_an_error_that_names_the_image(tmp_path):
         read_scores(path, 2)
     with pytest.raises(ValueError, match="4 scores for 2 images of 3 regions"):
         read_scores(path, 3)
+
+
+@pytest.mark.parametrize("spoil", ["pseudo-00001.arrow", "regions-00001.arrow", "shard-00001.json"])
+@pytest.mark.parametrize("how", ["flip", "remove"])
+def test_a_shard_of_a_killed_attempt_is_kept_only_if_it_is_what_was_written(toy_data, tmp_path, spoil, how):
+    grid = RegionGrid(48, 64, 16)
+    scorer(tmp_path, grid).score_shard(task(toy_data, 1))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert scorer(tmp_path, grid, load=broken).score_shard(task(toy_data, 1)).images == 0  # nothing is done again
+    (tmp_path / spoil).unlink()
+    if how == "flip":
+        content = bytearray(before[spoil])
+        content[len(content) // 2] ^= 4
+        (tmp_path / spoil).write_bytes(content)
+    assert scorer(tmp_path, grid).score_shard(task(toy_data, 1)).images == 5
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 class Doubler:

@@ -1,0 +1,73 @@
+"""What a published folder holds: size and SHA-256 of every file, and the digests of what it was made from."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from querying.errors import DamagedError
+from querying.files import read_json, sha256, write_json
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+def seal(folder: Path, *, inputs: Mapping[str, str], seconds: float) -> None:
+    """Write the manifest of a finished folder; its files must be on the disk already."""
+    files = {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"schema": SCHEMA, "seconds": seconds, "inputs": dict(inputs), "files": files})
+
+
+def problems(folder: Path, inputs: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with a published folder, a line each: files that are missing, altered or foreign, and `inputs`
+    (digest by name) that are not those it was made from."""
+    try:
+        manifest = _read(folder)
+    except DamagedError as error:
+        return [str(error)]
+    found = []
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            found.append(f"{path}: does not exist")
+        elif path.stat().st_size != expected["size"] or sha256(path) != expected["sha256"]:
+            found.append(f"{path}: differs from its manifest")
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST}
+    found += [f"{folder / name}: is in no manifest" for name in sorted(there - set(manifest["files"]))]
+    changed = [name for name, digest in (inputs or {}).items() if manifest["inputs"].get(name) != digest]
+    found += [f"{folder}: was made from another {name}" for name in changed]
+    return found
+
+
+def digest(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 (hex) of the contents of a published folder's files whose names match; DamagedError without one."""
+    files = {name: file["sha256"] for name, file in _read(folder)["files"].items() if fnmatch(name, pattern)}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def seconds(folder: Path) -> float:
+    """Wall seconds of the attempt that published `folder`."""
+    return float(_read(folder)["seconds"])
+
+
+def set_aside(path: Path) -> Path:
+    """Rename something damaged to `damaged-N-NAME` beside it, for whoever wants to look; returns the new path."""
+    numbers = [re.match(r"damaged-(\d+)-", other.name) for other in path.parent.iterdir()]
+    number = 1 + max((int(found[1]) for found in numbers if found), default=0)
+    return path.rename(path.with_name(f"damaged-{number}-{path.name}"))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("schema") != SCHEMA:
+        raise DamagedError(
+            f"{folder / MANIFEST}: schema {manifest.get('schema')} is unknown, this version reads {SCHEMA}"
+        )
+    return manifest

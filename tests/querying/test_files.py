@@ -1,0 +1,84 @@
+import json
+import math
+import os
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from querying.errors import DamagedError
+from querying.failpoints import failpoint
+from querying.files import read_json, sealed, unsealed, write_json, written
+
+DATA = {"a": [1, 2.5, None, "é"], "b": {"c": True}, "number": 0.1 + 0.2}
+
+
+def test_sealed_json_comes_back_as_it_was(tmp_path):
+    write_json(tmp_path / "x.json", DATA)
+    assert read_json(tmp_path / "x.json") == DATA
+    assert unsealed(sealed(DATA), tmp_path) == DATA
+    assert json.loads((tmp_path / "x.json").read_text())["number"] == DATA["number"]  # readable without us
+
+
+def test_every_single_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, DATA)
+    whole = path.read_bytes()
+    silent = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            with suppress(DamagedError):
+                silent += read_json(path) != DATA
+    assert silent == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"seal": 1}', "[" * 100_000, "\xff"])
+def test_what_is_no_sealed_json_is_named(tmp_path, text):
+    (tmp_path / "x.json").write_text(text, encoding="latin-1")
+    with pytest.raises(DamagedError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(DamagedError, match=r"y\.json: No such file"):
+        read_json(tmp_path / "y.json")
+
+
+def test_nan_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "x.json", {"a": math.nan})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("place", "visible"), [("written", False), ("renamed", True)])
+@pytest.mark.parametrize("action", ["enospc", "eio"])
+def test_a_full_or_failing_disk_leaves_all_or_nothing(tmp_path, monkeypatch, place, visible, action):
+    path = tmp_path / f"{place}-{action}"  # a name of its own, since passings are counted
+    monkeypatch.setenv("S4AL_FAILPOINT", f"{path.name}:{place}={action}")
+    with pytest.raises(OSError, match=r"No space|Input/output"), written(path) as staged:
+        staged.write_text("whole")
+    assert list(tmp_path.iterdir()) == ([path] if visible else [])
+
+
+def test_a_failpoint_acts_at_its_nth_passing_and_is_traced(tmp_path, monkeypatch):
+    monkeypatch.setenv("S4AL_FAILPOINT", "nth@2=eio")
+    monkeypatch.setenv("S4AL_FAILPOINT_TRACE", str(tmp_path / "trace"))
+    failpoint("nth")
+    failpoint("other")
+    with pytest.raises(OSError, match="nth"):
+        failpoint("nth")
+    failpoint("nth")
+    assert (tmp_path / "trace").read_text().split() == ["nth", "other", "nth", "nth"]
+    monkeypatch.setenv("S4AL_FAILPOINT", "x=explode")
+    with pytest.raises(ValueError, match="explode"):
+        failpoint("x")
+
+
+def test_a_synced_file_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
+    """The order that a power cut can not undo: contents, rename, directory."""
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("rename"), replace(a, b)))
+    rng = np.random.default_rng(0)
+    with written(tmp_path / "x") as staged:
+        staged.write_bytes(rng.bytes(10))
+    assert order == [str(staged), "rename", str(tmp_path)]
