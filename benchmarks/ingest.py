@@ -19,7 +19,8 @@ from benchmarks.datasets.source import Checked, Pixels, RawDataset, Sample
 from benchmarks.images import Size, resize_image, resize_mask
 from querying.errors import InfrastructureError, UserError
 from querying.files import sync
-from querying.shards import ENCODINGS, DataIndex, Shard, ShardWriter
+from querying.shard_writer import ShardWriter
+from querying.shards import ENCODINGS, DataIndex, Shard
 
 KINDS: dict[str, Callable[..., RawDataset]] = {
     "camvid": camvid.load,

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator
 from itertools import accumulate
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from querying.codecs import ENCODINGS, UInt8, decode_image, decode_label, encode_image, encode_label
-from querying.errors import DamagedError, UserError
+from querying.errors import DamagedError
 from querying.files import sha256
 from querying.index import DataIndex, Shard
-from querying.labels import IGNORE
 from querying.schemas import IMAGE, TRUTH
 
 __all__ = [
@@ -27,7 +23,6 @@ __all__ = [
     "ENCODINGS",
     "ImageStore",
     "Shard",
-    "ShardWriter",
     "decode_image",
     "decode_label",
     "encode_image",
@@ -43,119 +38,26 @@ BATCH_ROWS = 8
 _OPEN_SHARDS = 32
 
 
-class ShardWriter:
-    """Streams one split into shards of `shard_size` images: `with ShardWriter(...) as writer: writer.add(...)`.
-
-    At most BATCH_ROWS images are in memory; a full shard is flushed to the disk.
-    """
-
-    def __init__(
-        self, root: Path, split: str, *, num_classes: int, shard_size: int = 64, encoding: str = "ppm"
-    ) -> None:
-        assert shard_size > 0, shard_size
-        self._root, self._split = root, split
-        self._num_classes, self._shard_size, self._encoding = num_classes, shard_size, encoding
-        self._shards: list[Shard] = []
-        self._part: _Part | None = None
-        for folder in ("images", "truth"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is None:
-            self.close()
-        elif self._part:
-            self._part.abandon()
-
-    def add(self, image_id: str, image_HWC: UInt8, mask_HW: UInt8 | None) -> None:
-        """Append one image; a label that is neither a class nor IGNORE is a UserError naming the image."""
-        count_256 = np.zeros(256, np.int64)
-        if mask_HW is not None:
-            assert mask_HW.shape == image_HWC.shape[:2], (image_id, mask_HW.shape, image_HWC.shape)
-            count_256 = np.bincount(mask_HW.ravel(), minlength=256)
-            bad = np.flatnonzero(count_256[self._num_classes : IGNORE]) + self._num_classes
-            if len(bad):
-                raise UserError(f"image {image_id}: label {bad[0]} is none of the {self._num_classes} classes")
-        if self._part is None:
-            self._part = _Part(self._root, f"{self._split}-{len(self._shards):05d}.arrow")
-        height, width, _ = image_HWC.shape
-        image = encode_image(image_HWC, self._encoding)
-        self._part.append(
-            {"image_id": image_id, "image": image, "height": height, "width": width},
-            {"image_id": image_id, "mask": None if mask_HW is None else encode_label(mask_HW)},
-            count_256,
-        )
-        if self._part.rows == self._shard_size:
-            self._finish()
-
-    def close(self) -> tuple[Shard, ...]:
-        """Finish the last shard and list them all.  Calling it again changes nothing."""
-        self._finish()
-        return tuple(self._shards)
-
-    def _finish(self) -> None:
-        if self._part:
-            part, self._part = self._part, None
-            self._shards.append(part.finish(self._num_classes))
-
-
-class _Part:
-    """The two files of the shard that is being written."""
-
-    def __init__(self, root: Path, name: str) -> None:
-        self.rows = self.masked = 0
-        self._root, self._names = root, (f"images/{name}", f"truth/{name}")
-        self._count_256 = np.zeros(256, np.int64)
-        self._pending: tuple[list[dict[str, object]], list[dict[str, object]]] = ([], [])
-        self._files: list[BinaryIO] = [(root / name).open("xb") for name in self._names]
-        self._writers = [pa.ipc.new_file(*pair) for pair in zip(self._files, (IMAGE, TRUTH), strict=True)]
-
-    def append(self, image: dict[str, object], truth: dict[str, object], count_256: np.ndarray) -> None:
-        self._pending[0].append(image)
-        self._pending[1].append(truth)
-        self.rows += 1
-        self.masked += truth["mask"] is not None
-        self._count_256 += count_256
-        if self.rows % BATCH_ROWS == 0:
-            self._flush()
-
-    def finish(self, num_classes: int) -> Shard:
-        self._flush()
-        for writer, file in zip(self._writers, self._files, strict=True):
-            writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        images, truth = self._names
-        return Shard(
-            images=images,
-            truth=truth,
-            rows=self.rows,
-            masked=self.masked,
-            images_sha256=sha256(self._root / images),
-            truth_sha256=sha256(self._root / truth),
-            class_pixels=tuple(self._count_256[:num_classes].tolist()),
-            void_pixels=int(self._count_256[IGNORE]),
-        )
-
-    def abandon(self) -> None:
-        for file in self._files:
-            file.close()
-
-    def _flush(self) -> None:
-        for writer, rows, schema in zip(self._writers, self._pending, (IMAGE, TRUTH), strict=True):
-            if rows:
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=schema))
-                rows.clear()
+_intact: set[tuple[str, int, int, str]] = set()
+"""Path, size, time of change and hash of the shard files that this process has hashed already."""
 
 
 class _Reader:
-    """One memory-mapped shard file; DamagedError, naming it, when it is not what was written."""
+    """One memory-mapped shard file; DamagedError, naming it, when it is not what was written.
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    It is hashed before it is mapped, once in a process: Arrow would follow an altered offset out of the file.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, digest: str) -> None:
         self.path = path
+        status = path.stat() if path.exists() else None
+        if status is None:
+            raise DamagedError(f"{path}: does not exist")
+        key = (str(path), status.st_size, status.st_mtime_ns, digest)
+        if key not in _intact:
+            if sha256(path) != digest:
+                raise DamagedError(f"{path}: differs from what was ingested")
+            _intact.add(key)
         self._file = self._guard(lambda: pa.ipc.open_file(pa.memory_map(str(path))))
         if not self._file.schema.equals(schema):
             raise DamagedError(f"{path}: its columns are {', '.join(self._file.schema.names)}")
@@ -173,28 +75,33 @@ class _Reader:
             raise DamagedError(f"{self.path}: not a readable shard: {error}") from error
 
 
-def _rows(path: Path, schema: pa.Schema, column: str, ids: Collection[str] | None) -> Iterator[tuple[str, Any]]:
-    for batch in _Reader(path, schema).batches():
+def _rows(reader: _Reader, column: str, ids: Collection[str] | None) -> Iterator[tuple[str, Any]]:
+    for batch in reader.batches():
         for image_id, cell in zip(batch.column("image_id").to_pylist(), batch.column(column), strict=True):
             if ids is None or image_id in ids:
                 yield image_id, cell.as_buffer()
 
 
+def _images(root: Path, shard: Shard) -> _Reader:
+    return _Reader(root / shard.images, IMAGE, shard.images_sha256)
+
+
 def read_images(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8]]:
     """(image_id, read-only pixels (H, W, 3)) in the shard's order, of all images or of those in `ids`."""
-    for image_id, data in _rows(root / shard.images, IMAGE, "image", ids):
+    for image_id, data in _rows(_images(root, shard), "image", ids):
         yield image_id, decode_image(memoryview(data))
 
 
 def read_truth(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8 | None]]:
     """(image_id, labels (H, W) or None) in the shard's order, of all images or of those in `ids`."""
-    for image_id, data in _rows(root / shard.truth, TRUTH, "mask", ids):
+    reader = _Reader(root / shard.truth, TRUTH, shard.truth_sha256)
+    for image_id, data in _rows(reader, "mask", ids):
         yield image_id, None if data is None else decode_label(memoryview(data))
 
 
 def image_ids(root: Path, shard: Shard) -> list[str]:
     """The ids of a shard in order; no pixel is read."""
-    batches = _Reader(root / shard.images, IMAGE).batches()
+    batches = _images(root, shard).batches()
     return [image_id for batch in batches for image_id in batch.column("image_id").to_pylist()]
 
 
@@ -231,7 +138,7 @@ class ImageStore:
         if number not in self._readers:
             while len(self._readers) >= _OPEN_SHARDS:  # the first opened; a process may have only so many files open
                 del self._readers[next(iter(self._readers))]
-            self._readers[number] = _Reader(self._root / self._shards[number].images, IMAGE)
+            self._readers[number] = _images(self._root, self._shards[number])
         return self._readers[number]
 
 

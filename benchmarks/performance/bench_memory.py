@@ -56,7 +56,8 @@ def _prepare(root: Path, pool: int) -> None:
     from orchestrator.stages import initial_ids
     from querying.files import write_text
     from querying.schemas import REGION_SCORES
-    from querying.shards import ShardWriter, image_ids
+    from querying.shard_writer import ShardWriter
+    from querying.shards import image_ids
 
     rng = np.random.default_rng(0)
     with ShardWriter(root, "train", num_classes=6, shard_size=SHARD_SIZE) as writer:

@@ -23,7 +23,8 @@ from querying.index import Shard
 from querying.ray_scorers import map_unordered
 from querying.regions import RegionGrid
 from querying.scorer import ScoreTask, ShardScorer
-from querying.shards import ShardWriter, read_images
+from querying.shard_writer import ShardWriter
+from querying.shards import read_images
 from training.checkpoint import save_model
 from training.model import build_model
 from training.predictor import Predictor
