@@ -57,6 +57,8 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         toy_splits,
         camvid.camvid_cpu,
         camvid.camvid_cpu_supervised,
+        camvid.camvid_cpu_supervised_long,
+        camvid.camvid_cpu_full,
         camvid.camvid_cpu_self_training,
         camvid.camvid_s4al_plus,
         camvid.camvid_s4al_plus_150,
