@@ -110,6 +110,16 @@ def doctor(data: Annotated[Path, typer.Argument(help="Ingested data set.")]) -> 
 
 
 @app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(help="Run folder or ingested data set.", metavar="RUN_OR_DATA")],
+) -> None:
+    """Audit every byte of a run or a data set; exit status 4 names what is not what was written."""
+    from benchmarks.verify_command import verify_command
+
+    verify_command(path)
+
+
+@app.command()
 def status(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
     """Where a run stands."""
     from benchmarks.tables import status_command

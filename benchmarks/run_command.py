@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
-from orchestrator.config import RunConfig, write_recipe
+from orchestrator.config import RunConfig, read_recipe, write_recipe
 from orchestrator.layout import RunLayout, locked
+from orchestrator.manifest import digest, set_aside
 from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
-from querying.errors import UserError
+from orchestrator.verify import MODEL_NOTE, exported_from
+from querying.errors import DamagedError, UserError
+from querying.files import sha256, write_json
 from querying.shards import DataIndex
 
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def run_command(
     with locked(out):
         _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
         if not layout.recipe.exists():
-            write_recipe(layout.recipe, config, _provenance(index))
+            write_recipe(layout.recipe, config, _provenance(index, layout.backbone))
         _launch(config, index, layout, backend, address, uri)
 
 
@@ -67,8 +70,9 @@ def _generated(config: RunConfig, out: Path) -> Path:
     return root
 
 
-def _provenance(index: DataIndex) -> dict[str, Any]:
+def _provenance(index: DataIndex, backbone: Path) -> dict[str, Any]:
     return {
+        "first_weights": sha256(backbone) if backbone.exists() else None,
         "data": {"root": str(index.root.resolve()), "name": index.name, "sha256": index.digest},
         "commit": _commit(),
         "libraries": {name: _version(name) for name in LIBRARIES},
@@ -132,14 +136,26 @@ def _run(
     progress.stage("report")
     report = write_report([layout.root], layout.root / "report", index)
     onnx = layout.root / "model.onnx"
-    if not onnx.exists():
-        export_onnx(layout.checkpoint(summary["cycles"][-1]["cycle"]), onnx)
+    cycle = summary["cycles"][-1]["cycle"]
+    model = {"cycle": cycle, "checkpoint": digest(layout.checkpoint(cycle), "*.safetensors")}
+    if not exported_from(layout.root, model):
+        export_onnx(layout.checkpoint(cycle), onnx)
+        write_json(layout.root / MODEL_NOTE, {**model, "sha256": sha256(onnx)})
     mirror.finish(report.parent, onnx)
 
 
 def _prepare_backbone(config: RunConfig, layout: RunLayout) -> None:
-    if config.model.weights == "none" or layout.backbone.exists():
+    """The run's copy of the first weights; one that is not what was written is set aside and made again."""
+    if config.model.weights == "none":
         return
+    wanted = read_recipe(layout.recipe)[1]["first_weights"] if layout.recipe.exists() else None
+    if layout.backbone.exists():
+        if wanted in (None, sha256(layout.backbone)):
+            return
+        aside = set_aside(layout.backbone)
+        print(f"{layout.backbone}: not what was written: set aside as {aside.name}, making it again", flush=True)
     from training.weights import store_backbone
 
     store_backbone(config.model, layout.backbone)
+    if wanted not in (None, sha256(layout.backbone)):
+        raise DamagedError(f"{layout.backbone}: the run began from other weights than model.weights gives now")

@@ -16,6 +16,7 @@ from orchestrator.progress import Progress
 from orchestrator.stages import Backend, Stages, initial_ids, whole_images, write_query
 from orchestrator.summary import cycle_row, epoch_rows, flat_numbers, write_summary
 from orchestrator.tracking import Mirror, Record
+from orchestrator.verify import stage_inputs
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.regions import RegionGrid
@@ -42,7 +43,7 @@ def run(
     ledger = Ledger(layout.ledger)
     oracle = SimulatedOracle(index, grid)
     stages = Stages(config, index, grid, layout, ledger, backend, progress, name)
-    publish = partial(once, say=progress.say)
+    publish, inputs = partial(once, say=progress.say), partial(stage_inputs, layout, ledger)
     rows: list[dict[str, Any]] = []
 
     def supervised_miou() -> float | None:
@@ -64,13 +65,13 @@ def run(
         spent_up = bool(config.query.per_image) and stages.pixels_left(cycle) < grid.areas().min()
         last = cycle == config.cycles or spent_up
         train = partial(stages.train, cycle, last)
-        checkpoint = publish(layout.checkpoint(cycle), train, inputs=stages.inputs("train", cycle))
+        checkpoint = publish(layout.checkpoint(cycle), train, inputs=inputs("train", cycle))
         discard(layout.work(cycle))
         for row in epoch_rows(checkpoint, name, cycle):
             record.log(row)
 
         evaluate = partial(stages.evaluate, cycle)
-        publish(layout.evaluation(cycle), evaluate, inputs=stages.inputs("evaluate", cycle))
+        publish(layout.evaluation(cycle), evaluate, inputs=inputs("evaluate", cycle))
         rows.append(cycle_row(layout, ledger, index, cycle))
         record.log({"run": name, "cycle": cycle, "stage": "evaluate", **flat_numbers(rows[-1])})
         write_summary(layout, config, rows, supervised, finished=False)
@@ -79,9 +80,9 @@ def run(
 
         if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):
             break
-        publish(layout.scores(cycle), partial(stages.score, cycle), inputs=stages.inputs("score", cycle))
+        publish(layout.scores(cycle), partial(stages.score, cycle), inputs=inputs("score", cycle))
         select = partial(write_query, partial(stages.select, cycle))
-        query = publish(layout.query(cycle), select, inputs=stages.inputs("select", cycle))
+        query = publish(layout.query(cycle), select, inputs=inputs("select", cycle))
         rows[-1] = cycle_row(layout, ledger, index, cycle)  # now with the seconds of scoring and selection
         wanted = pq.read_table(query / "query.parquet")
         if not wanted.num_rows and config.query.per_image:

@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
-from orchestrator.manifest import digest
 from orchestrator.progress import Progress
 from querying.errors import UserError
-from querying.files import sha256, write_json, written
+from querying.files import write_json, written
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.schemas import QUERY
@@ -59,18 +58,6 @@ class Stages:
         self.config, self.index, self.grid = config, index, grid
         self.layout, self.ledger = layout, ledger
         self.backend, self.progress, self.name = backend, progress, name
-
-    def inputs(self, stage: str, cycle: int) -> dict[str, str]:
-        """Digests of what a stage of this cycle is made from: another one means that it must be made again."""
-        labels = {"labels": self.ledger.chain(cycle)}
-        if stage == "train":
-            pseudo = {"pseudo-labels": digest(self.layout.scores(cycle - 1), "pseudo-*")} if cycle else {}
-            weights = self.layout.backbone
-            return labels | pseudo | ({"first weights": sha256(weights)} if weights.exists() else {})
-        if stage == "select":
-            return labels | {"scores": digest(self.layout.scores(cycle), "regions-*")}
-        model = {"model": digest(self.layout.checkpoint(cycle), "*.safetensors")}
-        return model if stage == "evaluate" else labels | model
 
     def train(self, cycle: int, last: bool, out: Path) -> None:
         settings = self.config.train_at(cycle, last=last)

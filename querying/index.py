@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from querying.errors import UserError
-from querying.files import write_text
+from querying.files import read_json, write_json
 
 SCHEMA_VERSION = 1
 
@@ -51,12 +50,12 @@ class DataIndex:
 
     @classmethod
     def load(cls, root: Path) -> DataIndex:
-        """Read ROOT/index.json.  A missing or malformed index, or a missing shard file, is a UserError naming it."""
+        """Read ROOT/index.json.  UserError names a missing index or shard file, DamagedError an altered index."""
         path = root / "index.json"
         if not path.is_file():
             raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
         try:
-            index = _parse(root, json.loads(path.read_bytes()))
+            index = _parse(root, read_json(path))
         except KeyError as missing:
             raise UserError(f"{path}: key {missing} is missing") from missing
         except (ValueError, TypeError, AttributeError) as error:
@@ -71,7 +70,7 @@ class DataIndex:
         """Write ROOT/index.json; the same content gives the same bytes."""
         data = {"schema": SCHEMA_VERSION} | asdict(self)
         del data["root"]
-        write_text(self.root / "index.json", json.dumps(data, indent=1) + "\n")
+        write_json(self.root / "index.json", data)
 
     @property
     def digest(self) -> str:

@@ -54,7 +54,7 @@ def main() -> list[dict[str, Any]]:
 
 def _prepare(root: Path, pool: int) -> None:
     from orchestrator.stages import initial_ids
-    from querying.files import write_text
+    from querying.files import write_json
     from querying.schemas import REGION_SCORES
     from querying.shard_writer import ShardWriter
     from querying.shards import image_ids
@@ -81,7 +81,7 @@ def _prepare(root: Path, pool: int) -> None:
         "height": HEIGHT, "width": WIDTH, "encoding": "ppm", "source": {"kind": "noise"},
         "splits": {"train": [_as_json(shard) for shard in shards]},
     }  # fmt: skip
-    write_text(root / "index.json", json.dumps(index))
+    write_json(root / "index.json", index)
 
 
 def _as_json(shard: Any) -> dict[str, Any]:

@@ -13,6 +13,6 @@ OVERRIDES = ("train.epochs=1", "cycles=2", "reference=true", "query.threshold=0.
 def finished(toy_data, tmp_path_factory):
     """Run folder of two queries and a reference; treat it as read-only."""
     root = tmp_path_factory.mktemp("finished") / "run"
-    write_recipe(root / "recipe.yaml", small_config(*OVERRIDES), _provenance(toy_data))
+    write_recipe(root / "recipe.yaml", small_config(*OVERRIDES), _provenance(toy_data, root / "backbone.safetensors"))
     small_run(toy_data.root, root, *OVERRIDES)
     return root

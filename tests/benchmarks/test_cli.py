@@ -1,5 +1,6 @@
 """The command line as a user meets it: every mistake is one line, exit status 2, quick, and leaves nothing behind."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -31,7 +32,8 @@ def other_run(tmp_path, toy):
 
     folder = tmp_path / "out"
     folder.mkdir()
-    write_recipe(folder / "recipe.yaml", small_config("seed=5"), _provenance(DataIndex.load(toy)))
+    provenance = _provenance(DataIndex.load(toy), folder / "backbone.safetensors")
+    write_recipe(folder / "recipe.yaml", small_config("seed=5"), provenance)
     return folder
 
 
@@ -152,6 +154,26 @@ def test_ingest_mistakes(args, culprit, tmp_path):
     assert done.returncode == 2, done.stderr
     assert culprit.format(tmp=tmp_path) in done.stderr
     assert not (tmp_path / "b").exists()
+
+
+def test_verify_names_what_is_damaged_and_says_what_to_do(toy_data, tmp_path):
+    folder = other_run(tmp_path, toy_data.root)
+    done = s4al("verify", folder)
+    assert (done.returncode, done.stdout) == (0, f"{folder}: intact\n")
+    text = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(text.replace("seed: 5", "seed: 6"))
+    done = s4al("verify", folder)
+    assert done.returncode == 4
+    assert "recipe.yaml: not what was written" in done.stderr
+    shutil.copytree(toy_data.root, tmp_path / "data")
+    assert s4al("verify", tmp_path / "data").stdout.endswith("data: intact\n")
+    shard = tmp_path / "data/images/train-00001.arrow"
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    done = s4al("verify", tmp_path / "data")
+    assert (done.returncode, "train-00001.arrow: differs" in done.stderr) == (4, True)
+    assert s4al("verify", tmp_path).returncode == 2
 
 
 def test_status_of_a_started_run(toy_data, tmp_path):

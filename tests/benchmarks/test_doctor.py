@@ -1,6 +1,5 @@
 """The doctor finds what was damaged after ingest, and what ingest would never have written."""
 
-import json
 import shutil
 
 import pyarrow as pa
@@ -8,7 +7,7 @@ import pytest
 
 from benchmarks.doctor import doctor_command, numbers, warnings_of
 from querying.errors import DamagedError, UserError
-from querying.files import sha256
+from querying.files import read_json, sha256, write_json
 from querying.shards import DataIndex
 
 
@@ -18,9 +17,9 @@ def data(toy_data, tmp_path):
 
 
 def edit(data, change):
-    index = json.loads((data / "index.json").read_text())
+    index = read_json(data / "index.json")
     change(index)
-    (data / "index.json").write_text(json.dumps(index))
+    write_json(data / "index.json", index)
 
 
 def rewrite(data, name, change):

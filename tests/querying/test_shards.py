@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from querying.errors import DamagedError, UserError
+from querying.files import read_json, write_json
 from querying.labels import IGNORE
 from querying.shard_writer import ShardWriter
 from querying.shards import (
@@ -187,9 +188,9 @@ def test_the_index_survives_a_round_trip_and_its_digest_is_that_of_its_bytes(tmp
 def test_a_malformed_index_is_named_with_what_is_wrong(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
     build(tmp_path)
     path = tmp_path / "index.json"
-    data = json.loads(path.read_text())
+    data = read_json(path)
     change(data)
-    path.write_text(json.dumps(data))
+    write_json(path, data)
     with pytest.raises(UserError, match=rf"index\.json: .*{message}"):
         DataIndex.load(tmp_path)
 
@@ -197,7 +198,7 @@ def test_a_malformed_index_is_named_with_what_is_wrong(tmp_path: Path, change, m
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\xff\x00"])
 def test_an_index_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(UserError, match=r"index\.json"):
+    with pytest.raises(DamagedError, match=r"index\.json"):
         DataIndex.load(tmp_path)
 
 

@@ -1,0 +1,52 @@
+"""The first weights of a run: copied once, checked at every start."""
+
+import pytest
+from safetensors.torch import save_file
+
+from benchmarks.run_command import _prepare_backbone, _provenance
+from orchestrator.config import override, write_recipe
+from orchestrator.layout import RunLayout
+from querying.errors import DamagedError
+from tests.small import small_config
+from training.model import build_model
+from training.settings import ModelSettings
+
+
+@pytest.fixture
+def started(toy_data, tmp_path):
+    """A run that has its weights and its recipe, and the file that they come from."""
+    source = tmp_path / "mobilenetv2_100.safetensors"
+    encoder = build_model(ModelSettings(), 2, embedding=False).encoder.state_dict()
+    save_file({name: value.contiguous() for name, value in encoder.items()}, source)
+    layout = RunLayout(tmp_path / "run")
+    layout.root.mkdir()
+    config = override(small_config(), [f"model.weights={source}"])
+    _prepare_backbone(config, layout)
+    write_recipe(layout.recipe, config, _provenance(toy_data, layout.backbone))
+    return config, layout, source
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_first_weights_are_set_aside_and_made_again(started, capsys):
+    config, layout, _ = started
+    before = layout.backbone.read_bytes()
+    _prepare_backbone(config, layout)
+    assert capsys.readouterr().out == ""
+    flip(layout.backbone)
+    _prepare_backbone(config, layout)
+    assert layout.backbone.read_bytes() == before
+    assert (layout.root / "damaged-1-backbone.safetensors").exists()
+    assert "backbone.safetensors: not what was written: set aside" in capsys.readouterr().out
+
+
+def test_other_weights_than_the_run_began_from_are_refused(started):
+    config, layout, source = started
+    layout.backbone.unlink()
+    flip(source)
+    with pytest.raises(DamagedError, match="the run began from other weights"):
+        _prepare_backbone(config, layout)

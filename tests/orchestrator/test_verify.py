@@ -1,0 +1,104 @@
+"""Every byte of a run: altered, cut or missing, it is named."""
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from orchestrator.layout import RunLayout
+from orchestrator.manifest import seal
+from orchestrator.verify import audit_run, exported_from
+from querying.files import write_json
+from tests.small import small_run
+from training.model import build_model
+from training.settings import ModelSettings
+
+
+@pytest.fixture(scope="module")
+def whole(toy_data, tmp_path_factory):
+    from benchmarks.run_command import _provenance
+    from orchestrator.config import write_recipe
+    from tests.small import small_config
+
+    root = tmp_path_factory.mktemp("verify") / "run"
+    overrides = ("reference=true", "train.epochs=1")
+    root.mkdir()
+    encoder = build_model(ModelSettings(), 2, embedding=False).encoder.state_dict()
+    save_file({name: value.contiguous() for name, value in encoder.items()}, root / "backbone.safetensors")
+    small_run(toy_data.root, root, *overrides)
+    write_recipe(root / "recipe.yaml", small_config(*overrides), _provenance(toy_data, root / "backbone.safetensors"))
+    return root
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    return RunLayout(shutil.copytree(whole, tmp_path / "run"))
+
+
+def audited(layout):
+    return [path for path in sorted(layout.root.rglob("*")) if path.is_file() and path.name != "run.lock"]
+
+
+def test_an_intact_run_has_nothing_to_say(run):
+    assert list(audit_run(run)) == []
+    assert len(audited(run)) > 25
+
+
+def test_a_flipped_bit_anywhere_in_a_run_is_named(run):
+    """200 flips over every file of the run; a flip in the file's own text is found, or the file says the same."""
+    rng = np.random.default_rng(0)
+    files = audited(run)
+    for turn in range(200):
+        path = files[turn % len(files)]
+        content = path.read_bytes()
+        flipped = bytearray(content)
+        flipped[int(rng.integers(len(content) - 1))] ^= 1 << int(rng.integers(8))  # not a text's last newline
+        path.write_bytes(flipped)
+        assert "".join(audit_run(run)).count(str(run.root)), path
+        path.write_bytes(content)
+    assert list(audit_run(run)) == []
+
+
+@pytest.mark.parametrize("size", [0, 0.5])
+def test_a_cut_file_is_named(run, size):
+    for path in audited(run):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(size * len(content))])
+        named = "\n".join(audit_run(run))
+        # an empty record is the record of nothing: the loop writes it anew
+        assert str(path.parent) in named or path.name == "metrics.jsonl", path
+        path.write_bytes(content)
+
+
+def test_a_missing_file_is_named(run):
+    for path in audited(run):
+        content = path.read_bytes()
+        path.unlink()
+        derived = path.name in ("summary.json", "metrics.jsonl", "recipe.yaml")
+        assert derived or str(path.parent) in "\n".join(audit_run(run)), path
+        path.write_bytes(content)
+
+
+def test_scores_of_another_model_are_noticed_though_their_own_manifest_is_right(run):
+    folder = run.checkpoint(0)
+    (folder / "model.safetensors").write_bytes(b"another")
+    seal(folder, inputs={"labels": "x"}, seconds=1)
+    named = list(audit_run(run))
+    assert f"{folder}: was made from another labels" in named
+    assert f"{run.scores(0)}: was made from another model" in named
+    assert f"{run.evaluation(0)}: was made from another model" in named
+
+
+def test_an_exported_model_belongs_to_its_checkpoint(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"graph")
+    model = {"cycle": 1, "checkpoint": "c"}
+    assert not exported_from(tmp_path, model)
+    from querying.files import sha256
+
+    write_json(tmp_path / "model.json", {**model, "sha256": sha256(tmp_path / "model.onnx")})
+    assert exported_from(tmp_path, model)
+    assert not exported_from(tmp_path, {**model, "checkpoint": "d"})
+    (tmp_path / "model.onnx").write_bytes(b"grapH")
+    assert not exported_from(tmp_path, model)
+    assert list(audit_run(RunLayout(tmp_path))) == [f"{tmp_path / 'model.onnx'}: differs from what was exported"]
