@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 130
+
+
 class Kind(StrEnum):
     camvid = "camvid"
     cityscapes = "cityscapes"
@@ -172,14 +175,13 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
         status = app(args=words, standalone_mode=False)
+        if status == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
+            print("interrupted: the same command continues where it stopped", file=sys.stderr)
         sys.exit(status if isinstance(status, int) else 0)
     except Exception as error:
         if len(words) < len(sys.argv) - 1:
             raise
         _fail(error)
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues where it stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 def _fail(error: Exception) -> None:

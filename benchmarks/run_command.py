@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig, read_recipe, write_recipe
+from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.manifest import digest, set_aside
 from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
@@ -51,7 +52,7 @@ def run_command(
     if uri != "none":
         check_uri(uri)
 
-    with locked(out):
+    with locked(out), handled():
         _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
         if not layout.recipe.exists():
             write_recipe(layout.recipe, config, _provenance(index, layout.backbone))

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from orchestrator.interrupt import take_back
 from querying.errors import InfrastructureError, UserError
 from querying.ray_scorers import map_unordered
 from training.job import TrainJob
@@ -59,6 +60,7 @@ def connected(address: str | None) -> Iterator[RayBackend]:
         ray.init(address=joining or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InfrastructureError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from None
+    take_back()
     try:
         yield RayBackend()
     finally:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import RunConfig
+from orchestrator.interrupt import deferred, requested
 from orchestrator.layout import RunLayout
 from orchestrator.progress import Progress
 from querying.errors import UserError
@@ -27,7 +28,7 @@ from querying.scorer import ScoreTask, ShardScorer, read_scores
 from querying.selection import Cells, select_global, select_per_image, within_budget
 from querying.shards import DataIndex, image_ids
 from training.evaluation import EvaluationTask, ShardEvaluator
-from training.job import TrainJob
+from training.job import TrainJob, stop_file
 from training.metrics import Confusion
 from training.predictor import Predictor
 
@@ -79,7 +80,8 @@ class Stages:
         )
         self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
         images = settings.batch_size + settings.batch_size_unlabelled
-        with _watched(job.work / "progress.json", self.progress, images):
+        stop_file(job.work).unlink(missing_ok=True)
+        with deferred(), _watched(job.work, self.progress, images):
             self.backend.train(job)
 
     def evaluate(self, cycle: int, out: Path) -> None:
@@ -206,13 +208,17 @@ def _query_table(cells: Cells, ids: list[str]) -> pa.Table:
 
 
 @contextmanager
-def _watched(path: Path, progress: Progress, images_per_step: int) -> Iterator[None]:
-    """Show what the workers write to `path` while the driver waits for them."""
+def _watched(work: Path, progress: Progress, images_per_step: int) -> Iterator[None]:
+    """Show what the workers of a training write while the driver waits for them, and tell them when to stop."""
     finished = threading.Event()
+    path = work / "progress.json"
 
     def watch() -> None:
         first: tuple[int, float] | None = None  # a resumed training starts at a later step
         while not finished.wait(POLL_S):
+            if requested.is_set():
+                work.mkdir(parents=True, exist_ok=True)
+                stop_file(work).touch()
             if not path.exists():
                 continue
             row, now = json.loads(path.read_text()), path.stat().st_mtime

@@ -19,6 +19,12 @@ class DamagedError(S4ALError):
     exit_status = 4
 
 
+class Interrupted(S4ALError):
+    """Somebody asked the program to stop, and it did, with its state saved."""
+
+    exit_status = 130
+
+
 class InfrastructureError(S4ALError):
     """The machine, the network or the cluster failed; the same command can be tried again."""
 

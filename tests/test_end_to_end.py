@@ -88,7 +88,7 @@ def test_running_again_changes_nothing(undisturbed, toy_data):
 @pytest.mark.parametrize(
     "place",
     [
-        "epoch-00001:renamed",  # in training, after the first epoch's state
+        "step-00000002:renamed",  # in training, after the first epoch's state
         "cycle-000/checkpoint:sealed",  # everything of the checkpoint is written, its folder is not renamed
         "shard-00002.json:renamed",  # in scoring, between two shards
         "cycle-000/scores:published",  # before the selection
@@ -185,7 +185,7 @@ import glob, os, pathlib, signal, sys, time
 def parent(pid):
     return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
 
-while not glob.glob(sys.argv[1] + "/epochs/epoch-*"):
+while not glob.glob(sys.argv[1] + "/states/step-*"):
     time.sleep(0.02)
 for folder in pathlib.Path("/proc").glob("[0-9]*"):
     try:  # only a worker of this test's own cluster: test -> raylet -> worker
@@ -209,7 +209,7 @@ def test_a_driver_killed_on_ray_continues_to_the_same_end(undisturbed, toy_data,
     command += ["--out", str(root), "--tracking", "none"]
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(root.glob("cycle-000/training/epochs/epoch-*")):
+    while not list(root.glob("cycle-000/training/states/step-*")):
         assert time.monotonic() < deadline
         assert driver.poll() is None
         time.sleep(0.02)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from querying.errors import DamagedError
 from querying.failpoints import failpoint
 from querying.files import read_json, sha256, sync, write_json, written
+from training.loop import Progress
 
 MODEL = "model.safetensors"
 META = "meta.json"
@@ -36,19 +37,19 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedError(f"{folder}: not a readable checkpoint: {error}") from None
 
 
-class EpochCheckpoints:
-    """Resumable states of one training, a folder per epoch; the newest `keep` stay."""
+class TrainingStates:
+    """Resumable states of one training, a folder each; the newest `keep` stay."""
 
     def __init__(self, root: Path, keep: int = 2) -> None:
         self.root = root
         self.keep = keep
 
-    def save(self, epoch: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Publish the state after `epoch` finished epochs; `state` must be JSON.
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Publish the state after `progress.step` steps.
 
         No RNG state is kept: every step seeds its generators from (seed, cycle, step, rank).
         """
-        folder = self.root / f"epoch-{epoch:05d}"
+        folder = self.root / f"step-{progress.step:08d}"
         staging = self.root / f".tmp-{os.getpid()}-{folder.name}"
         staging.mkdir(parents=True)
         tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
@@ -56,7 +57,7 @@ class EpochCheckpoints:
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum/{name}"] = buffer
-        save_model(staging, tensors, {"epoch": epoch, "state": dict(state)})
+        save_model(staging, tensors, {"progress": progress.to_json()})
         sync(staging)
         if folder.exists():  # left damaged by an earlier attempt, or it would have been resumed from
             shutil.rmtree(folder)
@@ -64,23 +65,23 @@ class EpochCheckpoints:
         os.replace(staging, folder)
         failpoint(f"{folder.name}:renamed")
         sync(self.root)
-        for old in sorted(self.root.glob("epoch-*"))[: -self.keep]:
+        for old in sorted(self.root.glob("step-*"))[: -self.keep]:
             shutil.rmtree(old)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, Any]]:
-        """Load the newest intact state; returns its finished epochs and `state`, or (0, {}) where there is none."""
-        for folder in sorted(self.root.glob("epoch-*"), reverse=True):
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+        """Load the newest intact state and return how far it is; the beginning where there is none."""
+        for folder in sorted(self.root.glob("step-*"), reverse=True):
             try:
                 tensors, meta = load_model(folder)
             except DamagedError:
-                continue  # the one before it is used; the damaged one is replaced when its epoch is trained again
+                continue  # the one before it is used; the damaged one is replaced when its steps are made again
             model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
             for name, parameter in model.named_parameters():
                 if f"momentum/{name}" in tensors:
                     buffer = torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"])  # keeps the memory format
                     optimizer.state[parameter]["momentum_buffer"] = buffer
-            return meta["epoch"], meta["state"]
-        return 0, {}
+            return Progress(**meta["progress"])
+        return Progress()
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from querying.regions import RegionGrid
 from querying.shards import DataIndex
 from training.backbones import load_backbone
 from training.batch import Batch
-from training.checkpoint import EpochCheckpoints, save_model
+from training.checkpoint import TrainingStates, save_model
 from training.dataset import TrainingData, prefetched
 from training.loop import train
 from training.methods.parts import Step
@@ -94,9 +94,8 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         momentum=job.train.momentum,
         nesterov=job.train.nesterov and job.train.momentum > 0,
     )
-    saved = EpochCheckpoints(job.work / "epochs")
-    first_epoch, state = saved.restore(bare, optimizer)
-    history: list[dict[str, float]] = state.get("history", [])
+    states = TrainingStates(job.work / "states")
+    progress = states.restore(bare, optimizer)
     model = worker.wrap(bare)
     generator = torch.Generator(worker.device)
 
@@ -112,12 +111,14 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=_bf16(job.train, worker.device)):
             return method(model, batch.to(worker.device), context)
 
-    progress = _Progress(job) if worker.rank == 0 else None
+    def save() -> None:
+        if worker.rank == 0:
+            states.save(bare, optimizer, progress)
 
-    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        history.append({"epoch": epoch, **metrics})
-        if worker.rank == 0 and ((epoch + 1) % job.train.checkpoint_epochs == 0 or epoch + 1 == job.train.epochs):
-            saved.save(epoch + 1, bare, optimizer, {"history": history})
+    def on_epoch(metrics: dict[str, float]) -> None:
+        done = len(progress.history)
+        if done % job.train.checkpoint_epochs == 0 or done == job.train.epochs:
+            save()
         worker.report(metrics)
 
     train(
@@ -133,17 +134,19 @@ def run_job(job: TrainJob, worker: Worker) -> None:
             unlabelled=job.train.batch_size_unlabelled,
             threads=1 if worker.device.type == "cpu" else 8,
         ),
-        first_epoch=first_epoch,
+        progress,
         epochs=job.train.epochs,
         steps_per_epoch=job.train.steps_per_epoch,
         lr_at=lambda epoch: poly_lr(epoch, total=job.train.epochs, base=job.train.lr, power=job.train.poly_power),
         seed_at=seed_at,
         mean_over_ranks=worker.mean,
-        on_step=progress.step if progress else lambda step, loss: None,
+        should_stop=stop_file(job.work).exists,
+        on_step=_Heartbeat(job).step if worker.rank == 0 else lambda step, loss: None,
         on_epoch=on_epoch,
+        save=save,
     )
     if worker.rank == 0:
-        save_model(job.out, bare.state_dict(), _meta(job, index, data, history))
+        save_model(job.out, bare.state_dict(), _meta(job, index, data, progress.history))
 
 
 def _network(job: TrainJob, num_classes: int, device: torch.device) -> DeepLabV3Plus:
@@ -179,7 +182,12 @@ def _meta(job: TrainJob, index: DataIndex, data: TrainingData, history: list[dic
     }
 
 
-class _Progress:
+def stop_file(work: Path) -> Path:
+    """Where it exists, the workers finish their step, save the state and stop; the driver removes it at the start."""
+    return work / "stop"
+
+
+class _Heartbeat:
     """A small file that the driver polls: workers stay silent."""
 
     def __init__(self, job: TrainJob) -> None:

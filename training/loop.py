@@ -2,17 +2,35 @@
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from querying.errors import Interrupted
 from training.batch import Batch
 from training.optim import set_lr
 
-Report = Callable[[int, dict[str, float]], None]
+STOPPED = "stopped after step {}, state saved: the same command continues there"
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a training stands: plain numbers, kept with the weights."""
+
+    step: int = 0
+    """Finished steps."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Metrics of the finished epochs."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """Of the unfinished epoch: losses, added up."""
+    images: int = 0
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def train(
@@ -20,34 +38,37 @@ def train(
     optimizer: torch.optim.Optimizer,
     loss_parts: Callable[[nn.Module, Batch, int], dict[str, Tensor]],
     batches: Callable[[range], Iterator[Batch]],
+    progress: Progress,
     *,
-    first_epoch: int,
     epochs: int,
     steps_per_epoch: int,
     lr_at: Callable[[int], float],
     seed_at: Callable[[int], None],
     mean_over_ranks: Callable[[Tensor], Tensor],
+    should_stop: Callable[[], bool],
     on_step: Callable[[int, float], None],
-    on_epoch: Report,
+    on_epoch: Callable[[dict[str, float]], None],
+    save: Callable[[], None],
 ) -> None:
-    """Epochs `first_epoch` to `epochs` - 1; each step is a function of its number alone.
+    """Go on from `progress` to the end of the last epoch; each step is a function of its number alone.
 
-    FloatingPointError names the epoch and step of a loss that is not finite; every rank raises it together.
+    FloatingPointError names the epoch and step of a loss that is not finite; every rank raises it together.  Where
+    any rank should stop, all of them finish the step, `save`, and raise Interrupted.
     """
-    for epoch in range(first_epoch, epochs):
+    for epoch in range(progress.step // steps_per_epoch, epochs):
         model.train()
-        started, images = time.perf_counter(), 0
-        sums: Counter[str] = Counter()
         lr = lr_at(epoch)
         set_lr(optimizer, lr)
 
-        steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+        started = time.perf_counter() - progress.seconds
+        steps = range(progress.step, (epoch + 1) * steps_per_epoch)
         for step, batch in zip(steps, batches(steps), strict=True):
             # forward, backward, update
             seed_at(step)
             parts = loss_parts(model, batch, step)
             loss = torch.stack(list(parts.values())).sum()
-            values = mean_over_ranks(torch.stack([part.detach() for part in parts.values()])).tolist()
+            own = torch.stack([*(part.detach() for part in parts.values()), loss.new_tensor(float(should_stop()))])
+            *values, stop = mean_over_ranks(own).tolist()
             if not all(map(math.isfinite, values)):
                 shown = ", ".join(f"{name} {value:g}" for name, value in zip(parts, values, strict=True))
                 raise FloatingPointError(f"epoch {epoch}, step {step}: the loss is not finite ({shown})")
@@ -56,11 +77,23 @@ def train(
             optimizer.step()
 
             # account
-            sums.update(dict(zip(parts, values, strict=True)))
-            images += len(batch.image) + len(batch.image_u)
-            on_step(step + 1, sum(values))
-        metrics: dict[str, Any] = {f"train/{name}": total / steps_per_epoch for name, total in sums.items()}
-        metrics["train/loss"] = sum(sums.values()) / steps_per_epoch
+            progress.step = step + 1
+            for name, value in zip(parts, values, strict=True):
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+            progress.images += len(batch.image) + len(batch.image_u)
+            progress.seconds = time.perf_counter() - started
+            on_step(progress.step, sum(values))
+            if stop and progress.step < steps.stop:
+                save()
+                raise Interrupted(STOPPED.format(progress.step))
+
+        metrics = {f"train/{name}": total / steps_per_epoch for name, total in progress.sums.items()}
+        metrics["train/loss"] = sum(progress.sums.values()) / steps_per_epoch
         metrics["train/lr"] = lr
-        metrics["train/images_per_second"] = images / (time.perf_counter() - started)
-        on_epoch(epoch, metrics)
+        metrics["train/images_per_second"] = progress.images / progress.seconds
+        progress.history.append({"epoch": epoch, **metrics})
+        progress.sums, progress.images, progress.seconds = {}, 0, 0.0
+        on_epoch(metrics)
+        if stop:
+            save()
+            raise Interrupted(STOPPED.format(progress.step))

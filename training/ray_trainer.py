@@ -1,6 +1,7 @@
 """The only Ray in training: give every worker its rank, call the same `run_job`, wait for the end."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from querying.errors import InfrastructureError, S4ALError
+from querying.errors import InfrastructureError, Interrupted, S4ALError
 from training.job import TrainJob, Worker, run_job
 
 
@@ -42,7 +43,9 @@ def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
         ),
     )
     try:
-        result: Any = trainer.fit()
+        # Not in the main thread, where Ray would take SIGINT for itself and end the workers without a last state.
+        with ThreadPoolExecutor(1) as thread:
+            result: Any = thread.submit(trainer.fit).result()
     except TrainingFailedError as error:
         for cause in getattr(error, "worker_failures", {}).values():
             if isinstance(cause, S4ALError):
@@ -57,7 +60,7 @@ def _resources(job: TrainJob, use_gpu: bool) -> dict[str, float]:
 
 
 def _worker(config: dict[str, Any]) -> Exception | None:
-    """Returns, instead of raising, an error that every rank has met and that a restart would only repeat."""
+    """Returns, instead of raising, what every rank has met together and a restart would only repeat."""
     context = ray.train.get_context()
     world = context.get_world_size()
     worker = Worker(
@@ -70,7 +73,7 @@ def _worker(config: dict[str, Any]) -> Exception | None:
     )
     try:
         run_job(config["job"], worker)
-    except FloatingPointError as error:
+    except (FloatingPointError, Interrupted) as error:
         return error
     except S4ALError as error:
         if world > 1:  # of this rank alone: the others wait for it in a collective until Ray ends the group

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from querying.errors import DamagedError
-from training.checkpoint import EpochCheckpoints, load_model, save_model
+from training.checkpoint import TrainingStates, load_model, save_model
+from training.loop import Progress
 
 
 def network(seed=0):
@@ -37,10 +38,11 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
     first = network()
     first_optimizer = sgd(first)
     steps(first, first_optimizer, 0, 4)
-    EpochCheckpoints(tmp_path).save(1, first, first_optimizer, {"history": [1.5]})
+    progress = Progress(4, [{"epoch": 0, "loss": 0.1}], {"ce": 0.1 + 0.2}, 12, 3.5)
+    TrainingStates(tmp_path).save(first, first_optimizer, progress)
     second = network(seed=1)
     second_optimizer = sgd(second)
-    assert EpochCheckpoints(tmp_path).restore(second, second_optimizer) == (1, {"history": [1.5]})
+    assert TrainingStates(tmp_path).restore(second, second_optimizer) == progress
     steps(second, second_optimizer, 4, 8)
     assert equal(second, straight)
 
@@ -48,23 +50,23 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
 def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path):
     model = network()
     optimizer = sgd(model)
-    saved = EpochCheckpoints(tmp_path, keep=2)
+    saved = TrainingStates(tmp_path, keep=2)
     for epoch in (1, 2, 3):
         steps(model, optimizer, epoch, epoch + 1)
-        saved.save(epoch, model, optimizer, {})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-00002", "epoch-00003"]
-    file = tmp_path / "epoch-00003" / "model.safetensors"
+        saved.save(model, optimizer, Progress(epoch))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
+    file = tmp_path / "step-00000003" / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    assert saved.restore(network(1), optimizer)[0] == 2
-    saved.save(3, model, optimizer, {})  # replaces the damaged one
-    assert saved.restore(network(1), optimizer)[0] == 3
+    assert saved.restore(network(1), optimizer).step == 2
+    saved.save(model, optimizer, Progress(3))  # replaces the damaged one
+    assert saved.restore(network(1), optimizer).step == 3
 
 
 def test_nothing_saved_means_the_beginning(tmp_path):
     model = network()
-    assert EpochCheckpoints(tmp_path / "none").restore(model, sgd(model)) == (0, {})
+    assert TrainingStates(tmp_path / "none").restore(model, sgd(model)) == Progress()
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no model", "no meta", "bad json"])

@@ -1,0 +1,76 @@
+"""SIGINT (Ctrl-C) and SIGTERM (`ray job stop`, a scheduler): save, leave, continue later; a second one leaves at once.
+
+Most stages have nothing to save beyond their finished files, so they are left by KeyboardInterrupt where they stand.
+A training finishes its step and saves: it runs under `deferred`.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_STATUS = 130
+
+GRACE_S = 15.0
+"""So long may saving and leaving take."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+requested = threading.Event()
+_active = False
+_deferring = False
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt or, under `deferred`, sets `requested`; the second ends the process."""
+    global _active
+    requested.clear()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _active = True
+    take_back()
+    try:
+        yield
+    finally:
+        _active = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def take_back() -> None:
+    """Within `handled`, take the signals from a library that has just taken them for itself, as `ray.init` does."""
+    if _active:
+        for number in SIGNALS:
+            signal.signal(number, _on_signal)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """The body watches `requested` itself."""
+    global _deferring
+    _deferring = True
+    try:
+        yield
+    finally:
+        _deferring = False
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if requested.is_set():
+        os._exit(EXIT_STATUS)
+    requested.set()
+    watchdog = threading.Timer(GRACE_S, _give_up)  # where, say, the signal has also ended the local cluster
+    watchdog.daemon = True
+    watchdog.start()
+    if _deferring:
+        print("stopping after this step; once more to leave at once", file=sys.stderr, flush=True)
+    else:
+        raise KeyboardInterrupt
+
+
+def _give_up() -> None:
+    print(f"not stopped within {GRACE_S:.0f} s, leaving: the same command continues from the last saved state",
+          file=sys.stderr, flush=True)  # fmt: skip
+    os._exit(EXIT_STATUS)
