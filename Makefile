@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench freeze clean
+.PHONY: help setup demo test check bench faults freeze clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -32,6 +32,9 @@ check: setup  ## Format, lint, types and import contracts
 
 bench: setup  ## Throughput and memory, ratios measured side by side
 	$(BIN)/python -m benchmarks.performance
+
+faults: setup  ## The long fault tests: kills at every failpoint and at random, full disks, flipped bits
+	$(BIN)/python -m tests.faults.harness
 
 freeze: setup  ## Renew constraints.txt from the environment
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new
