@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from querying.errors import S4ALError, UserError
+from querying.errors import Interrupted, S4ALError, UserError
 
 app = typer.Typer(
     name="s4al",
@@ -20,9 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-INTERRUPTED = 130
 
 
 class Kind(StrEnum):
@@ -175,7 +172,7 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
         status = app(args=words, standalone_mode=False)
-        if status == INTERRUPTED:  # typer has turned the KeyboardInterrupt into this
+        if status == Interrupted.exit_status:  # typer has turned the KeyboardInterrupt into this
             print("interrupted: the same command continues where it stopped", file=sys.stderr)
         sys.exit(status if isinstance(status, int) else 0)
     except Exception as error:

@@ -149,7 +149,7 @@ def find_data(run: Findings) -> tuple[DataIndex | None, str]:
         return None, "recipe.yaml does not say where the data set is."
     try:
         index = DataIndex.load(Path(data["root"]))
-    except UserError:
+    except (UserError, DamagedError):
         return None, f"The data set is not at {data['root']} any more."
     if index.digest != data.get("sha256"):
         return None, f"The data set at {data['root']} is not the one that the run was made with (another SHA-256)."

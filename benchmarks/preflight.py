@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from orchestrator.config import RunConfig, flatten, read_recipe
+from orchestrator.config import RunConfig, flatten, read_recipe, recipe_copy
 from orchestrator.layout import RunLayout
-from querying.errors import UserError
+from querying.errors import DamagedError, UserError
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
 
@@ -70,11 +70,17 @@ def with_local_weights(config: RunConfig) -> RunConfig:
 
 def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout) -> None:
     """UserError lists what differs from the run that already lives in the folder."""
-    if not layout.recipe.exists():
-        if layout.root.is_dir() and any(p.name != "run.lock" for p in layout.root.iterdir()):
+    copy = recipe_copy(layout.recipe)
+    if not layout.recipe.exists() and not copy.exists():
+        # A run that was stopped before it had its recipe leaves these.
+        begun = ("run.lock", ".tmp-", "backbone.safetensors", "damaged-")
+        if layout.root.is_dir() and any(not path.name.startswith(begun) for path in layout.root.iterdir()):
             raise UserError(f"{layout.root}: is not empty and not a run folder")
         return
-    started, provenance = read_recipe(layout.recipe)
+    try:
+        started, provenance = read_recipe(layout.recipe)
+    except DamagedError:
+        started, provenance = read_recipe(copy)
     there = flatten(started.model_dump(mode="json"))
     here = flatten(config.model_dump(mode="json"))
     changed = [f"{key} is {there.get(key)!r} there, {here[key]!r} here" for key in here if there.get(key) != here[key]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.config import recipe_copy
 from orchestrator.layout import RunLayout
 from orchestrator.verify import audit_run
 from querying.errors import DamagedError, UserError
@@ -13,10 +14,10 @@ from querying.shards import DataIndex, verify
 def verify_command(path: Path) -> None:
     """Print every problem; DamagedError with the first and their number where there are any."""
     layout = RunLayout(path)
-    if layout.recipe.exists():
+    if layout.recipe.exists() or recipe_copy(layout.recipe).exists():
         found, remedy = list(audit_run(layout)), "the same `s4al run` again sets it aside and makes it anew"
     elif (path / "index.json").exists():
-        found, remedy = list(verify(DataIndex.load(path))), "ingest again"
+        found, remedy = list(verify(DataIndex.load(path, shards_too=False))), "ingest again"
     else:
         raise UserError(f"{path}: neither a run folder (recipe.yaml) nor a data set (index.json)")
     for line in found:

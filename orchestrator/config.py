@@ -144,11 +144,19 @@ def parse_yaml(text: str, where: str) -> Any:
 def write_recipe(path: Path, config: RunConfig, provenance: Mapping[str, Any]) -> None:
     """A run's `recipe.yaml`: the configuration, what it ran with, and as the last line a seal over both."""
     text = config.to_yaml() + yaml.safe_dump({"provenance": dict(provenance)}, sort_keys=False)
-    write_text(path, text + _SEAL_LINE + hashlib.sha256(text.encode()).hexdigest() + "\n")
+    for file in (recipe_copy(path), path):
+        write_text(file, text + _SEAL_LINE + hashlib.sha256(text.encode()).hexdigest() + "\n")
+
+
+def recipe_copy(path: Path) -> Path:
+    """A run can make everything anew but its recipe, so that is kept twice."""
+    return path.with_name(f".{path.name}.copy")
 
 
 def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     """Configuration and provenance of a run.  DamagedError where `recipe.yaml` is not what was written."""
+    if not path.exists():
+        raise DamagedError(f"{path}: does not exist")
     text, _, seal = path.read_bytes().rpartition(_SEAL_LINE.encode())
     if seal != hashlib.sha256(text).hexdigest().encode() + b"\n":
         raise DamagedError(f"{path}: not what was written: its seal is broken")

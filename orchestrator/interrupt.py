@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-EXIT_STATUS = 130
+from querying.errors import Interrupted
 
 GRACE_S = 15.0
 """So long may saving and leaving take."""
@@ -21,6 +21,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 requested = threading.Event()
 _active = False
 _deferring = False
+_watchdog: threading.Timer | None = None
 
 
 @contextmanager
@@ -35,6 +36,8 @@ def handled() -> Iterator[None]:
         yield
     finally:
         _active = False
+        if _watchdog:
+            _watchdog.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -48,22 +51,25 @@ def take_back() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """The body watches `requested` itself."""
+    """The body watches `requested` itself; a signal that comes too late for it is a KeyboardInterrupt at its end."""
     global _deferring
     _deferring = True
     try:
         yield
     finally:
         _deferring = False
+    if requested.is_set():
+        raise KeyboardInterrupt
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if requested.is_set():
-        os._exit(EXIT_STATUS)
+        os._exit(Interrupted.exit_status)
     requested.set()
-    watchdog = threading.Timer(GRACE_S, _give_up)  # where, say, the signal has also ended the local cluster
-    watchdog.daemon = True
-    watchdog.start()
+    global _watchdog
+    _watchdog = threading.Timer(GRACE_S, _give_up)  # where, say, the signal has also ended the local cluster
+    _watchdog.daemon = True
+    _watchdog.start()
     if _deferring:
         print("stopping after this step; once more to leave at once", file=sys.stderr, flush=True)
     else:
@@ -73,4 +79,4 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def _give_up() -> None:
     print(f"not stopped within {GRACE_S:.0f} s, leaving: the same command continues from the last saved state",
           file=sys.stderr, flush=True)  # fmt: skip
-    os._exit(EXIT_STATUS)
+    os._exit(Interrupted.exit_status)

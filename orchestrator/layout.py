@@ -1,8 +1,6 @@
 """Where everything in a run lives, and how a stage's output comes to exist exactly once."""
 
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import socket
@@ -12,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.manifest import problems, seal, set_aside
+from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.errors import UserError
 from querying.failpoints import failpoint
 from querying.files import sync
@@ -66,7 +64,7 @@ class RunLayout:
         return self.cycle(cycle) / "query"
 
     def work(self, cycle: int) -> Path:
-        """Scratch of an unfinished training: epoch checkpoints and progress."""
+        """Scratch of an unfinished training: its states and its progress."""
         return self.cycle(cycle) / "training"
 
 
@@ -90,8 +88,7 @@ def once(
             return folder
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         say(f"{found[0]}{more}: set aside as {set_aside(folder).name}, making it again")
-    key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
-    staging = folder.with_name(f"{folder.name}-{key}.tmp")  # of these inputs: never continue from others' files
+    staging = folder.with_name(f"{folder.name}-{inputs_key(inputs)}.tmp")
     for other in folder.parent.glob(f"{folder.name}-*.tmp"):
         if other != staging:
             discard(other)
@@ -99,6 +96,7 @@ def once(
     started = time.perf_counter()
     make(staging)
     place = f"{folder.parent.name}/{folder.name}"
+    sweep(staging)  # what a worker that was killed and replaced was writing
     failpoint(f"{place}:made")
     seal(staging, inputs=inputs, seconds=time.perf_counter() - started)
     failpoint(f"{place}:sealed")

@@ -14,7 +14,7 @@ from orchestrator.layout import RunLayout, discard, once, sweep
 from orchestrator.manifest import set_aside
 from orchestrator.progress import Progress
 from orchestrator.stages import Backend, Stages, initial_ids, whole_images, write_query
-from orchestrator.summary import cycle_row, epoch_rows, flat_numbers, write_summary
+from orchestrator.summary import cycle_row, epoch_rows, flat_numbers, known_cycles, write_summary
 from orchestrator.tracking import Mirror, Record
 from orchestrator.verify import stage_inputs
 from querying.ledger import Ledger
@@ -45,6 +45,7 @@ def run(
     stages = Stages(config, index, grid, layout, ledger, backend, progress, name)
     publish, inputs = partial(once, say=progress.say), partial(stage_inputs, layout, ledger)
     rows: list[dict[str, Any]] = []
+    known = known_cycles(layout)
 
     def supervised_miou() -> float | None:
         if not config.reference:
@@ -72,9 +73,10 @@ def run(
 
         evaluate = partial(stages.evaluate, cycle)
         publish(layout.evaluation(cycle), evaluate, inputs=inputs("evaluate", cycle))
-        rows.append(cycle_row(layout, ledger, index, cycle))
+        rows.append(cycle_row(layout, ledger, index, cycle, scored=False))
         record.log({"run": name, "cycle": cycle, "stage": "evaluate", **flat_numbers(rows[-1])})
-        write_summary(layout, config, rows, supervised, finished=False)
+        if len(rows) > known:  # a summary that says more is not replaced by one that says less
+            write_summary(layout, config, rows, supervised, finished=False)
         mirror.sync()
         progress.say(_headline(name, rows[-1]))
 
@@ -83,7 +85,7 @@ def run(
         publish(layout.scores(cycle), partial(stages.score, cycle), inputs=inputs("score", cycle))
         select = partial(write_query, partial(stages.select, cycle))
         query = publish(layout.query(cycle), select, inputs=inputs("select", cycle))
-        rows[-1] = cycle_row(layout, ledger, index, cycle)  # now with the seconds of scoring and selection
+        rows[-1] = cycle_row(layout, ledger, index, cycle, scored=True)
         wanted = pq.read_table(query / "query.parquet")
         if not wanted.num_rows and config.query.per_image:
             progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from querying.errors import DamagedError
+from querying.errors import DamagedError, UserError
 from querying.files import read_json, sha256, write_json
 
 MANIFEST = "manifest.json"
@@ -27,7 +27,7 @@ def seal(folder: Path, *, inputs: Mapping[str, str], seconds: float) -> None:
 
 def problems(folder: Path, inputs: Mapping[str, str] | None = None) -> list[str]:
     """What is wrong with a published folder, a line each: files that are missing, altered or foreign, and `inputs`
-    (digest by name) that are not those it was made from."""
+    (digest by name) that are not those it was made from.  UserError where another version made it."""
     try:
         manifest = _read(folder)
     except DamagedError as error:
@@ -44,6 +44,11 @@ def problems(folder: Path, inputs: Mapping[str, str] | None = None) -> list[str]
     changed = [name for name, digest in (inputs or {}).items() if manifest["inputs"].get(name) != digest]
     found += [f"{folder}: was made from another {name}" for name in changed]
     return found
+
+
+def inputs_key(inputs: Mapping[str, str]) -> str:
+    """A short name for what something is made from."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def digest(folder: Path, pattern: str = "*") -> str:
@@ -66,8 +71,7 @@ def set_aside(path: Path) -> Path:
 
 def _read(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
-    if manifest.get("schema") != SCHEMA:
-        raise DamagedError(
-            f"{folder / MANIFEST}: schema {manifest.get('schema')} is unknown, this version reads {SCHEMA}"
-        )
+    if manifest.get("schema") != SCHEMA:  # not damage: another version may still read it
+        found = f"schema {manifest.get('schema')} is unknown, this version reads {SCHEMA}"
+        raise UserError(f"{folder / MANIFEST}: {found}")
     return manifest

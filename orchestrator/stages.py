@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import deferred, requested
 from orchestrator.layout import RunLayout
+from orchestrator.manifest import inputs_key
 from orchestrator.progress import Progress
+from orchestrator.verify import stage_inputs
 from querying.errors import UserError
 from querying.files import write_json, written
 from querying.ledger import Ledger
@@ -28,7 +30,7 @@ from querying.scorer import ScoreTask, ShardScorer, read_scores
 from querying.selection import Cells, select_global, select_per_image, within_budget
 from querying.shards import DataIndex, image_ids
 from training.evaluation import EvaluationTask, ShardEvaluator
-from training.job import TrainJob, stop_file
+from training.job import PROGRESS, TrainJob, stop_file
 from training.metrics import Confusion
 from training.predictor import Predictor
 
@@ -76,11 +78,13 @@ class Stages:
             reco=self.config.reco,
             augment=self.config.augment,
             work=self.layout.work(cycle).resolve(),
+            made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle)),
             out=out.resolve(),
         )
         self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
         images = settings.batch_size + settings.batch_size_unlabelled
-        stop_file(job.work).unlink(missing_ok=True)
+        for leftover in (stop_file(job.work), job.work / PROGRESS):
+            leftover.unlink(missing_ok=True)
         with deferred(), _watched(job.work, self.progress, images):
             self.backend.train(job)
 
@@ -211,7 +215,7 @@ def _query_table(cells: Cells, ids: list[str]) -> pa.Table:
 def _watched(work: Path, progress: Progress, images_per_step: int) -> Iterator[None]:
     """Show what the workers of a training write while the driver waits for them, and tell them when to stop."""
     finished = threading.Event()
-    path = work / "progress.json"
+    path = work / PROGRESS
 
     def watch() -> None:
         first: tuple[int, float] | None = None  # a resumed training starts at a later step

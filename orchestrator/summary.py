@@ -10,14 +10,16 @@ from typing import Any
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import seconds
+from querying.errors import DamagedError
 from querying.files import read_json, write_json
 from querying.ledger import Ledger, shares
 from querying.shards import DataIndex
 from training.metrics import Confusion
 
 
-def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int) -> dict[str, Any]:
-    """One cycle: accuracy on the evaluation split, the labels it was trained on, and the seconds of its stages."""
+def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int, *, scored: bool) -> dict[str, Any]:
+    """One cycle: accuracy on the evaluation split, the labels it was trained on, and the seconds of its stages (those
+    of scoring and selection only where `scored` says that they are known to be intact)."""
     confusion = Confusion.from_list(read_json(layout.evaluation(cycle) / "confusion.json")["counts"])
     iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
     spent = ledger.spent(cycle)
@@ -25,8 +27,9 @@ def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int) -
     total_pixels = index.num_images("train") * index.height * index.width
     complete = all(shard.masked == shard.rows for shard in train)
     valid_pixels = total_pixels - sum(shard.void_pixels for shard in train) if complete else None
-    stages = (layout.checkpoint(cycle), layout.evaluation(cycle), layout.scores(cycle), layout.query(cycle))
-    names = ("train", "evaluate", "score", "select")
+    stages = {"train": layout.checkpoint(cycle), "evaluate": layout.evaluation(cycle)}
+    if scored:
+        stages |= {"score": layout.scores(cycle), "select": layout.query(cycle)}
     return {
         "cycle": cycle,
         "miou": confusion.mean_iou(),
@@ -36,7 +39,7 @@ def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int) -
         **shares(spent, ledger.spent(0), total_pixels, valid_pixels),
         "cells": spent.cells,
         "void_pixels": spent.void_pixels,
-        "seconds": {name: seconds(folder) for name, folder in zip(names, stages, strict=True) if folder.exists()},
+        "seconds": {name: seconds(folder) for name, folder in stages.items()},
     }
 
 
@@ -64,6 +67,14 @@ def write_summary(
     }
     write_json(layout.summary, summary)
     return summary
+
+
+def known_cycles(layout: RunLayout) -> int:
+    """How many cycles the summary lists; none where it is missing or damaged."""
+    try:
+        return len(read_json(layout.summary)["cycles"])
+    except DamagedError:
+        return 0
 
 
 def flat_numbers(row: dict[str, Any]) -> dict[str, float]:

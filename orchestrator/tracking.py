@@ -31,7 +31,7 @@ class Record:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.seen = {_key(row) for row in read_record(path)}
+            self.seen = {row_key(row) for row in read_record(path)}
         except DamagedError as error:
             LOG.warning("%s: set aside as %s, writing it anew", error, set_aside(path).name)
             self.seen = set()
@@ -42,9 +42,9 @@ class Record:
                     file.truncate(text.rfind(b"\n") + 1)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        if _key(row) in self.seen:
+        if row_key(row) in self.seen:
             return
-        self.seen.add(_key(row))
+        self.seen.add(row_key(row))
         with self.path.open("a") as file:
             file.write(sealed({**row, "time": round(time.time(), 3)}) + "\n")
 
@@ -58,7 +58,8 @@ def read_record(path: Path) -> Iterator[dict[str, Any]]:
                     yield unsealed(line, path.with_name(f"{path.name}, line {number}"))
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What makes a row of the record unique."""
     return tuple(row.get(name) for name in KEY)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from orchestrator.config import read_recipe
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest, problems
-from orchestrator.tracking import read_record
-from querying.errors import DamagedError, UserError
+from orchestrator.summary import epoch_rows
+from orchestrator.tracking import KEY, read_record, row_key
+from querying.errors import DamagedError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
 
@@ -35,46 +38,76 @@ def stage_inputs(layout: RunLayout, ledger: Ledger, stage: str, cycle: int) -> d
 
 
 def audit_run(layout: RunLayout) -> Iterator[str]:
-    """A line for everything in a run folder, its reference included, that is not what was written.
+    """A line for everything in a run folder, its reference included, that is not what was written or is missing.
 
     Not looked at: `report/`, which `s4al report` makes anew, scratch of an unfinished stage, and what was set aside.
     """
-    if layout.recipe.exists():  # the reference has its parent's
-        yield from _sealed(lambda: read_recipe(layout.recipe))
-        yield from _audit_first_weights(layout)
-    yield from _audit_cycles(layout)
-    for path in (layout.summary, layout.root / "mlflow.json"):
-        if path.exists():
-            yield from _sealed(partial(read_json, path))
-    yield from _sealed(lambda: list(read_record(layout.metrics)))
+    yield from _sealed(lambda: read_recipe(layout.recipe))
+    yield from _audit_first_weights(layout)
+    if (layout.root / "mlflow.json").exists():
+        yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
     yield from _audit_model(layout.root)
+    expected = list(_audit_cycles(layout, "main"))
     if layout.reference.root.is_dir():
-        yield from audit_run(layout.reference)
+        expected += _audit_cycles(layout.reference, "reference")
+    yield from (line for line in expected if isinstance(line, str))
+    yield from _audit_record(layout.metrics, [row for row in expected if not isinstance(row, str)])
 
 
-def _audit_cycles(layout: RunLayout) -> Iterator[str]:
-    ledger = Ledger(layout.ledger)
+def _audit_cycles(layout: RunLayout, name: str) -> Iterator[str | dict[str, Any]]:
+    """Problems of a run's stages, and the keys of the rows that its record must hold."""
+    ledger, listed = Ledger(layout.ledger), 0
+    try:
+        listed = len(read_json(layout.summary)["cycles"]) if layout.summary.exists() else 0
+    except DamagedError as error:
+        yield str(error)
     for cycle in itertools.count():
         folders = {stage: layout.cycle(cycle) / folder for stage, folder in STAGES.items()}
+        made = [folder.exists() for folder in folders.values()]
+        # Whatever comes later was made from all that comes earlier.
+        needed = max([number + 1 for number, there in enumerate(made) if there], default=0)
+        if ledger.has(cycle + 1) or layout.cycle(cycle + 1).is_dir():
+            needed = len(STAGES)
+        elif cycle < listed:
+            needed = max(needed, 2)
         if not ledger.has(cycle):
-            stray = [str(folder) for folder in folders.values() if folder.exists()]
-            if stray:
-                yield f"{ledger.path(cycle)}: does not exist, although {stray[0]} was made from it"
-            return
-        yield from ledger.problems(cycle)
-        for stage, folder in folders.items():
+            if needed:
+                yield f"{ledger.path(cycle)}: does not exist"
+            if cycle >= listed:
+                return
+        else:
+            yield from ledger.problems(cycle)
+        for number, (stage, folder) in enumerate(folders.items()):
             if folder.exists():
                 try:
                     inputs = stage_inputs(layout, ledger, stage, cycle)
                 except DamagedError:  # said where it lies
                     inputs = {}
                 yield from problems(folder, inputs)
+            elif number < needed:
+                yield f"{folder}: does not exist"
+        if cycle < listed:
+            with suppress(DamagedError):
+                yield from epoch_rows(layout.checkpoint(cycle), name, cycle)
+            yield {"run": name, "cycle": cycle, "stage": "evaluate"}
+
+
+def _audit_record(path: Path, expected: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    try:
+        there = {row_key(row) for row in read_record(path)}
+    except DamagedError as error:
+        yield str(error)
+        return
+    missing = [row for row in expected if row_key(row) not in there]
+    if missing:
+        first = ", ".join(f"{name} {missing[0][name]}" for name in KEY if name in missing[0])
+        yield f"{path}: {len(missing)} rows are missing, the first: {first}"
 
 
 def _audit_first_weights(layout: RunLayout) -> Iterator[str]:
     try:
         wanted = read_recipe(layout.recipe)[1].get("first_weights")
-    except (DamagedError, UserError):  # said already
+    except DamagedError:  # said already
         return
     if wanted and not layout.backbone.exists():
         yield f"{layout.backbone}: does not exist"
@@ -83,10 +116,12 @@ def _audit_first_weights(layout: RunLayout) -> Iterator[str]:
 
 
 def _audit_model(root: Path) -> Iterator[str]:
-    onnx = root / "model.onnx"
+    onnx, note = root / "model.onnx", root / MODEL_NOTE
     try:
-        if onnx.exists() and sha256(onnx) != read_json(root / MODEL_NOTE)["sha256"]:
+        if onnx.exists() and sha256(onnx) != read_json(note)["sha256"]:
             yield f"{onnx}: differs from what was exported"
+        elif note.exists() and not onnx.exists():
+            yield f"{onnx}: does not exist"
     except DamagedError as error:
         yield str(error)
 
@@ -94,7 +129,7 @@ def _audit_model(root: Path) -> Iterator[str]:
 def _sealed(read: Callable[[], object]) -> Iterator[str]:
     try:
         read()
-    except (DamagedError, UserError) as error:
+    except DamagedError as error:
         yield str(error)
 
 

@@ -47,9 +47,13 @@ def unsealed(text: str | bytes, where: Path) -> dict[str, Any]:
     """What `sealed` was given.  DamagedError names `where` if the text is not what was written."""
     try:
         data = json.loads(text)
-        seal = data.pop(SEAL)
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        seal = data.pop(SEAL, None)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedError(f"{where}: not what was written ({type(error).__name__})") from None
+    if seal is None:
+        raise DamagedError(
+            f"{where}: not what was written: it has no seal, so it was altered or another version made it"
+        )
     if seal != _seal(data):
         raise DamagedError(f"{where}: not what was written: its seal is broken")
     return dict(data)
@@ -63,8 +67,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """Contents of a file of `write_json`.  DamagedError names one that is missing or not what was written."""
     try:
         return unsealed(path.read_bytes(), path)
-    except OSError as error:
-        raise DamagedError(f"{path}: {error.strerror}") from None
+    except FileNotFoundError:
+        raise DamagedError(f"{path}: does not exist") from None
 
 
 def _seal(data: Mapping[str, Any]) -> str:

@@ -49,8 +49,8 @@ class DataIndex:
     splits: Mapping[str, tuple[Shard, ...]]
 
     @classmethod
-    def load(cls, root: Path) -> DataIndex:
-        """Read ROOT/index.json.  UserError names a missing index or shard file, DamagedError an altered index."""
+    def load(cls, root: Path, *, shards_too: bool = True) -> DataIndex:
+        """Read ROOT/index.json.  UserError: no index or (`shards_too`) no shard; DamagedError: an altered index."""
         path = root / "index.json"
         if not path.is_file():
             raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
@@ -60,7 +60,7 @@ class DataIndex:
             raise UserError(f"{path}: key {missing} is missing") from missing
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not the index of a data set: {error}") from error
-        for shard in (shard for shards in index.splits.values() for shard in shards):
+        for shard in (shard for shards in index.splits.values() for shard in shards if shards_too):
             for name in (shard.images, shard.truth):
                 if not (root / name).is_file():
                     raise UserError(f"{root / name}: does not exist, although {path} lists it")

@@ -109,12 +109,22 @@ def test_a_killed_driver_continues_to_the_same_end(undisturbed, toy_data, tmp_pa
     assert done.items() <= found.items(), "a finished shard was scored again"
 
 
-def test_what_is_damaged_is_set_aside_and_made_again_to_the_same_end(undisturbed, toy_data, tmp_path):
+@pytest.mark.parametrize("manifests", [False, True])
+def test_what_is_damaged_is_set_aside_and_made_again_to_the_same_end(undisturbed, toy_data, tmp_path, manifests):
     """One file of every stage and of the ledger, one bit each."""
     root = Path(shutil.copytree(undisturbed, tmp_path / "run"))
-    stages = ("checkpoint/model.safetensors", "evaluation/confusion.json", "scores/pseudo-00001.arrow")
-    names = [f"cycle-000/{name}" for name in (*stages, "scores/regions-00000.arrow", "query/query.parquet")]
-    for name in (*names, "ledger/cycle-001.parquet", "cycle-001/checkpoint/meta.json", "metrics.jsonl"):
+    names = {
+        "checkpoint": "model.safetensors", "evaluation": "confusion.json", "scores": "pseudo-00001.arrow",
+        "query": "query.parquet",
+    }  # fmt: skip
+    if manifests:
+        names = dict.fromkeys(names, "manifest.json")
+    for name in (
+        *(f"cycle-000/{stage}/{name}" for stage, name in names.items()),
+        "ledger/cycle-001.parquet",
+        "cycle-001/checkpoint/meta.json",
+        "metrics.jsonl",
+    ):
         content = bytearray((root / name).read_bytes())
         content[len(content) // 2] ^= 1
         (root / name).write_bytes(content)

@@ -97,7 +97,7 @@ def test_a_signal_between_trainings_exits_130(toy_data, tmp_path):
     assert not (root / "cycle-000/scores").exists()
 
 
-@pytest.mark.parametrize("step", [1, 3, 4, 6])
+@pytest.mark.parametrize("step", [1, 3, 4, 6, 8])
 def test_a_training_that_was_stopped_in_an_epoch_ends_as_an_undisturbed_one(toy_data, tmp_path, monkeypatch, step):
     """Weights, momentum, metrics: bit for bit.  The epoch has four steps."""
     overrides = ("train.steps_per_epoch=4", "train.epochs=2")
@@ -113,3 +113,9 @@ def test_a_training_that_was_stopped_in_an_epoch_ends_as_an_undisturbed_one(toy_
     monkeypatch.undo()
     small_run(toy_data.root, tmp_path / "run", *overrides)
     assert_same(tmp_path / "run", tmp_path / "calm")
+    assert losses(tmp_path / "run") == losses(tmp_path / "calm")
+
+
+def losses(root):
+    history = read_json(root / "cycle-001/checkpoint/meta.json")["history"]
+    return [{name: value for name, value in epoch.items() if "per_second" not in name} for epoch in history]

@@ -1,5 +1,6 @@
 """Checkpoints without pickle: safetensors for tensors, JSON for everything else, hashes over both."""
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from querying.failpoints import failpoint
 from querying.files import read_json, sha256, sync, write_json, written
 from training.loop import Progress
 
+LOG = logging.getLogger(__name__)
 MODEL = "model.safetensors"
 META = "meta.json"
 
@@ -40,15 +42,20 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 class TrainingStates:
     """Resumable states of one training, a folder each; the newest `keep` stay."""
 
-    def __init__(self, root: Path, keep: int = 2) -> None:
+    def __init__(self, root: Path, made_from: str, keep: int = 2) -> None:
         self.root = root
+        self.made_from = made_from
         self.keep = keep
+        self.saved: int | None = None
+        """Step of the state that this process has published last."""
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Publish the state after `progress.step` steps.
 
         No RNG state is kept: every step seeds its generators from (seed, cycle, step, rank).
         """
+        if self.saved == progress.step:
+            return
         folder = self.root / f"step-{progress.step:08d}"
         staging = self.root / f".tmp-{os.getpid()}-{folder.name}"
         staging.mkdir(parents=True)
@@ -57,14 +64,15 @@ class TrainingStates:
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum/{name}"] = buffer
-        save_model(staging, tensors, {"progress": progress.to_json()})
+        save_model(staging, tensors, {"progress": progress.to_json(), "made_from": self.made_from})
         sync(staging)
-        if folder.exists():  # left damaged by an earlier attempt, or it would have been resumed from
+        if folder.exists():  # damaged or made from something else, or it would have been continued from
             shutil.rmtree(folder)
         failpoint(f"{folder.name}:written")
         os.replace(staging, folder)
         failpoint(f"{folder.name}:renamed")
         sync(self.root)
+        self.saved = progress.step
         for old in sorted(self.root.glob("step-*"))[: -self.keep]:
             shutil.rmtree(old)
 
@@ -73,8 +81,11 @@ class TrainingStates:
         for folder in sorted(self.root.glob("step-*"), reverse=True):
             try:
                 tensors, meta = load_model(folder)
-            except DamagedError:
-                continue  # the one before it is used; the damaged one is replaced when its steps are made again
+            except DamagedError as error:
+                LOG.warning("%s: using the state before it", error)
+                continue
+            if meta["made_from"] != self.made_from:
+                continue
             model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
             for name, parameter in model.named_parameters():
                 if f"momentum/{name}" in tensors:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from querying.errors import InfrastructureError
 from querying.files import write_text
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
@@ -28,6 +29,7 @@ from training.optim import poly_lr
 from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TrainSettings
 
 HEARTBEAT_S = 0.5
+PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,9 @@ class TrainJob:
     reco: ReCoSettings
     augment: AugmentSettings
     work: Path
-    """Epoch checkpoints and progress; may vanish once `out` is published."""
+    """States to continue from and progress; may vanish once `out` is published."""
+    made_from: str
+    """A key of labels, pseudo-labels and first weights: states of other ones are not continued from."""
     out: Path
     """Receives `model.safetensors` and `meta.json`."""
 
@@ -71,7 +75,7 @@ class Worker:
 
 
 def run_job(job: TrainJob, worker: Worker) -> None:
-    """Train to the end, continuing from the newest intact epoch of `job.work`; rank 0 writes `job.out`."""
+    """Train to the end, continuing from the newest intact state in `job.work`; rank 0 writes `job.out`."""
     torch.set_num_threads(job.train.threads)
     index = DataIndex.load(job.data)
     grid = RegionGrid(index.height, index.width, job.region_size)
@@ -94,9 +98,11 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         momentum=job.train.momentum,
         nesterov=job.train.nesterov and job.train.momentum > 0,
     )
-    states = TrainingStates(job.work / "states")
+    states = TrainingStates(job.work / "states", job.made_from)
     progress = states.restore(bare, optimizer)
     model = worker.wrap(bare)
+    if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
+        raise InfrastructureError(f"{job.work}: the workers do not see the same saved states")
     generator = torch.Generator(worker.device)
 
     def seed_at(step: int) -> None:
@@ -191,7 +197,7 @@ class _Heartbeat:
     """A small file that the driver polls: workers stay silent."""
 
     def __init__(self, job: TrainJob) -> None:
-        self.path = job.work / "progress.json"
+        self.path = job.work / PROGRESS
         self.total = job.train.epochs * job.train.steps_per_epoch
         self.next = 0.0
 

@@ -81,7 +81,7 @@ def test_an_output_folder_of_another_recipe_is_refused(toy_data, tmp_path):
     folder = other_run(tmp_path, toy_data.root)
     done = s4al("run", "toy_s4al_plus", *SMALL, "--data", toy_data.root, "--out", folder)
     assert (done.returncode, "seed is 5 there, 0 here" in done.stderr) == (2, True), done.stderr
-    assert sorted(p.name for p in folder.iterdir()) == ["recipe.yaml"]
+    assert sorted(p.name for p in folder.iterdir()) == [".recipe.yaml.copy", "recipe.yaml"]
 
 
 def test_a_folder_with_other_things_in_it_is_refused(toy_data, tmp_path):

@@ -3,10 +3,11 @@
 import pytest
 from safetensors.torch import save_file
 
-from benchmarks.run_command import _prepare_backbone, _provenance
+from benchmarks.preflight import check_same_run
+from benchmarks.run_command import _prepare_backbone, _provenance, _restore_recipe
 from orchestrator.config import override, write_recipe
 from orchestrator.layout import RunLayout
-from querying.errors import DamagedError
+from querying.errors import DamagedError, UserError
 from tests.small import small_config
 from training.model import build_model
 from training.settings import ModelSettings
@@ -50,3 +51,27 @@ def test_other_weights_than_the_run_began_from_are_refused(started):
     flip(source)
     with pytest.raises(DamagedError, match="the run began from other weights"):
         _prepare_backbone(config, layout)
+
+
+@pytest.mark.parametrize("how", ["flip", "remove"])
+def test_a_damaged_recipe_is_taken_from_its_copy(started, toy_data, capsys, how):
+    config, layout, _ = started
+    before = layout.recipe.read_bytes()
+    flip(layout.recipe) if how == "flip" else layout.recipe.unlink()
+    check_same_run(config, toy_data, layout)
+    with pytest.raises(UserError, match="holds another run: seed is 0 there, 3 here"):
+        check_same_run(override(config, ["seed=3"]), toy_data, layout)
+    _restore_recipe(layout)
+    assert layout.recipe.read_bytes() == before
+    assert "taken from its copy" in capsys.readouterr().out
+
+
+def test_a_run_that_was_stopped_before_it_had_a_recipe_can_be_started_again(started, toy_data):
+    config, layout, _ = started
+    for path in layout.root.glob("*recipe.yaml*"):
+        path.unlink()
+    (layout.root / ".tmp-7-recipe.yaml").write_text("half")
+    check_same_run(config, toy_data, layout)
+    (layout.root / "photo.jpg").write_text("")
+    with pytest.raises(UserError, match="is not empty and not a run folder"):
+        check_same_run(config, toy_data, layout)

@@ -3,9 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
-from orchestrator.layout import once
+from orchestrator.layout import once, sweep
 from orchestrator.manifest import digest, problems, seal, seconds, set_aside
-from querying.errors import DamagedError
+from querying.errors import UserError
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_digest_is_that_of_the_contents_and_not_of_the_seconds(stage, tmp_pa
         (lambda folder: (folder / "a.arrow").write_bytes(bytes(64)), "a.arrow: differs from its manifest"),
         (lambda folder: (folder / "a.arrow").write_bytes(b""), "a.arrow: differs from its manifest"),
         (lambda folder: (folder / "c").write_text(""), "c: is in no manifest"),
-        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: No such file"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: does not exist"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "manifest.json: not what was written"),
     ],
 )
@@ -68,8 +68,11 @@ def test_two_thousand_flipped_bits_are_all_noticed(stage):
 
 def test_a_manifest_of_another_schema_says_so(stage, monkeypatch):
     monkeypatch.setattr("orchestrator.manifest.SCHEMA", 2)
-    with pytest.raises(DamagedError, match="schema 1 is unknown, this version reads 2"):
+    with pytest.raises(UserError, match="schema 1 is unknown, this version reads 2"):
         digest(stage)
+    with pytest.raises(UserError, match="schema 1"):  # not damage: nothing is set aside
+        once(stage, lambda staging: None)
+    assert stage.exists()
 
 
 def test_what_is_set_aside_is_numbered(tmp_path):
@@ -101,6 +104,16 @@ def test_a_damaged_stage_is_set_aside_and_made_again(tmp_path):
     publish(model="m2")
     assert "was made from another model" in said[1]
     assert (len(made), len(said)) == (3, 2)
+
+
+def test_what_a_lost_worker_was_writing_is_not_published(tmp_path):
+    def make(staging):
+        (staging / "a").write_text("right")
+        (staging / ".tmp-7-b").write_text("half")
+
+    once(tmp_path / "scores", make)
+    sweep(tmp_path)  # as the next start does
+    assert problems(tmp_path / "scores") == []
 
 
 def test_files_of_a_killed_attempt_with_other_inputs_are_not_continued_from(tmp_path):

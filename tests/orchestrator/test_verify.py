@@ -37,7 +37,14 @@ def run(whole, tmp_path):
 
 
 def audited(layout):
-    return [path for path in sorted(layout.root.rglob("*")) if path.is_file() and path.name != "run.lock"]
+    return [
+        path for path in sorted(layout.root.rglob("*")) if path.is_file() and not path.name.endswith((".lock", ".copy"))
+    ]
+
+
+def culprit(layout, path):
+    """What must be named: the file; for one of the ledger either of the pair."""
+    return str(path.with_suffix("")) if path.parent.name == "ledger" else str(path)
 
 
 def test_an_intact_run_has_nothing_to_say(run):
@@ -55,7 +62,7 @@ def test_a_flipped_bit_anywhere_in_a_run_is_named(run):
         flipped = bytearray(content)
         flipped[int(rng.integers(len(content) - 1))] ^= 1 << int(rng.integers(8))  # not a text's last newline
         path.write_bytes(flipped)
-        assert "".join(audit_run(run)).count(str(run.root)), path
+        assert culprit(run, path) in "\n".join(audit_run(run)), path
         path.write_bytes(content)
     assert list(audit_run(run)) == []
 
@@ -65,9 +72,7 @@ def test_a_cut_file_is_named(run, size):
     for path in audited(run):
         content = path.read_bytes()
         path.write_bytes(content[: int(size * len(content))])
-        named = "\n".join(audit_run(run))
-        # an empty record is the record of nothing: the loop writes it anew
-        assert str(path.parent) in named or path.name == "metrics.jsonl", path
+        assert culprit(run, path) in "\n".join(audit_run(run)), path
         path.write_bytes(content)
 
 
@@ -75,9 +80,29 @@ def test_a_missing_file_is_named(run):
     for path in audited(run):
         content = path.read_bytes()
         path.unlink()
-        derived = path.name in ("summary.json", "metrics.jsonl", "recipe.yaml")
-        assert derived or str(path.parent) in "\n".join(audit_run(run)), path
+        assert path.name == "summary.json" or culprit(run, path) in "\n".join(audit_run(run)), path
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "cycle-000/checkpoint", "cycle-000/evaluation", "cycle-000/scores", "cycle-000/query", "cycle-001/checkpoint",
+        "cycle-001/evaluation", "reference/cycle-000/checkpoint",
+    ],
+)  # fmt: skip
+def test_a_missing_stage_is_named(run, folder):
+    shutil.rmtree(run.root / folder)
+    assert f"{run.root / folder}: does not exist" in list(audit_run(run))
+
+
+def test_a_missing_cycle_and_a_missing_row_are_named(run):
+    lines = run.metrics.read_bytes().splitlines(keepends=True)
+    run.metrics.write_bytes(b"".join(lines[:-2]))
+    [named] = audit_run(run)
+    assert "metrics.jsonl: 2 rows are missing" in named
+    shutil.rmtree(run.cycle(1))
+    assert f"{run.checkpoint(1)}: does not exist" in list(audit_run(run))
 
 
 def test_scores_of_another_model_are_noticed_though_their_own_manifest_is_right(run):
@@ -101,4 +126,6 @@ def test_an_exported_model_belongs_to_its_checkpoint(tmp_path):
     assert not exported_from(tmp_path, {**model, "checkpoint": "d"})
     (tmp_path / "model.onnx").write_bytes(b"grapH")
     assert not exported_from(tmp_path, model)
-    assert list(audit_run(RunLayout(tmp_path))) == [f"{tmp_path / 'model.onnx'}: differs from what was exported"]
+    assert f"{tmp_path / 'model.onnx'}: differs from what was exported" in list(audit_run(RunLayout(tmp_path)))
+    (tmp_path / "model.onnx").unlink()
+    assert f"{tmp_path / 'model.onnx'}: does not exist" in list(audit_run(RunLayout(tmp_path)))

@@ -38,8 +38,19 @@ def test_what_is_no_sealed_json_is_named(tmp_path, text):
     (tmp_path / "x.json").write_text(text, encoding="latin-1")
     with pytest.raises(DamagedError, match=r"x\.json"):
         read_json(tmp_path / "x.json")
-    with pytest.raises(DamagedError, match=r"y\.json: No such file"):
+    with pytest.raises(DamagedError, match=r"y\.json: does not exist"):
         read_json(tmp_path / "y.json")
+
+
+def test_a_disk_that_does_not_answer_is_not_taken_for_damage(tmp_path, monkeypatch):
+    write_json(tmp_path / "x.json", DATA)
+
+    def stale(path):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", stale)
+    with pytest.raises(OSError, match="Stale"):
+        read_json(tmp_path / "x.json")
 
 
 def test_nan_is_refused_before_anything_is_written(tmp_path):

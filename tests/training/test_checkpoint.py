@@ -39,10 +39,10 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
     first_optimizer = sgd(first)
     steps(first, first_optimizer, 0, 4)
     progress = Progress(4, [{"epoch": 0, "loss": 0.1}], {"ce": 0.1 + 0.2}, 12, 3.5)
-    TrainingStates(tmp_path).save(first, first_optimizer, progress)
+    TrainingStates(tmp_path, "inputs").save(first, first_optimizer, progress)
     second = network(seed=1)
     second_optimizer = sgd(second)
-    assert TrainingStates(tmp_path).restore(second, second_optimizer) == progress
+    assert TrainingStates(tmp_path, "inputs").restore(second, second_optimizer) == progress
     steps(second, second_optimizer, 4, 8)
     assert equal(second, straight)
 
@@ -50,7 +50,7 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
 def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path):
     model = network()
     optimizer = sgd(model)
-    saved = TrainingStates(tmp_path, keep=2)
+    saved = TrainingStates(tmp_path, "inputs", keep=2)
     for epoch in (1, 2, 3):
         steps(model, optimizer, epoch, epoch + 1)
         saved.save(model, optimizer, Progress(epoch))
@@ -60,13 +60,13 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path):
     content[-5] ^= 1
     file.write_bytes(content)
     assert saved.restore(network(1), optimizer).step == 2
-    saved.save(model, optimizer, Progress(3))  # replaces the damaged one
+    TrainingStates(tmp_path, "inputs").save(model, optimizer, Progress(3))  # replaces the damaged one
     assert saved.restore(network(1), optimizer).step == 3
 
 
 def test_nothing_saved_means_the_beginning(tmp_path):
     model = network()
-    assert TrainingStates(tmp_path / "none").restore(model, sgd(model)) == Progress()
+    assert TrainingStates(tmp_path / "none", "inputs").restore(model, sgd(model)) == Progress()
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no model", "no meta", "bad json"])
@@ -89,3 +89,21 @@ def test_a_damaged_model_is_named(tmp_path, damage):
         meta_file.write_text("{")
     with pytest.raises(DamagedError, match=str(tmp_path)):
         load_model(tmp_path)
+
+
+def test_states_of_other_inputs_are_not_continued_from(tmp_path):
+    model = network()
+    TrainingStates(tmp_path, "these").save(model, sgd(model), Progress(7))
+    assert TrainingStates(tmp_path, "those").restore(model, sgd(model)) == Progress()
+    assert TrainingStates(tmp_path, "these").restore(model, sgd(model)) == Progress(7)
+
+
+def test_a_state_is_written_once_by_a_process(tmp_path):
+    """A stop at the end of an epoch finds its state already saved and must not take it away to save it again."""
+    model = network()
+    states = TrainingStates(tmp_path, "these")
+    states.save(model, sgd(model), Progress(7))
+    [file] = tmp_path.glob("step-*/model.safetensors")
+    before = file.stat().st_ino
+    states.save(model, sgd(model), Progress(7))
+    assert file.stat().st_ino == before
