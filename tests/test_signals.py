@@ -16,6 +16,7 @@ from querying.files import read_json
 from tests.small import SMALL, small_run
 from tests.test_end_to_end import assert_same
 
+pytestmark = pytest.mark.ray  # drives whole runs
 ROOT = Path(__file__).parents[1]
 SLOW_TRAINING = ["train.epochs=2", "train.steps_per_epoch=400", "teacher.batch_size=8"]
 
@@ -47,7 +48,7 @@ class Run:
         return status, time.monotonic() - asked, self.log.read_text()
 
 
-@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize("backend", ["local", "ray"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_training_saves_the_step_and_exits_130(toy_data, tmp_path, backend, number):
     root = tmp_path / "run"
@@ -66,7 +67,6 @@ def test_a_signal_in_training_saves_the_step_and_exits_130(toy_data, tmp_path, b
     assert f"stopped after step {step}, state saved: the same command continues there" in told
 
 
-@pytest.mark.ray
 def test_a_signal_that_ends_the_local_cluster_too_still_ends_in_time(toy_data, tmp_path):
     root = tmp_path / "run"
     run = Run(toy_data, root, "ray", *SLOW_TRAINING)

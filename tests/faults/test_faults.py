@@ -7,6 +7,8 @@ import pytest
 
 from tests.faults.harness import SERVER, Trials, flip_figures
 
+pytestmark = pytest.mark.ray  # drives whole runs
+
 
 @pytest.fixture(scope="module")
 def trials(toy_data, tmp_path_factory):
