@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.tables import load_summary
-from orchestrator.config import RunConfig, read_recipe
+from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
+from orchestrator.recipe_file import read_recipe
 from orchestrator.tracking import read_record
 from querying.errors import DamagedError, UserError
 from querying.files import read_json

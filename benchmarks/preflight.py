@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from orchestrator.config import RunConfig, flatten, read_recipe, recipe_copy
+from orchestrator.config import RunConfig, flatten
 from orchestrator.layout import RunLayout
+from orchestrator.recipe_file import read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
 from querying.regions import RegionGrid
 from querying.shards import DataIndex

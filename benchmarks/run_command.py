@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
-from orchestrator.config import RunConfig, read_recipe, recipe_copy, write_recipe
+from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.manifest import digest, set_aside
+from orchestrator.recipe_file import read_recipe, restore_recipe, write_recipe
 from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
 from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import DamagedError, UserError
-from querying.files import sha256, write_json, write_text
+from querying.files import sha256, write_json
 from querying.shards import DataIndex
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def run_command(
 
     with locked(out), handled():
         check_same_run(config, index, layout)  # again, now that no other process can change it
-        _restore_recipe(layout)
+        restore_recipe(layout.recipe)
         _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
         if not layout.recipe.exists():
             write_recipe(layout.recipe, config, _provenance(index, layout.backbone))
@@ -145,19 +146,6 @@ def _run(
         export_onnx(layout.checkpoint(cycle), onnx)
         write_json(layout.root / MODEL_NOTE, {**model, "sha256": sha256(onnx)})
     mirror.finish(report.parent, onnx)
-
-
-def _restore_recipe(layout: RunLayout) -> None:
-    """Put the copy of a recipe that is damaged or missing in its place; `check_same_run` has read it."""
-    if not recipe_copy(layout.recipe).exists():
-        return
-    try:
-        read_recipe(layout.recipe)
-    except DamagedError as error:
-        if layout.recipe.exists():
-            set_aside(layout.recipe)
-        print(f"{error}: taken from its copy", flush=True)
-        write_text(layout.recipe, recipe_copy(layout.recipe).read_text())
 
 
 def _prepare_backbone(config: RunConfig, layout: RunLayout) -> None:

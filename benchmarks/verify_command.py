@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.config import recipe_copy
 from orchestrator.layout import RunLayout
+from orchestrator.recipe_file import recipe_copy
 from orchestrator.verify import audit_run
 from querying.errors import DamagedError, UserError
 from querying.shards import DataIndex, verify

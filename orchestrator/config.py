@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from querying.errors import DamagedError, UserError
-from querying.files import write_text
+from querying.errors import UserError
 from querying.settings import QuerySettings, Settings
 from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TeacherSettings, TrainSettings
 
-_SEAL_LINE = "# seal: "
 MAX_YAML_BYTES = 1_000_000
 
 
@@ -139,28 +136,6 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  (a SafeLoader, made stricter)
     except (yaml.YAMLError, RecursionError) as error:
         raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
-
-
-def write_recipe(path: Path, config: RunConfig, provenance: Mapping[str, Any]) -> None:
-    """A run's `recipe.yaml`: the configuration, what it ran with, and as the last line a seal over both."""
-    text = config.to_yaml() + yaml.safe_dump({"provenance": dict(provenance)}, sort_keys=False)
-    for file in (recipe_copy(path), path):
-        write_text(file, text + _SEAL_LINE + hashlib.sha256(text.encode()).hexdigest() + "\n")
-
-
-def recipe_copy(path: Path) -> Path:
-    """A run can make everything anew but its recipe, so that is kept twice."""
-    return path.with_name(f".{path.name}.copy")
-
-
-def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Configuration and provenance of a run.  DamagedError where `recipe.yaml` is not what was written."""
-    if not path.exists():
-        raise DamagedError(f"{path}: does not exist")
-    text, _, seal = path.read_bytes().rpartition(_SEAL_LINE.encode())
-    if seal != hashlib.sha256(text).hexdigest().encode() + b"\n":
-        raise DamagedError(f"{path}: not what was written: its seal is broken")
-    return load_yaml(path), parse_yaml(text.decode(), str(path))["provenance"]
 
 
 def load_yaml(path: Path) -> RunConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from orchestrator.config import RunConfig
@@ -41,12 +40,6 @@ def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int, *
         "void_pixels": spent.void_pixels,
         "seconds": {name: seconds(folder) for name, folder in stages.items()},
     }
-
-
-def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
-    """The training's history as rows of the record."""
-    history = read_json(checkpoint / "meta.json")["history"]
-    return [{"run": run, "cycle": cycle, "stage": "train", **row} for row in history]
 
 
 def write_summary(

@@ -63,6 +63,12 @@ def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in KEY)
 
 
+def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
+    """The training's history as rows of the record."""
+    history = read_json(checkpoint / "meta.json")["history"]
+    return [{"run": run, "cycle": cycle, "stage": "train", **row} for row in history]
+
+
 class Mirror(Protocol):
     """Where the record is copied to."""
 

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import read_recipe
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest, problems
-from orchestrator.summary import epoch_rows
-from orchestrator.tracking import KEY, read_record, row_key
+from orchestrator.recipe_file import read_recipe
+from orchestrator.tracking import KEY, epoch_rows, read_record, row_key
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger

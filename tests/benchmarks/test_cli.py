@@ -26,7 +26,7 @@ def closed_port():
 def other_run(tmp_path, toy):
     """A run folder that holds another seed."""
     from benchmarks.run_command import _provenance
-    from orchestrator.config import write_recipe
+    from orchestrator.recipe_file import write_recipe
     from querying.shards import DataIndex
     from tests.small import small_config
 

@@ -13,7 +13,8 @@ from benchmarks.figures import Dots, draw_class_iou
 from benchmarks.findings import find_data, load_findings
 from benchmarks.overlays import _heat, coverage_of, queried_cells, spread
 from benchmarks.report import _bought, _clock, _environment, write_report
-from orchestrator.config import build, read_recipe, write_recipe
+from orchestrator.config import build
+from orchestrator.recipe_file import read_recipe, write_recipe
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, write_json
 from querying.labels import IGNORE

@@ -4,9 +4,10 @@ import pytest
 from safetensors.torch import save_file
 
 from benchmarks.preflight import check_same_run
-from benchmarks.run_command import _prepare_backbone, _provenance, _restore_recipe
-from orchestrator.config import override, write_recipe
+from benchmarks.run_command import _prepare_backbone, _provenance
+from orchestrator.config import override
 from orchestrator.layout import RunLayout
+from orchestrator.recipe_file import restore_recipe, write_recipe
 from querying.errors import DamagedError, UserError
 from tests.small import small_config
 from training.model import build_model
@@ -61,7 +62,7 @@ def test_a_damaged_recipe_is_taken_from_its_copy(started, toy_data, capsys, how)
     check_same_run(config, toy_data, layout)
     with pytest.raises(UserError, match="holds another run: seed is 0 there, 3 here"):
         check_same_run(override(config, ["seed=3"]), toy_data, layout)
-    _restore_recipe(layout)
+    restore_recipe(layout.recipe)
     assert layout.recipe.read_bytes() == before
     assert "taken from its copy" in capsys.readouterr().out
 

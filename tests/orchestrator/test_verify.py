@@ -18,7 +18,7 @@ from training.settings import ModelSettings
 @pytest.fixture(scope="module")
 def whole(toy_data, tmp_path_factory):
     from benchmarks.run_command import _provenance
-    from orchestrator.config import write_recipe
+    from orchestrator.recipe_file import write_recipe
     from tests.small import small_config
 
     root = tmp_path_factory.mktemp("verify") / "run"

@@ -1,0 +1,53 @@
+"""A run's `recipe.yaml`: resolved configuration, what it ran with, and a seal.
+
+A run can make everything anew but this, so it is kept twice.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.config import RunConfig, load_yaml, parse_yaml
+from orchestrator.manifest import set_aside
+from querying.errors import DamagedError
+from querying.files import write_text
+
+_SEAL_LINE = "# seal: "
+
+
+def write_recipe(path: Path, config: RunConfig, provenance: Mapping[str, Any]) -> None:
+    """A run's `recipe.yaml`: the configuration, what it ran with, and as the last line a seal over both."""
+    text = config.to_yaml() + yaml.safe_dump({"provenance": dict(provenance)}, sort_keys=False)
+    for file in (recipe_copy(path), path):
+        write_text(file, text + _SEAL_LINE + hashlib.sha256(text.encode()).hexdigest() + "\n")
+
+
+def recipe_copy(path: Path) -> Path:
+    """Where the second one is."""
+    return path.with_name(f".{path.name}.copy")
+
+
+def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
+    """Configuration and provenance of a run.  DamagedError where `recipe.yaml` is not what was written."""
+    if not path.exists():
+        raise DamagedError(f"{path}: does not exist")
+    text, _, seal = path.read_bytes().rpartition(_SEAL_LINE.encode())
+    if seal != hashlib.sha256(text).hexdigest().encode() + b"\n":
+        raise DamagedError(f"{path}: not what was written: its seal is broken")
+    return load_yaml(path), parse_yaml(text.decode(), str(path))["provenance"]
+
+
+def restore_recipe(path: Path) -> None:
+    """Put the copy of a recipe that is damaged or missing in its place; nothing where there is no run yet."""
+    if not recipe_copy(path).exists():
+        return
+    try:
+        read_recipe(path)
+    except DamagedError as error:
+        if path.exists():
+            set_aside(path)
+        print(f"{error}: taken from its copy", flush=True)
+        write_text(path, recipe_copy(path).read_text())
