@@ -52,7 +52,8 @@ class Run:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_training_saves_the_step_and_exits_130(toy_data, tmp_path, backend, number):
     root = tmp_path / "run"
-    run = Run(toy_data, root, backend, *SLOW_TRAINING)
+    two_ranks = ["train.workers=2"] if backend == "ray" else []
+    run = Run(toy_data, root, backend, *SLOW_TRAINING, *two_ranks)
     run.wait_for(root / "cycle-000/training/progress.json")
     if number == signal.SIGINT:
         os.killpg(run.process.pid, number)  # as a terminal does: everything that the command started gets it
