@@ -74,7 +74,9 @@ def test_a_signal_that_ends_the_local_cluster_too_still_ends_in_time(toy_data, t
     run.wait_for(root / "cycle-000/training/progress.json")
     os.killpg(run.process.pid, signal.SIGTERM)
     status, seconds, told = run.end(60)
-    assert (status, seconds < 20) == (130, True), told
+    # Ray's library ends a driver whose raylet is gone with status 1, where it comes before us.
+    assert (status in (130, 1), seconds < 20) == (True, True), (status, told)
+    assert "Traceback" not in told
 
 
 def test_a_second_signal_ends_at_once(toy_data, tmp_path):
