@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -126,7 +127,9 @@ def test_what_is_damaged_is_set_aside_and_made_again_to_the_same_end(undisturbed
         "metrics.jsonl",
     ):
         content = bytearray((root / name).read_bytes())
-        content[len(content) // 2] ^= 1
+        # in JSON a letter of a name: the last digit of a float may mean the same number
+        place = re.search(rb"[a-z]", content).start() if "json" in name else len(content) // 2
+        content[place] ^= 1
         (root / name).write_bytes(content)
     small_run(toy_data.root, root)
     assert_same(root, undisturbed)

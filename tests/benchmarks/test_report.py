@@ -247,7 +247,7 @@ def test_what_is_not_a_finished_run_is_named(copy, tmp_path, spoil, message):
 def test_what_is_not_what_was_written_is_named(copy, tmp_path, name, spoil):
     path = copy / name
     content = path.read_bytes()
-    place = len(content) // 3
+    place = re.search(rb"[a-z]", content).start()  # of a name: the last digit of a float may mean the same number
     flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
     path.write_bytes(flipped if spoil == "flip" else spoil.encode())
     with pytest.raises(DamagedError, match=name):
