@@ -11,6 +11,7 @@ from orchestrator.recipe_file import read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
+from training.method_settings import ON_THE_FLY
 
 ANSWER_WITHIN_S = 3.0
 
@@ -40,6 +41,8 @@ def check_data(config: RunConfig, index: DataIndex) -> None:
     if config.reference and masked < images:
         raise UserError(f"reference=true: {images - masked} of {images} train images have no mask; set reference=false")
     first = config.initial.images or max(1, round(images * config.initial.fraction))
+    if config.train.method in ON_THE_FLY and first >= images:
+        raise UserError(f"train.method={config.train.method}: all {images} train images are labelled, no pool is left")
     if config.budget is not None and min(first, masked) > config.budget * images + 1e-6:
         raise UserError(f"budget={config.budget}: the {first} initial images are more than that share of {images}")
     for shard in index.shards(config.data.evaluate_on):

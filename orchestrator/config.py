@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from querying.errors import UserError
 from querying.settings import QuerySettings, Settings
+from training.method_settings import ON_THE_FLY, MethodSettings, check_method
 from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TeacherSettings, TrainSettings
 
 MAX_YAML_BYTES = 1_000_000
@@ -55,6 +56,7 @@ class RunConfig(Settings):
     teacher: TeacherSettings = TeacherSettings()
     reco: ReCoSettings = ReCoSettings()
     augment: AugmentSettings = AugmentSettings()
+    methods: MethodSettings = MethodSettings()
     query: QuerySettings = QuerySettings()
 
     @model_validator(mode="after")
@@ -68,12 +70,13 @@ class RunConfig(Settings):
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
             if (train.batch_size + train.batch_size_unlabelled) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
+        check_method(self.train, self.methods, self.cycles)
         return self
 
     def train_at(self, cycle: int, *, last: bool) -> TrainSettings:
         """Settings of one cycle: the teacher's in cycle 0, a longer `last` cycle where asked for."""
         changes: dict[str, Any] = {}
-        if cycle == 0:
+        if cycle == 0 and self.train.method not in ON_THE_FLY:
             set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
             changes = {"method": "supervised", "batch_size_unlabelled": 0} | set_keys
         elif self.train.method == "supervised":
@@ -97,6 +100,7 @@ class RunConfig(Settings):
                 "reference": False,
                 "initial": InitialSettings(fraction=1.0),
                 "teacher": schedule,
+                "train": self.train.model_copy(update={"method": "supervised"}),
             }
         )
 

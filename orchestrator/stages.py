@@ -77,6 +77,7 @@ class Stages:
             train=settings,
             reco=self.config.reco,
             augment=self.config.augment,
+            methods=self.config.methods,
             work=self.layout.work(cycle).resolve(),
             made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle)),
             out=out.resolve(),

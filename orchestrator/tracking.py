@@ -20,6 +20,8 @@ from querying.files import read_json, sealed, unsealed, write_json
 LOG = logging.getLogger(__name__)
 KEY = ("run", "cycle", "stage", "epoch")
 NOT_METRICS = (*KEY, "time")
+MAX_PARAMS = 100
+"""That MLflow takes at a time."""
 
 
 class Record:
@@ -179,10 +181,9 @@ class MlflowMirror:
                 "s4al.seed": str(self.config.seed),
             }
             parent = self._find_or_create(client, {**tags, "s4al.key": str(self.run.resolve())}, self.run.name)
-            client.log_batch(
-                parent,
-                params=[Param(k, str(v)[:6000]) for k, v in flatten(self.config.model_dump(mode="json")).items()],
-            )
+            params = [Param(k, str(v)[:6000]) for k, v in flatten(self.config.model_dump(mode="json")).items()]
+            for first in range(0, len(params), MAX_PARAMS):
+                client.log_batch(parent, params=params[first : first + MAX_PARAMS])
             dataset = Dataset(
                 self.data["name"], self.data["digest"][:36], "local", json.dumps({"uri": self.data["root"]})
             )

@@ -5,14 +5,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_NO_VIEWS = torch.zeros(0, 0, 3, 0, 0, dtype=torch.uint8)
+_NOTHING_SEEN = torch.zeros(0, 0, 0, 0, dtype=torch.bool)
+
 
 class Batch(NamedTuple):
-    """uint8 images (B, 3, h, w) and targets (B, h, w); 255 is unknown.  `_u` is the pool; empty in cycle 0."""
+    """uint8 images (B, 3, h, w) and targets (B, h, w); 255 is unknown.  `_u` is the pool; empty in cycle 0.
+
+    For a method that labels the pool on the fly, `image_u` is weakly augmented and `target_u` empty.
+    """
 
     image: Tensor
     target: Tensor
     image_u: Tensor
     target_u: Tensor
+    strong_u: Tensor = _NO_VIEWS
+    """(V, B, 3, h, w): strong augmentations of `image_u`, pixel by pixel the same place."""
+    seen_u: Tensor = _NOTHING_SEEN
+    """(1 + V, B, h, w): False where `image_u` (first) and the strong views show padding or a CutOut hole."""
 
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.shards import DataIndex, ImageStore, decode_label, encode_label
@@ -37,7 +38,11 @@ class TrainingData:
         augment: AugmentSettings,
         crop: tuple[int, int],
         seed: int,
+        views: int | None = None,
     ) -> None:
+        """With `views`, the pool comes without pseudo-labels: all other train images, weakly augmented and in as many
+        strong views."""
+        self.views = views
         self.store = ImageStore(index, "train")
         self.grid = grid
         self.augment, self.crop = augment, crop
@@ -49,7 +54,12 @@ class TrainingData:
         }
         self.bought = _cells(ledger, range(1, cycle + 1))
         self.pseudo = _pseudo_labels(pseudo) if pseudo else {}
-        self.pool = [image_id for image_id in self.store.ids() if image_id in self.pseudo]
+        whole = set(self.labelled)
+        self.pool = [
+            image_id
+            for image_id in self.store.ids()
+            if (image_id in self.pseudo if views is None else image_id not in whole)
+        ]
 
     def batch(self, step: int, rank: int, world: int, *, labelled: int, unlabelled: int) -> Batch:
         """This rank's share of step `step`; `labelled` and `unlabelled` count images over all ranks."""
@@ -58,6 +68,8 @@ class TrainingData:
         if not self.pool:
             unlabelled = 0
         positions = range(step * unlabelled + rank, (step + 1) * unlabelled, world)
+        if self.views is not None:
+            return Batch(image, target, *self._stack_views([self._views(p, self.views) for p in positions]))
         image_u, target_u = self._stack([self._unlabelled(p) for p in positions])
         return Batch(image, target, image_u, target_u)
 
@@ -74,6 +86,20 @@ class TrainingData:
         rng = self._rng(1, position)
         pair = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
         return strong(*pair, settings=self.augment, rng=rng)
+
+    def _views(self, position: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """An image, and which of its pixels are seen (else IGNORE): the weak view, then `count` strong views of it."""
+        image_id = self._draw(self.pool, 1, position)
+        image_HWC, rng = self.store.image(image_id), self._rng(1, position)
+        seen_HW = np.zeros(image_HWC.shape[:2], np.uint8)
+        first = weak(image_HWC, seen_HW, crop=self.crop, settings=self.augment, rng=rng)
+        return [first, *(strong(*first, settings=self.augment, rng=rng) for _ in range(count))]
+
+    def _stack_views(self, samples: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> tuple[Tensor, ...]:
+        """image_u, target_u, strong_u, seen_u of a Batch."""
+        images, seen = zip(*(self._stack(view) for view in zip(*samples, strict=True)), strict=True)
+        strong_u = torch.stack(images[1:]) if images[1:] else images[0][None, :0]
+        return images[0], seen[0][:0], strong_u, torch.stack(seen) != IGNORE
 
     def _draw(self, ids: Sequence[str], stream: int, position: int) -> str:
         """Every image once per pass, in an order of its own for each pass."""

@@ -1,5 +1,6 @@
 """One training from its description: what a Ray Train worker runs, and what the local back end runs in-process."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from training.batch import Batch
 from training.checkpoint import TrainingStates, save_model
 from training.dataset import TrainingData, prefetched
 from training.loop import train
+from training.method_settings import MethodSettings
+from training.methods.method import NewNetwork
 from training.methods.parts import Step
 from training.methods.registry import METHODS
 from training.model import DeepLabV3Plus, build_model, parameter_groups
@@ -49,6 +52,7 @@ class TrainJob:
     train: TrainSettings
     reco: ReCoSettings
     augment: AugmentSettings
+    methods: MethodSettings
     work: Path
     """States to continue from and progress; may vanish once `out` is published."""
     made_from: str
@@ -79,6 +83,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     torch.set_num_threads(job.train.threads)
     index = DataIndex.load(job.data)
     grid = RegionGrid(index.height, index.width, job.region_size)
+    kind = METHODS[job.train.method]
     data = TrainingData(
         index,
         Ledger(job.ledger),
@@ -88,38 +93,39 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         augment=job.augment,
         crop=job.train.crop or (index.height, index.width),
         seed=job.seed,
+        views=kind.strong_views if kind.on_the_fly else None,
     )
-    bare = _network(job, index.num_classes, worker.device)
+    generator = torch.Generator(worker.device)
+    context = Step(job.train, job.reco, generator, worker.mean, job.methods)
+    method = kind(_new_network(job, index.num_classes, worker.device), context).to(worker.device)
     optimizer = torch.optim.SGD(
         parameter_groups(
-            bare, job.train.lr, head_lr_scale=job.train.head_lr_scale, weight_decay=job.train.weight_decay
+            method, job.train.lr, head_lr_scale=job.train.head_lr_scale, weight_decay=job.train.weight_decay
         ),
         lr=job.train.lr,
         momentum=job.train.momentum,
         nesterov=job.train.nesterov and job.train.momentum > 0,
     )
     states = TrainingStates(job.work / "states", job.made_from)
-    progress = states.restore(bare, optimizer)
-    model = worker.wrap(bare)
+    progress = states.restore(method, optimizer)
+    model = worker.wrap(method)
     if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
         raise InfrastructureError(f"{job.work}: the workers do not see the same saved states")
-    generator = torch.Generator(worker.device)
+    total = job.train.epochs * job.train.steps_per_epoch
 
     def seed_at(step: int) -> None:
         numbers = np.random.SeedSequence([job.seed, job.cycle, step, worker.rank]).generate_state(2, np.uint64) >> 1
         torch.manual_seed(int(numbers[0]))  # dropout, stochastic depth
-        generator.manual_seed(int(numbers[1]))  # ReCo's draws
-
-    method = METHODS[job.train.method]
-    context = Step(job.train, job.reco, generator, worker.mean)
+        generator.manual_seed(int(numbers[1]))  # the method's draws
 
     def loss_parts(model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=_bf16(job.train, worker.device)):
-            return method(model, batch.to(worker.device), context)
+            parts: dict[str, Tensor] = model(batch.to(worker.device), context._replace(done=step / total))
+            return parts
 
     def save() -> None:
         if worker.rank == 0:
-            states.save(bare, optimizer, progress)
+            states.save(method, optimizer, progress)
 
     def on_epoch(metrics: dict[str, float]) -> None:
         done = len(progress.history)
@@ -147,25 +153,34 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         seed_at=seed_at,
         mean_over_ranks=worker.mean,
         should_stop=stop_file(job.work).exists,
+        after_step=method.after_step,
         on_step=_Heartbeat(job).step if worker.rank == 0 else lambda step, loss: None,
         on_epoch=on_epoch,
         save=save,
     )
     if worker.rank == 0:
-        save_model(job.out, bare.state_dict(), _meta(job, index, data, progress.history))
+        save_model(job.out, method.deployed().state_dict(), _meta(job, index, data, progress.history))
 
 
-def _network(job: TrainJob, num_classes: int, device: torch.device) -> DeepLabV3Plus:
-    """Fresh heads from the seed and the ImageNet encoder: every cycle starts anew (S4AL+ section 4.1)."""
-    torch.manual_seed(int(np.random.SeedSequence([job.seed, job.cycle]).generate_state(1, np.uint64)[0] >> 1))
-    model = build_model(job.model, num_classes, embedding=job.reco.weight > 0)
-    if job.backbone:
-        load_backbone(model, job.backbone)
-    if job.train.sync_bn and device.type == "cuda":
-        from timm.layers.norm_act import convert_sync_batchnorm  # knows timm's BatchNorm with activation
+def _new_network(job: TrainJob, num_classes: int, device: torch.device) -> NewNetwork:
+    """Makes networks with the ImageNet encoder and fresh heads from the seed: every cycle starts anew (S4AL+ section
+    4.1), and every network of a method with other heads."""
+    made = itertools.count()
 
-        model = convert_sync_batchnorm(model)
-    return model.to(memory_format=torch.channels_last).to(device)
+    def new_network(embedding: bool) -> DeepLabV3Plus:
+        number = next(made)
+        entropy = [job.seed, job.cycle, *([0, 0, number] if number else [])]  # a step's seed has four numbers
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
+        model = build_model(job.model, num_classes, embedding=embedding)
+        if job.backbone:
+            load_backbone(model, job.backbone)
+        if job.train.sync_bn and device.type == "cuda":
+            from timm.layers.norm_act import convert_sync_batchnorm  # knows timm's BatchNorm with activation
+
+            model = convert_sync_batchnorm(model)
+        return model.to(memory_format=torch.channels_last)
+
+    return new_network
 
 
 def _bf16(settings: TrainSettings, device: torch.device) -> bool:

@@ -46,6 +46,7 @@ def train(
     seed_at: Callable[[int], None],
     mean_over_ranks: Callable[[Tensor], Tensor],
     should_stop: Callable[[], bool],
+    after_step: Callable[[int], None],
     on_step: Callable[[int, float], None],
     on_epoch: Callable[[dict[str, float]], None],
     save: Callable[[], None],
@@ -75,6 +76,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            after_step(step)
 
             # account
             progress.step = step + 1

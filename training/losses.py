@@ -1,5 +1,6 @@
 """Cross entropy with an explicit denominator, so that several workers together take the mean of the whole batch."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -27,3 +28,25 @@ def cross_entropy(
     known = target_BHW != IGNORE if normalise == "valid" else torch.ones_like(target_BHW)
     count = mean_count(known.sum().to(total.dtype))
     return total / count.clamp_min(1)
+
+
+def hard_cross_entropy(
+    logits_BCHW: Tensor,
+    target_BHW: Tensor,
+    *,
+    easy_from: float,
+    keep: int,
+    mean_count: Callable[[Tensor], Tensor] = lambda count: count,
+) -> Tensor:
+    """Mean of -log p over the known pixels with p <= `easy_from`, but at least over the `keep` hardest (OHEM).
+
+    As CPS, AEL, U2PL and UniMatch use it on Cityscapes.  `keep` counts this worker's pixels; for `mean_count` see
+    `cross_entropy`.
+    """
+    cost_BHW = F.cross_entropy(logits_BCHW.float(), target_BHW.long(), ignore_index=IGNORE, reduction="none")
+    known_BHW = target_BHW != IGNORE
+    ranked = cost_BHW.detach().masked_fill(~known_BHW, -torch.inf).flatten()
+    bound = ranked.topk(min(keep, len(ranked))).values[-1].clamp_max(-math.log(easy_from))
+    hard_BHW = known_BHW & (cost_BHW.detach() >= bound)
+    total = cost_BHW.masked_fill(~hard_BHW, 0.0).sum()
+    return total / mean_count(hard_BHW.sum().to(total.dtype)).clamp_min(1)

@@ -90,7 +90,15 @@ class DeepLabV3Plus(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Output:
         """(B, 3, H, W) normalised float -> logits and embedding at stride 4."""
+        return self.decode(*self.encode(image_BCHW))
+
+    def encode(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's features: low-level ones at stride 4, deep ones at the output stride."""
         low, deep = self.encoder(image_BCHW.contiguous(memory_format=torch.channels_last))
+        return low, deep
+
+    def decode(self, low: Tensor, deep: Tensor) -> Output:
+        """From `encode`'s features, or from what a method has made of them."""
         aspp, low = self.aspp(deep), self.low_level(low)
         embedding = None if self.embedding_head is None else self.embedding_head(aspp, low)
         return Output(self.class_head(aspp, low), embedding)
@@ -112,13 +120,16 @@ def build_model(settings: ModelSettings, num_classes: int, *, embedding: bool) -
     return model
 
 
-def parameter_groups(
-    model: DeepLabV3Plus, lr: float, *, head_lr_scale: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Optimiser groups: the encoder at `lr`, all else at `lr * head_lr_scale`; `lr_scale` is kept for the schedule."""
-    encoder = list(model.encoder.parameters())
-    known = {id(parameter) for parameter in encoder}
-    heads = [parameter for parameter in model.parameters() if id(parameter) not in known]
+def parameter_groups(model: nn.Module, lr: float, *, head_lr_scale: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: encoders at `lr`, all else at `lr * head_lr_scale`; `lr_scale` is kept for the schedule.
+
+    `model` is a network or holds some; parameters that are not trained (a teacher's) are in no group.
+    """
+    networks = [module for module in model.modules() if isinstance(module, DeepLabV3Plus)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    known = {id(parameter) for network in networks for parameter in network.encoder.parameters()}
+    encoder = [parameter for parameter in trained if id(parameter) in known]
+    heads = [parameter for parameter in trained if id(parameter) not in known]
     return [
         {"params": encoder, "lr": lr, "lr_scale": 1.0, "weight_decay": weight_decay},
         {"params": heads, "lr": lr * head_lr_scale, "lr_scale": head_lr_scale, "weight_decay": weight_decay},

@@ -64,8 +64,9 @@ class AugmentSettings(Settings):
 
 
 class TrainSettings(Settings):
-    method: Literal["supervised", "self_training"] = "self_training"
-    """From cycle 1 on; cycle 0 is always supervised, since nothing is pseudo-labelled yet."""
+    method: Literal["supervised", "self_training", "mean_teacher", "cps", "unimatch"] = "self_training"
+    """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet; the methods of ON_THE_FLY label
+    the pool while they train, and have cycle 0 alone."""
     epochs: int = Field(100, ge=1)
     last_epochs: int | None = Field(None, ge=1)
     """Epochs of the last cycle, where it is to be longer."""
@@ -84,6 +85,10 @@ class TrainSettings(Settings):
     unlabelled_weight: float = Field(1.0, ge=0)
     normalise: Literal["valid", "all"] = "valid"
     """Cross entropy divided by the known pixels, or by all pixels as the authors' code does."""
+    ohem: float | None = Field(None, gt=0, lt=1)
+    """Learn only the labelled pixels whose class has at most this probability (CPS, AEL, U2PL, UniMatch: 0.7), ..."""
+    ohem_keep: int = Field(100_000, ge=1)
+    """... but at least so many of each worker's batch."""
     crop: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = None
     """Height and width of the training crop; default: the size of the data."""
     workers: int = Field(1, ge=1)

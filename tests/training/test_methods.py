@@ -6,65 +6,45 @@ import torch.nn.functional as F
 from torch import nn
 
 from querying.labels import IGNORE
+from tests.training.tiny import TinyNet, batch, method, step, total
 from training.batch import Batch
-from training.methods.parts import Step
+from training.method_settings import ON_THE_FLY
 from training.methods.registry import METHODS
-from training.model import Output
+from training.model import Output, normalise
 from training.optim import set_lr
-from training.settings import ReCoSettings, TrainSettings
+from training.settings import ReCoSettings
 
-
-class TinyNet(nn.Module):
-    """Logits and embeddings at a quarter of the size."""
-
-    def __init__(self, classes=3, embedding=True):
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Conv2d(3, 8, 4, stride=4)
-        self.head = nn.Conv2d(8, classes, 1)
-        self.embed = nn.Conv2d(8, 4, 1) if embedding else None
-
-    def forward(self, x):
-        h = self.body(x).relu()
-        return Output(self.head(h), self.embed(h) if self.embed is not None else None)
+NO_RECO = ReCoSettings(weight=0)
 
 
 class Uniform(nn.Module):
     """Equal logits for three classes; no representation head."""
 
+    def __init__(self, embedding, seed):
+        super().__init__()
+
     def forward(self, x):
         return Output(torch.zeros(len(x), 3, 2, 2, requires_grad=True), None)
 
 
-def batch(known=IGNORE, pool=1):
-    g = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8, generator=g)
-    target = torch.randint(0, 3, (4, 8, 8), dtype=torch.uint8, generator=g)
-    if known != IGNORE:
-        target[:] = known
-    return Batch(image[:2], target[:2], image[2 : 2 + pool], target[2 : 2 + pool])
-
-
-def step(**changes):
-    return Step(
-        TrainSettings(**changes), ReCoSettings(queries=8, negatives=8), torch.Generator().manual_seed(0), lambda n: n
-    )
+def test_the_settings_know_which_methods_label_on_the_fly():
+    assert set(ON_THE_FLY) == {name for name, kind in METHODS.items() if kind.on_the_fly}
 
 
 def test_uniform_logits_cost_the_logarithm_of_the_number_of_classes():
     """CE = ln 3 for every pixel, so for the mean over both streams, too; the pool's is weighted."""
-    parts = METHODS["self_training"](Uniform(), batch(), step(unlabelled_weight=0.5))
+    here = step(unlabelled_weight=0.5)
+    parts = method("self_training", here, Uniform)(batch(), here)
     assert parts["ce"].item() == pytest.approx(math.log(3), rel=1e-6)
     assert parts["ce_u"].item() == pytest.approx(0.5 * math.log(3), rel=1e-6)
-    assert set(METHODS["supervised"](Uniform(), batch(), step())) == {"ce"}
+    assert set(method("supervised", here, Uniform)(batch(), here)) == {"ce"}
 
 
 def test_the_cross_entropy_is_taken_at_full_resolution():
-    net, one = TinyNet(embedding=False), batch()
-    found = METHODS["supervised"](net, one, step())["ce"]
-    from training.model import normalise
-
-    logits = F.interpolate(net(normalise(one.image)).logits, (8, 8), mode="bilinear", align_corners=False)
+    one, here = batch(), step(NO_RECO)
+    supervised = method("supervised", here)
+    found = supervised(one, here)["ce"]
+    logits = F.interpolate(supervised.network(normalise(one.image)).logits, (8, 8), mode="bilinear")
     log_p = logits.double().log_softmax(1)
     expected = (
         -sum(log_p[b, one.target[b, y, x].item(), y, x] for b in range(2) for y in range(8) for x in range(8)) / 128
@@ -74,44 +54,80 @@ def test_the_cross_entropy_is_taken_at_full_resolution():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_without_any_known_pixel_costs_nothing_and_still_has_a_graph(name):
-    net = TinyNet()
-    empty = Batch(*(torch.full_like(t, IGNORE) if t.dim() == 3 else t for t in batch()))
-    loss = torch.stack(list(METHODS[name](net, empty, step()).values())).sum()
+    one, here = batch(pool=2, views=METHODS[name].strong_views), step(done=0.5)
+    empty = one._replace(
+        target=torch.full_like(one.target, IGNORE),
+        target_u=torch.full_like(one.target_u, IGNORE),
+        seen_u=torch.zeros_like(one.seen_u),
+    )
+    trained = method(name, here)
+    loss = total(trained(empty, here))
     loss.backward()
     assert loss.item() == 0.0
-    assert all(p.grad is not None for p in net.parameters())
+    assert all(p.grad is not None for p in trained.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_parameter_gets_a_gradient_and_the_loss_falls(name):
-    net = TinyNet()
-    optimizer = torch.optim.SGD([{"params": list(net.parameters()), "lr_scale": 1.0}], lr=0.05, momentum=0.9)
+def test_every_trained_parameter_gets_a_gradient_no_other_and_the_loss_falls(name):
+    one, here = batch(pool=2, views=METHODS[name].strong_views), step(done=0.5, methods={"mean_teacher": {"weight": 1}})
+    trained = method(name, here)
+    parameters = [p for p in trained.parameters() if p.requires_grad]
+    others = {k: v.clone() for k, v in trained.state_dict().items() if k.startswith("teacher.")}
+    optimizer = torch.optim.SGD([{"params": parameters, "lr_scale": 1.0}], lr=0.05, momentum=0.9)
     set_lr(optimizer, 0.05)
     losses = []
-    for _ in range(30):
-        loss = torch.stack(list(METHODS[name](net, batch(), step()).values())).sum()
+    for number in range(30):
+        torch.manual_seed(number)
+        loss = total(trained(one, here._replace(generator=torch.Generator().manual_seed(number))))
         optimizer.zero_grad()
         loss.backward()
-        assert all(p.grad is not None for p in net.parameters())
+        assert all(p.grad is not None for p in parameters)
+        assert all(p.grad is None for p in trained.parameters() if not p.requires_grad)
         optimizer.step()
+        if number == 0:  # only `after_step` moves a teacher
+            assert all(torch.equal(trained.state_dict()[k], v) for k, v in others.items())
+        trained.after_step(number)
         losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
 def test_an_empty_pool_leaves_the_supervised_loss():
-    net = TinyNet()
-    a = METHODS["self_training"](net, batch(pool=0), step())
-    b = METHODS["supervised"](net, batch(pool=0), step())
+    a, b = (method(name, step())(batch(pool=0), step()) for name in ("self_training", "supervised"))
     assert {k: v.item() for k, v in a.items()} == {k: v.item() for k, v in b.items()}
 
 
 def test_pool_pixels_that_are_ignored_do_not_count():
     """Only one pool pixel is known; its cross entropy is the pool's mean."""
-    net, one = TinyNet(embedding=False), batch()
+    one, here = batch(), step(NO_RECO)
     target_u = torch.full_like(one.target_u, IGNORE)
     target_u[0, 3, 4] = 2
-    found = METHODS["self_training"](net, one._replace(target_u=target_u), step())["ce_u"]
-    from training.model import normalise
-
-    logits = F.interpolate(net(normalise(one.image_u)).logits, (8, 8), mode="bilinear", align_corners=False)
+    trained = method("self_training", here)
+    found = trained(one._replace(target_u=target_u), here)["ce_u"]
+    logits = F.interpolate(trained.network(normalise(one.image_u)).logits, (8, 8), mode="bilinear")
     assert found.item() == pytest.approx(-logits.log_softmax(1)[0, 2, 3, 4].item(), rel=1e-5)
+
+
+def test_hard_pixels_alone_are_learned_where_the_recipe_says_so():
+    one, here = batch(), step(NO_RECO, ohem=0.3, ohem_keep=5)
+    trained = method("supervised", here)
+    logits = F.interpolate(trained.network(normalise(one.image)).logits, (8, 8), mode="bilinear")
+    p = logits.double().softmax(1).gather(1, one.target.long()[:, None]).flatten()
+    hard = p[p <= max(0.3, p.sort().values[4])]
+    assert 5 < len(hard) < len(p)
+    assert trained(one, here)["ce"].item() == pytest.approx(-hard.log().mean().item(), rel=1e-5)
+    hard = p[p <= p.sort().values[4]]  # pixels of equal probability stay together
+    assert 5 <= len(hard) < 20
+    fewer = step(NO_RECO, ohem=1e-6, ohem_keep=5)
+    assert trained(one, fewer)["ce"].item() == pytest.approx(-hard.log().mean().item(), rel=1e-5)
+
+
+def test_a_batch_moves_as_a_whole():
+    one = batch(views=2)
+    assert one.to(torch.device("cpu")) is one
+    assert Batch(*one[:4]).strong_u.numel() == 0
+
+
+def test_networks_of_a_method_start_from_other_values():
+    pair = method("cps", step())
+    assert not torch.equal(pair.network.head.weight, pair.second.head.weight)
+    assert isinstance(pair.network, TinyNet)

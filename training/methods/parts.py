@@ -1,13 +1,16 @@
 """Pieces of a loss that methods share."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.losses import cross_entropy
+from training.losses import cross_entropy, hard_cross_entropy
+from training.method_settings import MethodSettings
 from training.model import Output
 from training.reco import reco_loss
 from training.settings import ReCoSettings, TrainSettings
@@ -24,11 +27,59 @@ class Step(NamedTuple):
     generator: torch.Generator
     mean_count: Callable[[Tensor], Tensor]
     """Mean over the ranks of a number of pixels, so that a loss is the mean over the global batch."""
+    methods: MethodSettings = MethodSettings()
+    done: float = 0.0
+    """Share of the training's steps that lie behind, 0 <= done < 1."""
+
+
+def full_size(logits_BChw: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear upsampling to (H, W)."""
+    if logits_BChw.shape[2:] == size:
+        return logits_BChw
+    return F.interpolate(logits_BChw, size, mode="bilinear", align_corners=False)
+
+
+def supervise(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
+    """Cross entropy of labelled images at full resolution; of the hard pixels alone where `train.ohem` says so."""
+    if step.train.ohem is None:
+        return classify(logits_BChw, target_BHW, step)
+    return hard_cross_entropy(
+        full_size(logits_BChw, target_BHW.shape[1:]),
+        target_BHW,
+        easy_from=step.train.ohem,
+        keep=step.train.ohem_keep,
+        mean_count=step.mean_count,
+    )
+
+
+def pixel_mean(cost_BHW: Tensor, chosen_BHW: Tensor, counted_BHW: Tensor, step: Step) -> Tensor:
+    """Sum of the costs of chosen pixels over the number of counted ones (in the global batch); 0 where there is none.
+
+    What is not chosen gets no gradient, even where its cost is not finite.
+    """
+    total = cost_BHW.masked_fill(~chosen_BHW, 0.0).sum()
+    return total / step.mean_count(counted_BHW.sum().to(total.dtype)).clamp_min(1)
+
+
+def ramp_up(done: float, share: float) -> float:
+    """exp(-5 (1 - done / share)^2), then 1 (Laine & Aila 2017)."""
+    return 1.0 if done >= share else math.exp(-5.0 * (1.0 - done / share) ** 2)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode within, for pseudo-labels of a network that is in training."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
 
 
 def classify(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
     """Cross entropy at full resolution."""
-    logits_BCHW = F.interpolate(logits_BChw, target_BHW.shape[1:], mode="bilinear", align_corners=False)
+    logits_BCHW = full_size(logits_BChw, target_BHW.shape[1:])
     return cross_entropy(logits_BCHW, target_BHW, normalise=step.train.normalise, mean_count=step.mean_count)
 
 

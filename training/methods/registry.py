@@ -1,14 +1,16 @@
 """All methods by the name that a recipe uses (`train.method`)."""
 
-from collections.abc import Callable
+from training.methods.cps import CPS
+from training.methods.mean_teacher import MeanTeacher
+from training.methods.method import Method
+from training.methods.self_training import SelfTraining
+from training.methods.supervised import Supervised
+from training.methods.unimatch import UniMatch
 
-from torch import nn
-
-from training.batch import Batch
-from training.methods.parts import Parts, Step
-from training.methods.self_training import self_training
-from training.methods.supervised import supervised
-
-Method = Callable[[nn.Module, Batch, Step], Parts]
-
-METHODS: dict[str, Method] = {"supervised": supervised, "self_training": self_training}
+METHODS: dict[str, type[Method]] = {
+    "supervised": Supervised,
+    "self_training": SelfTraining,
+    "mean_teacher": MeanTeacher,
+    "cps": CPS,
+    "unimatch": UniMatch,
+}

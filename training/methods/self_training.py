@@ -2,18 +2,19 @@
 pool under the teacher's pseudo-labels with bought cells over them; ReCo on both."""
 
 import torch
-from torch import nn
 
 from training.batch import Batch
-from training.methods.parts import Parts, Step, classify, contrast
+from training.methods.parts import Parts, Step, classify, contrast, supervise
+from training.methods.supervised import Supervised
 from training.model import normalise
 
 
-def self_training(model: nn.Module, batch: Batch, step: Step) -> Parts:
-    output = model(normalise(torch.cat([batch.image, batch.image_u])))
-    target = torch.cat([batch.target, batch.target_u])
-    known = len(batch.image)
-    parts = {"ce": classify(output.logits[:known], batch.target, step)}
-    if len(batch.image_u):
-        parts["ce_u"] = step.train.unlabelled_weight * classify(output.logits[known:], batch.target_u, step)
-    return parts | contrast(output, target, step)
+class SelfTraining(Supervised):
+    def forward(self, batch: Batch, step: Step) -> Parts:
+        output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
+        target = torch.cat([batch.target, batch.target_u])
+        known = len(batch.image)
+        parts = {"ce": supervise(output.logits[:known], batch.target, step)}
+        if len(batch.image_u):
+            parts["ce_u"] = step.train.unlabelled_weight * classify(output.logits[known:], batch.target_u, step)
+        return parts | contrast(output, target, step)

@@ -3,10 +3,16 @@
 from torch import nn
 
 from training.batch import Batch
-from training.methods.parts import Parts, Step, classify, contrast
+from training.methods.method import Method, NewNetwork
+from training.methods.parts import Parts, Step, contrast, supervise
 from training.model import normalise
 
 
-def supervised(model: nn.Module, batch: Batch, step: Step) -> Parts:
-    output = model(normalise(batch.image))
-    return {"ce": classify(output.logits, batch.target, step)} | contrast(output, batch.target, step)
+class Supervised(Method):
+    def __init__(self, new_network: NewNetwork, step: Step) -> None:
+        nn.Module.__init__(self)
+        self.network = new_network(step.reco.weight > 0)
+
+    def forward(self, batch: Batch, step: Step) -> Parts:
+        output = self.network(normalise(batch.image))
+        return {"ce": supervise(output.logits, batch.target, step)} | contrast(output, batch.target, step)

@@ -1,0 +1,74 @@
+"""Settings of the semi-supervised methods; defaults are those that their authors published for Cityscapes.
+
+Network, optimiser, number of steps, augmentation and evaluation are the recipe's, the same for every method.
+Imports nothing heavy (see querying/settings.py).
+"""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from querying.settings import Settings
+from training.settings import TrainSettings
+
+ON_THE_FLY = ("mean_teacher", "cps", "unimatch")
+"""Methods (`train.method`) that need no pseudo-labels from the cycle before."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Area(Settings):
+    """Boxes that are cut out of one image and pasted into another (CutMix)."""
+
+    low: float = Field(gt=0, le=1)
+    high: float = Field(gt=0, le=1)
+    """Share of the image that the boxes cover together, at least and at most."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Area":
+        if self.low > self.high:
+            raise ValueError("low is larger than high")
+        return self
+
+
+class MeanTeacherSettings(Settings):
+    decay: float = Field(0.99, ge=0, lt=1)
+    weight: float = Field(100.0, ge=0)
+    """Of the squared difference of probabilities, a mean over pixels and classes."""
+    ramp: Share = 0.1
+    """Share of the steps over which the weight grows to its value."""
+
+
+class CPSSettings(Settings):
+    weight: float = Field(6.0, ge=0)
+    """Published: 6 on Cityscapes, 5 with CutMix; 1.5 on VOC."""
+    cutmix: bool = False
+    boxes: int = Field(3, ge=1)
+    area: Area = Area(low=0.25, high=0.5)
+
+
+class UniMatchSettings(Settings):
+    threshold: Share = 0.0
+    """Confidence below which a pseudo-label is not learned; published: 0 on Cityscapes, 0.95 on VOC."""
+    cutmix: Share = 0.5
+    """Probability that a strong view gets a box of another image."""
+    area: Area = Area(low=0.02, high=0.4)
+    feature_dropout: float = Field(0.5, ge=0, lt=1)
+
+
+class MethodSettings(Settings):
+    mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
+    cps: CPSSettings = CPSSettings()
+    unimatch: UniMatchSettings = UniMatchSettings()
+
+
+def check_method(train: TrainSettings, methods: MethodSettings, cycles: int) -> None:
+    """ValueError where a method that labels the pool on the fly can not do so."""
+    if train.method not in ON_THE_FLY:
+        return
+    if cycles:
+        raise ValueError(f"train.method={train.method} labels the pool while it trains: it needs cycles=0")
+    mixes = train.method == "unimatch" or (train.method == "cps" and methods.cps.cutmix)
+    if train.batch_size_unlabelled // train.workers < 1 + mixes:
+        needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"
+        raise ValueError(f"train.method={train.method} needs at least {needed} in a step: train.batch_size_unlabelled")

@@ -1,0 +1,58 @@
+"""Cross Pseudo Supervision (Chen et al. 2021): two networks from different first values teach each other.
+
+L = CE(p1, y) + CE(p2, y) + w * [CE(p1, argmax p2) + CE(p2, argmax p1)], without threshold and without average.
+
+Without CutMix the cross terms cover labelled and pool images, and the pseudo-labels come from the training pass itself.
+With CutMix they cover the pool alone: both networks label the images as they are, then learn on the images and each
+other's labels mixed by the same boxes.  Those labels are made in evaluation mode (the authors' code leaves training
+mode on, and lets the unmixed images into BatchNorm's statistics).  Network 1 is deployed.
+"""
+
+import torch
+from torch import Tensor
+
+from querying.labels import IGNORE
+from training.batch import Batch
+from training.methods.method import Method, NewNetwork
+from training.methods.mixing import boxes, mix
+from training.methods.parts import Parts, Step, classify, evaluating, full_size, supervise
+from training.model import normalise
+
+
+class CPS(Method):
+    on_the_fly = True
+
+    def __init__(self, new_network: NewNetwork, step: Step) -> None:
+        super().__init__(new_network, step)
+        self.second = new_network(False)
+
+    def forward(self, batch: Batch, step: Step) -> Parts:
+        settings = step.methods.cps
+        known, size = len(batch.image), batch.target.shape[1:]
+        networks = (self.network, self.second)
+        image_u, seen_u = batch.image_u, batch.seen_u[0]
+        if settings.cutmix:
+            area = (settings.area.low, settings.area.high)
+            mask = boxes(seen_u.shape, count=settings.boxes, area=area, generator=step.generator)
+            labels = [mix(_label(network, image_u, size), mask) for network in networks]
+            image_u, seen_u = mix(image_u, mask), mix(seen_u, mask)
+
+        x = normalise(torch.cat([batch.image, image_u]))
+        logits = [full_size(network(x).logits, size) for network in networks]
+        if settings.cutmix:
+            learned, seen_BHW = [one[known:] for one in logits], seen_u
+        else:
+            learned, seen_BHW = logits, torch.cat([batch.target != IGNORE, seen_u])
+            labels = [one.detach().argmax(1) for one in logits]
+        targets = [label.where(seen_BHW, IGNORE) for label in labels]
+
+        cross = classify(learned[0], targets[1], step) + classify(learned[1], targets[0], step)
+        first, second = (supervise(one[:known], batch.target, step) for one in logits)
+        return {"ce": first + second, "cross": settings.weight * cross}
+
+
+@torch.no_grad()
+def _label(network: torch.nn.Module, image_BCHW: Tensor, size: torch.Size) -> Tensor:
+    with evaluating(network):
+        label_BHW: Tensor = full_size(network(normalise(image_BCHW)).logits, size).argmax(1)
+    return label_BHW

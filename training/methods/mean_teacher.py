@@ -1,0 +1,50 @@
+"""Mean Teacher (Tarvainen & Valpola 2017; for segmentation French et al. 2020): be consistent with your own average.
+
+L = CE(f(x_l), y) + w(t) * mean (p_student - p_teacher)^2 over labelled and pool images.  The two see different noise:
+the student strong augmentation of the pool and dropout, the teacher the weak view.  The teacher averages parameters
+and buffers, runs in evaluation mode, and is what is deployed.  (The version that CPS compares with gives both the same
+input, without ramp, and deploys the student.)
+"""
+
+import torch
+
+from querying.labels import IGNORE
+from training.batch import Batch
+from training.method_settings import MeanTeacherSettings
+from training.methods.method import Method, NewNetwork
+from training.methods.parts import Parts, Step, full_size, pixel_mean, ramp_up, supervise
+from training.methods.teacher import Teacher
+from training.model import DeepLabV3Plus, normalise
+
+
+class MeanTeacher(Method):
+    on_the_fly = True
+    strong_views = 1
+
+    def __init__(self, new_network: NewNetwork, step: Step) -> None:
+        super().__init__(new_network, step)
+        self.teacher = Teacher(self.network)
+        self.decay = step.methods.mean_teacher.decay
+
+    def forward(self, batch: Batch, step: Step) -> Parts:
+        settings: MeanTeacherSettings = step.methods.mean_teacher
+        size = batch.target.shape[1:]
+        weak = torch.cat([batch.image, batch.image_u])
+        noisy = torch.cat([batch.image, batch.strong_u[0]])
+        seen_BHW = torch.cat([batch.target != IGNORE, batch.seen_u[1]])
+
+        logits = full_size(self.network(normalise(noisy)).logits, size)
+        taught = full_size(self.teacher(normalise(weak)).logits, size)
+        apart_BHW = (logits.float().softmax(1) - taught.float().softmax(1)).square().mean(1)
+
+        weight = settings.weight * ramp_up(step.done, settings.ramp)
+        return {
+            "ce": supervise(logits[: len(batch.image)], batch.target, step),
+            "consistency": weight * pixel_mean(apart_BHW, seen_BHW, seen_BHW, step),
+        }
+
+    def after_step(self, number: int) -> None:
+        self.teacher.follow(self.network, number, self.decay)
+
+    def deployed(self) -> DeepLabV3Plus:
+        return self.teacher.network

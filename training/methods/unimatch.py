@@ -1,0 +1,56 @@
+"""UniMatch (Yang et al. 2023): two strong views and a feature-perturbed view learn what the weak view says.
+
+L = 1/2 [CE(x_l) + 1/4 CE(s1) + 1/4 CE(s2) + 1/2 CE(fp)].  The pseudo-label is the detached argmax of the weak view in
+the training pass; pixels below the threshold cost nothing but count in the mean.  fp: whole channels of the encoder's
+low-level and deep features are dropped, decoded together with the undisturbed ones.  s1 and s2 each get a box of
+another image, with that image's pseudo-label.  Nothing is averaged over time.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.batch import Batch
+from training.methods.method import Method
+from training.methods.mixing import boxes, mix
+from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.model import normalise
+
+
+class UniMatch(Method):
+    on_the_fly = True
+    strong_views = 2
+
+    def forward(self, batch: Batch, step: Step) -> Parts:
+        settings = step.methods.unimatch
+        known, pool, size = len(batch.image), len(batch.image_u), batch.target.shape[1:]
+        drop = partial(F.dropout2d, p=settings.feature_dropout)
+
+        low, deep = self.network.encode(normalise(torch.cat([batch.image, batch.image_u])))
+        output = self.network.decode(torch.cat([low, drop(low[known:])]), torch.cat([deep, drop(deep[known:])]))
+        logits_x, logits_w, logits_fp = full_size(output.logits, size).split([known, pool, pool])
+        confidence, label = logits_w.detach().float().softmax(1).max(1)
+
+        area = (settings.area.low, settings.area.high)
+        masks = [
+            boxes(label.shape, area=area, aspect=1 / 0.3, probability=settings.cutmix, generator=step.generator)
+            for _ in batch.strong_u
+        ]
+        mixed = torch.cat([mix(view, mask) for view, mask in zip(batch.strong_u, masks, strict=True)])
+        logits_s = full_size(self.network(normalise(mixed)).logits, size).chunk(2)
+
+        def learn(logits: Tensor, label: Tensor, confidence: Tensor, seen: Tensor) -> Tensor:
+            cost = F.cross_entropy(logits.float(), label, reduction="none")
+            return pixel_mean(cost, seen & (confidence >= settings.threshold), seen, step)
+
+        s1, s2 = (
+            learn(logits, mix(label, mask), mix(confidence, mask), mix(seen, mask))
+            for logits, mask, seen in zip(logits_s, masks, batch.seen_u[1:], strict=True)
+        )
+        return {
+            "ce": 0.5 * supervise(logits_x, batch.target, step),
+            "strong": 0.125 * (s1 + s2),
+            "features": 0.25 * learn(logits_fp, label, confidence, batch.seen_u[0]),
+        }
