@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 
 from orchestrator.config import RunConfig, flatten
+from orchestrator.initial import initial_count, shipped_lists
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
@@ -16,8 +17,11 @@ from training.method_settings import ON_THE_FLY
 ANSWER_WITHIN_S = 3.0
 
 
-def check_data(config: RunConfig, index: DataIndex) -> None:
-    """UserError where the recipe does not fit the data: found before anything is written or trained."""
+def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = None) -> None:
+    """UserError where the recipe does not fit the data: found before anything is written or trained.
+
+    Where `labelled_set` exists, the first images are decided, and the list that they came from may be gone.
+    """
     expected = config.data
     if expected.dataset and index.name != expected.dataset:
         raise UserError(f"{index.root}: holds {index.name!r}, recipe {config.name} is for {expected.dataset!r}")
@@ -40,11 +44,8 @@ def check_data(config: RunConfig, index: DataIndex) -> None:
         raise UserError(f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
     if config.reference and masked < images:
         raise UserError(f"reference=true: {images - masked} of {images} train images have no mask; set reference=false")
-    first = config.initial.images or max(1, round(images * config.initial.fraction))
-    if config.train.method in ON_THE_FLY and first >= images:
-        raise UserError(f"train.method={config.train.method}: all {images} train images are labelled, no pool is left")
-    if config.budget is not None and min(first, masked) > config.budget * images + 1e-6:
-        raise UserError(f"budget={config.budget}: the {first} initial images are more than that share of {images}")
+    if labelled_set is None or not labelled_set.exists():
+        _check_first(config, images, masked)
     for shard in index.shards(config.data.evaluate_on):
         if shard.masked < shard.rows:
             raise UserError(f"{index.root / shard.truth}: an image of split {config.data.evaluate_on!r} has no mask")
@@ -54,6 +55,25 @@ def check_data(config: RunConfig, index: DataIndex) -> None:
                 f"{index.root / shard.truth}: {shard.rows - shard.masked} train images have no mask, and the simulated"
                 " annotator needs one for each: set query.per_image=0 to self-train without queries"
             )
+
+
+def _check_first(config: RunConfig, images: int, masked: int) -> None:
+    first = initial_count(config, images)
+    if config.initial.list and first > masked:
+        raise UserError(f"initial.list={config.initial.list}: names {first} images, the train split has {masked} masks")
+    if config.train.method in ON_THE_FLY and first >= images:
+        raise UserError(f"train.method={config.train.method}: all {images} train images are labelled, no pool is left")
+    if config.budget is not None and min(first, masked) > config.budget * images + 1e-6:
+        raise UserError(f"budget={config.budget}: the {first} initial images are more than that share of {images}")
+
+
+def with_local_list(config: RunConfig) -> RunConfig:
+    """A user's list of images as an absolute path, like the weights'."""
+    source = config.initial.list
+    if source is None or source in shipped_lists():
+        return config
+    path = str(Path(source).expanduser().resolve())
+    return config.model_copy(update={"initial": config.initial.model_copy(update={"list": path})})
 
 
 def with_local_weights(config: RunConfig) -> RunConfig:

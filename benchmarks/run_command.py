@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
+from benchmarks.preflight import check_address, check_data, check_same_run, with_local_list, with_local_weights
 from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
@@ -44,10 +44,10 @@ def run_command(
     joined = address or os.environ.get("RAY_ADDRESS")
     if backend == "ray" and joined and joined != "auto":
         check_address(joined)
-    config = with_local_weights(config)
+    config = with_local_list(with_local_weights(config))
     index = DataIndex.load(data or _generated(config, out))
-    check_data(config, index)
     layout = RunLayout(out)
+    check_data(config, index, layout.labelled_set)
     check_same_run(config, index, layout)
     uri = tracking or default_uri(out)
     if uri != "none":

@@ -33,6 +33,10 @@ class InitialSettings(Settings):
     """Share of the train images that are labelled whole before cycle 0."""
     images: int | None = Field(None, ge=1)
     """An explicit number of images instead."""
+    list: str | None = None
+    """The images themselves instead: a list that comes along (`cityscapes/u2pl/1_8`), or a file with a name a line."""
+    cover: bool = False
+    """Draw images so that every class is in one of them; the truth of all train images is read for it."""
 
 
 class RunConfig(Settings):

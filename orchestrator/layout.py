@@ -39,6 +39,11 @@ class RunLayout:
         return self.root / "ledger"
 
     @property
+    def labelled_set(self) -> Path:
+        """The images of cycle 0, decided once."""
+        return self.root / "labelled_set.json"
+
+    @property
     def backbone(self) -> Path:
         """The encoder's first weights, copied here so that a resumed run never depends on a download."""
         return self.weights or self.root / "backbone.safetensors"

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import RunConfig
+from orchestrator.initial import labelled_set
 from orchestrator.layout import RunLayout, discard, once, sweep
 from orchestrator.manifest import set_aside
 from orchestrator.progress import Progress
-from orchestrator.stages import Backend, Stages, initial_ids, whole_images, write_query
+from orchestrator.stages import Backend, Stages, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
 from orchestrator.tracking import Mirror, Record, epoch_rows
 from orchestrator.verify import stage_inputs
@@ -57,10 +58,11 @@ def run(
 
     def first_labels() -> Iterator[pa.RecordBatch]:
         progress.stage(f"{name}: label the first images")
-        first = initial_ids(config, oracle.answerable(), index.num_images("train"))
-        return oracle.annotate(0, whole_images(first, grid.num_regions))
+        return oracle.annotate(0, whole_images(first["ids"], grid.num_regions))
 
     supervised = supervised_miou() if config.stop_at else None
+    bought = ledger.images(0) if ledger.has(0) and not ledger.problems(0) else None
+    first = labelled_set(config, oracle, index.num_images("train"), layout.labelled_set, bought)
     buy(ledger, 0, first_labels, progress.say)
     for cycle in range(config.cycles + 1):
         spent_up = bool(config.query.per_image) and stages.pixels_left(cycle) < grid.areas().min()

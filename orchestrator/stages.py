@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -174,18 +173,6 @@ class Stages:
     def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any]) -> Iterator[Any]:
         query = self.config.query
         return self.backend.map(make, method, tasks, actors=query.actors, threads=query.threads)
-
-
-def initial_ids(config: RunConfig, answerable: Sequence[str], total: int) -> list[str]:
-    """The images labelled whole before cycle 0, out of those that can be labelled.
-
-    Drawn by hashing (seed, id), so never by the order or the number of the images.
-    """
-    count = config.initial.images or max(1, round(total * config.initial.fraction))
-    if config.initial.images and count > len(answerable):
-        raise UserError(f"initial.images={count}: {len(answerable)} train images have a mask")
-    drawn = sorted(answerable, key=lambda image_id: hashlib.sha256(f"{config.seed}/{image_id}".encode()).digest())
-    return sorted(drawn[:count])
 
 
 def whole_images(ids: Sequence[str], num_regions: int) -> pa.Table:

@@ -15,6 +15,9 @@ from querying.ledger import Ledger, shares
 from querying.shards import DataIndex
 from training.metrics import Confusion
 
+SET_KEYS = ("source", "source_sha256", "sha256")
+"""What is said of the images of cycle 0 (`orchestrator/initial.py`) besides their number."""
+
 
 def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int, *, scored: bool) -> dict[str, Any]:
     """One cycle: accuracy on the evaluation split, the labels it was trained on, and the seconds of its stages (those
@@ -50,7 +53,9 @@ def write_summary(
     *,
     finished: bool,
 ) -> dict[str, Any]:
+    first = read_json(layout.labelled_set) if layout.labelled_set.exists() else {}
     summary = {
+        "labelled_set": {**{key: first.get(key) for key in SET_KEYS}, "images": len(first.get("ids", []))},
         "recipe": config.name,
         "seed": config.seed,
         "evaluated_on": config.data.evaluate_on,

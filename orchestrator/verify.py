@@ -45,6 +45,9 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     yield from _audit_first_weights(layout)
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
+    for part in (layout, layout.reference):
+        if part.labelled_set.exists() or Ledger(part.ledger).has(0):
+            yield from _sealed(partial(read_json, part.labelled_set))
     yield from _audit_model(layout.root)
     expected = list(_audit_cycles(layout, "main"))
     if layout.reference.root.is_dir():

@@ -29,6 +29,15 @@ class SimulatedOracle:
                 ids += [image_id for image_id, mask in read_truth(self.index.root, shard) if mask is not None]
         return ids
 
+    def classes(self) -> dict[str, frozenset[int]]:
+        """The classes that are in each answerable image.  Reads every mask."""
+        return {
+            image_id: frozenset(np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=IGNORE + 1)[:IGNORE]).tolist())
+            for shard in self.index.shards("train")
+            for image_id, mask_HW in read_truth(self.index.root, shard)
+            if mask_HW is not None
+        }
+
     def annotate(self, cycle: int, query: pa.Table) -> Iterator[pa.RecordBatch]:
         """Ledger rows of the wanted cells (schema QUERY in, LEDGER out), a batch per shard.
 

@@ -53,7 +53,6 @@ def main() -> list[dict[str, Any]]:
 
 
 def _prepare(root: Path, pool: int) -> None:
-    from orchestrator.stages import initial_ids
     from querying.files import write_json
     from querying.schemas import REGION_SCORES
     from querying.shard_writer import ShardWriter
@@ -69,7 +68,7 @@ def _prepare(root: Path, pool: int) -> None:
     scores = root / "run" / "cycle-000" / "scores"
     scores.mkdir(parents=True)
     regions = HEIGHT // REGION * WIDTH // REGION
-    whole = set(initial_ids(_config(), [f"{number:07d}" for number in range(pool)], pool))
+    whole = set(_first([f"{number:07d}" for number in range(pool)]))
     for number, shard in enumerate(shards):
         ids = [image_id for image_id in image_ids(root, shard) if image_id not in whole]
         columns = {"image_id": ids, "score": list(rng.random((len(ids), regions), dtype=np.float32))}
@@ -97,12 +96,19 @@ def _config() -> RunConfig:
     return RunConfig(name="memory", query=QuerySettings(region_size=REGION, exclude_border=False))
 
 
+def _first(ids: list[str]) -> list[str]:
+    from orchestrator.initial import draw, initial_count
+
+    config = _config()
+    return sorted(draw(config.seed, ids, initial_count(config, len(ids))))
+
+
 def drive(root: Path) -> None:
     """What the driver does between two trainings; prints its peak memory."""
     from orchestrator.layout import RunLayout
     from orchestrator.local_backend import LocalBackend
     from orchestrator.progress import SilentProgress
-    from orchestrator.stages import Stages, initial_ids, whole_images
+    from orchestrator.stages import Stages, whole_images
     from querying.ledger import Ledger
     from querying.oracle import SimulatedOracle
     from querying.regions import RegionGrid
@@ -113,7 +119,7 @@ def drive(root: Path) -> None:
     stages = Stages(_config(), index, grid, layout, ledger, LocalBackend(), SilentProgress(), "main")
     oracle = SimulatedOracle(index, grid)
     everything = oracle.answerable()
-    first = initial_ids(_config(), everything, len(everything))
+    first = _first(everything)
     ledger.append(0, oracle.annotate(0, whole_images(first, grid.num_regions)))
     Ledger(layout.reference.ledger).append(0, oracle.annotate(0, whole_images(everything, grid.num_regions)))
     ledger.append(1, oracle.annotate(1, stages.select(0)))

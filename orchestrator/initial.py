@@ -1,0 +1,139 @@
+"""Which images are labelled whole before cycle 0: drawn, or named by a list.  Decided once, then a file of the run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from orchestrator.config import RunConfig
+from orchestrator.manifest import set_aside
+from querying.errors import DamagedError, UserError
+from querying.files import read_json, write_json
+from querying.oracle import SimulatedOracle
+
+LISTS = Path(__file__).parent / "split_lists"
+"""Published lists that come with the program; origin and licence are in its README."""
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm")
+_TAIL = "_leftImg8bit"  # of Cityscapes' file names
+
+
+def labelled_set(
+    config: RunConfig, oracle: SimulatedOracle, total: int, path: Path, bought: Sequence[str] | None
+) -> dict[str, Any]:
+    """The images to label first, as written in `path`; decided and written there where it is not.
+
+    source: where they are from; source_sha256: of the list file, if one; sha256: of the sorted ids; ids.  What the
+    ledger says was `bought` (None: nothing yet) is not decided again, should `path` be lost or damaged.
+    """
+    if path.exists():
+        try:
+            return read_json(path)
+        except DamagedError:
+            set_aside(path)
+    source, digest = f"drawn with seed {config.seed}", None
+    if config.initial.list:
+        source = f"list {config.initial.list}"
+    if bought is not None:
+        ids = list(bought)
+    elif config.initial.list:
+        names, digest = read_list(config.initial.list)
+        ids = find_ids(names, oracle.answerable(), where=config.initial.list)
+    else:
+        classes = oracle.classes() if config.initial.cover else None
+        ids = draw(config.seed, oracle.answerable(), initial_count(config, total), classes)
+    ids = sorted(ids)
+    found = {"source": source, "source_sha256": digest, "sha256": ids_sha256(ids), "ids": ids}
+    write_json(path, found)
+    return found
+
+
+def initial_count(config: RunConfig, total: int) -> int:
+    """How many of `total` train images are labelled first."""
+    if config.initial.list:
+        return len(read_list(config.initial.list)[0])
+    return config.initial.images or max(1, round(total * config.initial.fraction))
+
+
+def draw(
+    seed: int, answerable: Sequence[str], count: int, classes: Mapping[str, Collection[int]] | None = None
+) -> list[str]:
+    """`count` of the images (all, where there are fewer), by hashing (seed, id): never by their order or number.
+
+    Draws of one seed are nested: a smaller one lies in every larger one.  With `classes` (of each image), the first
+    images of the order are those that show a class which none before them shows, so that a draw has every class;
+    UserError says how many images that takes.
+    """
+    order = sorted(answerable, key=lambda image_id: hashlib.sha256(f"{seed}/{image_id}".encode()).digest())
+    if classes is not None:
+        seen: set[int] = set()
+        first = []
+        for image_id in order:
+            if not seen.issuperset(classes[image_id]):
+                first.append(image_id)
+                seen.update(classes[image_id])
+        if count < len(first):
+            raise UserError(
+                f"initial.cover=true: with seed {seed} it takes {len(first)} images to show all {len(seen)} classes,"
+                f" more than the {count} asked for"
+            )
+        front = set(first)
+        order = first + [image_id for image_id in order if image_id not in front]
+    return order[:count]
+
+
+def read_list(source: str) -> tuple[list[str], str]:
+    """Names in a list, and the SHA-256 of its file: one of `shipped_lists`, or a text file.
+
+    A line's first column is the image; so UniMatch's (image and mask) and U2PL's (image) files can be read as they
+    are.  UserError where there is no such list, it is empty, or a name is in it twice.
+    """
+    path = LISTS / f"{source}.txt" if source in shipped_lists() else Path(source).expanduser()
+    try:
+        content = path.read_bytes()
+        lines = content.decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(shipped_lists())
+        raise UserError(f"initial.list={source}: cannot be read ({error}); lists that come along: {known}") from None
+    names = [line.split()[0] for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"initial.list={source}: names no image")
+    _refuse_twice(names, source)
+    return names, hashlib.sha256(content).hexdigest()
+
+
+def shipped_lists() -> list[str]:
+    return sorted(str(path.relative_to(LISTS).with_suffix("")) for path in LISTS.rglob("*.txt"))
+
+
+def find_ids(names: Sequence[str], answerable: Sequence[str], *, where: str) -> list[str]:
+    """The image id that each name means: itself, or without folders, file type and Cityscapes' `_leftImg8bit`."""
+    known = set(answerable)
+    ids = []
+    for name in names:
+        found = next((candidate for candidate in _meanings(name) if candidate in known), None)
+        if found is None:
+            raise UserError(f"initial.list={where}: {name}: no image of the train split that has a mask")
+        ids.append(found)
+    _refuse_twice(ids, where)
+    return ids
+
+
+def ids_sha256(ids: Sequence[str]) -> str:
+    """Of the sorted ids, one a line: the same set has the same hash, whatever list it is from."""
+    return hashlib.sha256("".join(f"{image_id}\n" for image_id in sorted(ids)).encode()).hexdigest()
+
+
+def _meanings(name: str) -> list[str]:
+    bare = name
+    for suffix in _IMAGE_SUFFIXES:
+        bare = bare.removesuffix(suffix)
+    parts = PurePosixPath(bare.removesuffix(_TAIL)).parts
+    return [name, bare, *("/".join(parts[start:]) for start in range(len(parts)))]
+
+
+def _refuse_twice(names: Sequence[str], where: str) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise UserError(f"initial.list={where}: {twice} is in it twice")
