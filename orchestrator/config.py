@@ -14,7 +14,14 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from querying.errors import UserError
 from querying.settings import QuerySettings, Settings
 from training.method_settings import ON_THE_FLY, MethodSettings, check_method
-from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TeacherSettings, TrainSettings
+from training.settings import (
+    AugmentSettings,
+    EvaluateSettings,
+    ModelSettings,
+    ReCoSettings,
+    TeacherSettings,
+    TrainSettings,
+)
 
 MAX_YAML_BYTES = 1_000_000
 
@@ -61,6 +68,7 @@ class RunConfig(Settings):
     reco: ReCoSettings = ReCoSettings()
     augment: AugmentSettings = AugmentSettings()
     methods: MethodSettings = MethodSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     query: QuerySettings = QuerySettings()
 
     @model_validator(mode="after")

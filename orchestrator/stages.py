@@ -96,6 +96,7 @@ class Stages:
             self.index.num_classes,
             self.config.query.batch_size,
             self.config.query.threads,
+            self.config.evaluate,
         )
         split = self.config.data.evaluate_on
         tasks = [EvaluationTask(self.index.root.resolve(), shard) for shard in self.index.shards(split)]

@@ -1,4 +1,4 @@
-"""Count agreements with the truth, shard by shard; whole images at the resolution of the data."""
+"""Count agreements with the truth, shard by shard, at the resolution of the data; whole images or windows."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from torch import Tensor
 from querying.errors import UserError
 from querying.shards import Shard, read_images, read_truth
 from training.metrics import Confusion
+from training.settings import EvaluateSettings
+from training.sliding import probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,13 @@ class ShardEvaluator:
         num_classes: int,
         batch_size: int,
         threads: int,
+        settings: EvaluateSettings | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self.predict = load_predict()
         self.num_classes = num_classes
         self.batch_size = batch_size
+        self.settings = settings or EvaluateSettings()
 
     def evaluate_shard(self, task: EvaluationTask) -> list[list[int]]:
         """Confusion counts [true][predicted].  UserError names an image without a mask."""
@@ -57,11 +61,16 @@ class ShardEvaluator:
     @torch.inference_mode()
     def _count(self, images: list[np.ndarray], masks: list[np.ndarray]) -> Confusion:
         truth_BHW = torch.from_numpy(np.stack(masks))
-        logits_BChw = self.predict(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), 1.0)
-        if not torch.isfinite(logits_BChw).all():
+        images_BCHW = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        window = self.settings.window
+        if window is None:
+            output_BChw = self.predict(images_BCHW, 1.0)
+        else:
+            output_BChw = probabilities(self.predict, images_BCHW, window=window, stride=self.settings.strides())
+        if not torch.isfinite(output_BChw).all():
             raise FloatingPointError("evaluation: the network's output is not finite")
         confusion = Confusion.empty(self.num_classes)
-        for logits_Chw, truth_HW in zip(logits_BChw, truth_BHW, strict=True):
-            full = F.interpolate(logits_Chw[None], truth_HW.shape, mode="bilinear", align_corners=False)
+        for output_Chw, truth_HW in zip(output_BChw, truth_BHW, strict=True):
+            full = F.interpolate(output_Chw[None], truth_HW.shape, mode="bilinear", align_corners=False)
             confusion += Confusion.of(full.argmax(dim=1).cpu(), truth_HW[None], self.num_classes)
         return confusion

@@ -1,5 +1,6 @@
 """Validated settings of network and training.  Imports nothing heavy (see querying/settings.py)."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -110,3 +111,27 @@ class TeacherSettings(Settings):
     epochs: int | None = Field(None, ge=1)
     steps_per_epoch: int | None = Field(None, ge=1)
     batch_size: int | None = Field(4, ge=1)
+
+
+class EvaluateSettings(Settings):
+    """How the reported mIoU is measured; of the last checkpoint."""
+
+    window: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = None
+    """Height and width of a sliding window; default: the whole image at once."""
+    stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Between windows; default: two thirds of the window (CPS, U2PL, UniMatch)."""
+
+    @model_validator(mode="after")
+    def _covers(self) -> "EvaluateSettings":
+        if self.stride is not None:
+            if self.window is None:
+                raise ValueError("stride needs a window")
+            if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
+                raise ValueError("the stride is larger than the window, which would leave pixels unseen")
+        return self
+
+    def strides(self) -> tuple[int, int]:
+        """The stride, with its default; needs a window."""
+        assert self.window is not None
+        height, width = self.window
+        return self.stride or (math.ceil(height * 2 / 3), math.ceil(width * 2 / 3))
