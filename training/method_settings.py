@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from querying.settings import Settings
 from training.settings import TrainSettings
 
-ON_THE_FLY = ("mean_teacher", "cps", "unimatch")
+ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl")
 """Methods (`train.method`) that need no pseudo-labels from the cycle before."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -56,7 +56,32 @@ class UniMatchSettings(Settings):
     feature_dropout: float = Field(0.5, ge=0, lt=1)
 
 
+class U2PLSettings(Settings):
+    decay: float = Field(0.99, ge=0, lt=1)
+    weight: float = Field(1.0, ge=0)
+    """Of the reliable pixels' cross entropy."""
+    unreliable: Share = 0.2
+    """Share of the pool's pixels that are not learned at the start; it falls to 0 linearly."""
+    cutmix: Share = 0.5
+    """Probability that a pool image gets a box, half its area, of another one."""
+    contrast: float = Field(0.1, gt=0)
+    """Weight of the contrast (the paper's; the code's default is one over the number of GPUs)."""
+    temperature: float = Field(0.5, gt=0)
+    anchors: int = Field(50, ge=1)
+    """Per class and step (the code: 256)."""
+    negatives: int = Field(50, ge=1)
+    """Per anchor."""
+    confident: Share = 0.3
+    """The teacher's probability of an anchor's class is above it."""
+    low_rank: int = Field(3, ge=1)
+    high_rank: int = Field(20, ge=1)
+    """Of a class among a pixel's probabilities, from 0: likely below `low_rank`, no negative from `high_rank` on."""
+    memory: int = Field(30_000, ge=1)
+    """Embeddings kept per class (the code: 50,000 for class 0); they are in every saved state, 4 bytes a number."""
+
+
 class MethodSettings(Settings):
+    u2pl: U2PLSettings = U2PLSettings()
     mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
     cps: CPSSettings = CPSSettings()
     unimatch: UniMatchSettings = UniMatchSettings()
@@ -68,7 +93,9 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int) -> 
         return
     if cycles:
         raise ValueError(f"train.method={train.method} labels the pool while it trains: it needs cycles=0")
-    mixes = train.method == "unimatch" or (train.method == "cps" and methods.cps.cutmix)
+    if train.method == "u2pl" and train.workers > 1:
+        raise ValueError("train.method=u2pl keeps one memory of negatives: it needs train.workers=1")
+    mixes = train.method in ("unimatch", "u2pl") or (train.method == "cps" and methods.cps.cutmix)
     if train.batch_size_unlabelled // train.workers < 1 + mixes:
         needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"
         raise ValueError(f"train.method={train.method} needs at least {needed} in a step: train.batch_size_unlabelled")

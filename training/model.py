@@ -103,6 +103,10 @@ class DeepLabV3Plus(nn.Module):
         embedding = None if self.embedding_head is None else self.embedding_head(aspp, low)
         return Output(self.class_head(aspp, low), embedding)
 
+    def widths(self) -> tuple[int, int]:
+        """Number of classes and embedding dimension (0 without a representation head)."""
+        return self.class_head.out.out_channels, self.embedding_head.out.out_channels if self.embedding_head else 0
+
     def set_fused(self, fused: bool) -> None:
         """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain for ONNX export."""
         for module in self.modules():

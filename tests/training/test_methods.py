@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from querying.labels import IGNORE
-from tests.training.tiny import TinyNet, batch, method, step, total
+from tests.training.tiny import SMALL_U2PL, TinyNet, batch, method, step, total
 from training.batch import Batch
 from training.method_settings import ON_THE_FLY
 from training.methods.registry import METHODS
@@ -69,7 +69,10 @@ def test_a_batch_without_any_known_pixel_costs_nothing_and_still_has_a_graph(nam
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_trained_parameter_gets_a_gradient_no_other_and_the_loss_falls(name):
-    one, here = batch(pool=2, views=METHODS[name].strong_views), step(done=0.5, methods={"mean_teacher": {"weight": 1}})
+    one, here = (
+        batch(pool=2, views=METHODS[name].strong_views),
+        step(done=0.5, methods={"mean_teacher": {"weight": 1}, "u2pl": SMALL_U2PL}),
+    )
     trained = method(name, here)
     parameters = [p for p in trained.parameters() if p.requires_grad]
     others = {k: v.clone() for k, v in trained.state_dict().items() if k.startswith("teacher.")}

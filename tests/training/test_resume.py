@@ -10,16 +10,16 @@ from safetensors.torch import load_file
 from querying.errors import Interrupted
 from querying.files import read_json
 from tests.small import small_run
-from tests.training.tiny import batch, method, step, total
+from tests.training.tiny import SMALL_U2PL, batch, method, step, total
 from training.checkpoint import TrainingStates
 from training.loop import Progress
 from training.method_settings import ON_THE_FLY
 from training.methods.registry import METHODS
 
-METHODS_SETTINGS = {"cps": {"cutmix": True}}
+METHODS_SETTINGS = {"cps": {"cutmix": True}, "u2pl": SMALL_U2PL}
 
 CASES = {
-    **{name: (f"train.method={name}",) for name in ON_THE_FLY},
+    **{name: (f"train.method={name}", "methods.u2pl.memory=50") for name in ON_THE_FLY},
     "cps with cutmix": ("train.method=cps", "methods.cps.cutmix=true"),
 }
 

@@ -14,6 +14,7 @@ from training.model import Output
 from training.settings import ReCoSettings, TrainSettings
 
 CLASSES = 3
+SMALL_U2PL = {"memory": 40, "anchors": 5, "negatives": 6, "low_rank": 2, "contrast": 1.0}
 
 
 class TinyNet(nn.Module):
@@ -37,6 +38,9 @@ class TinyNet(nn.Module):
     def decode(self, low, deep):
         h = torch.cat([low, deep], dim=1)
         return Output(self.head(h), self.embed(h) if self.embed is not None else None)
+
+    def widths(self):
+        return self.head.out_channels, self.embed.out_channels if self.embed is not None else 0
 
 
 def method(name, make_step, net=TinyNet, seed=0, **changes):

@@ -5,6 +5,7 @@ from training.methods.mean_teacher import MeanTeacher
 from training.methods.method import Method
 from training.methods.self_training import SelfTraining
 from training.methods.supervised import Supervised
+from training.methods.u2pl import U2PL
 from training.methods.unimatch import UniMatch
 
 METHODS: dict[str, type[Method]] = {
@@ -13,4 +14,5 @@ METHODS: dict[str, type[Method]] = {
     "mean_teacher": MeanTeacher,
     "cps": CPS,
     "unimatch": UniMatch,
+    "u2pl": U2PL,
 }
