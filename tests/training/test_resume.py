@@ -11,6 +11,7 @@ from querying.errors import Interrupted
 from querying.files import read_json
 from tests.small import small_run
 from tests.training.tiny import SMALL_U2PL, batch, method, step, total
+from tests.training.two_ranks import TwoRanks
 from training.checkpoint import TrainingStates
 from training.loop import Progress
 from training.method_settings import ON_THE_FLY
@@ -92,3 +93,16 @@ def test_the_state_holds_second_network_and_teacher_and_momentum_of_what_is_trai
         assert f"model/{other}.class_head.bn.running_var" in tensors
         assert f"momentum/network.{head}" in tensors
         assert (f"momentum/{other}.{head}" in tensors) == momentum
+
+
+@pytest.mark.slow  # each starts six processes that import torch
+@pytest.mark.parametrize("case", [case for case in CASES if case != "u2pl"])
+def test_two_ranks_that_were_stopped_end_as_undisturbed_ones(toy_data, tmp_path, case):
+    """Each rank has its own images; only rank 0's teacher and statistics are in the state."""
+    overrides = ("cycles=0", "train.epochs=2", "train.workers=2", "train.batch_size=4", *CASES[case])
+    overrides += ("train.batch_size_unlabelled=4", "teacher.batch_size=4")
+    small_run(toy_data.root, tmp_path / "calm", *overrides, backend=TwoRanks())
+    with pytest.raises(Interrupted):
+        small_run(toy_data.root, tmp_path / "run", *overrides, backend=TwoRanks(stop_after=3))
+    small_run(toy_data.root, tmp_path / "run", *overrides, backend=TwoRanks())
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "calm")
