@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from querying.settings import Settings
 from training.settings import TrainSettings
 
-ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl")
+ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct")
 """Methods (`train.method`) that need no pseudo-labels from the cycle before."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -45,6 +45,35 @@ class CPSSettings(Settings):
     cutmix: bool = False
     boxes: int = Field(3, ge=1)
     area: Area = Area(low=0.25, high=0.5)
+
+
+class CCTSettings(Settings):
+    """As published for VOC: there are no settings for Cityscapes."""
+
+    weight: float = Field(30.0, ge=0)
+    """Of the squared difference of probabilities, a mean over pixels and classes."""
+    ramp: Share = 0.1
+    """Share of the steps over which the weight grows to its value."""
+    noise: int = Field(6, ge=0)
+    """Decoders whose features are multiplied by 1 + U(-noise_size, noise_size); likewise the counts below."""
+    noise_size: float = Field(0.3, ge=0)
+    dropout: int = Field(6, ge=0)
+    """Whole channels dropped."""
+    dropout_rate: float = Field(0.5, ge=0, lt=1)
+    drop: int = Field(6, ge=0)
+    """The places dropped whose mean feature is at least U(drop_above) times the largest."""
+    drop_above: tuple[Share, Share] = (0.7, 0.9)
+    vat: int = Field(2, ge=0)
+    """Adversarial direction."""
+    vat_size: float = Field(2.0, gt=0)
+    vat_probe: float = Field(0.1, gt=0)
+    """Length at which the direction is probed (published: 1e-6, which float32 can not resolve)."""
+
+    @model_validator(mode="after")
+    def _some(self) -> "CCTSettings":
+        if not self.noise + self.dropout + self.drop + self.vat:
+            raise ValueError("noise, dropout, drop and vat are all 0: there is no decoder to be consistent")
+        return self
 
 
 class UniMatchSettings(Settings):
@@ -82,6 +111,7 @@ class U2PLSettings(Settings):
 
 class MethodSettings(Settings):
     u2pl: U2PLSettings = U2PLSettings()
+    cct: CCTSettings = CCTSettings()
     mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
     cps: CPSSettings = CPSSettings()
     unimatch: UniMatchSettings = UniMatchSettings()

@@ -31,6 +31,16 @@ class Output(NamedTuple):
     """(B, embedding_dim, h, w); None where the model has no representation head."""
 
 
+class Widths(NamedTuple):
+    """Channels."""
+
+    classes: int
+    features: int
+    """Of ASPP's map."""
+    embedding: int
+    """0 without a representation head."""
+
+
 def normalise(image_BCHW: Tensor) -> Tensor:
     """uint8 RGB -> float32 with ImageNet's mean and standard deviation, channels last in memory."""
     assert image_BCHW.dtype == torch.uint8
@@ -99,13 +109,19 @@ class DeepLabV3Plus(nn.Module):
 
     def decode(self, low: Tensor, deep: Tensor) -> Output:
         """From `encode`'s features, or from what a method has made of them."""
-        aspp, low = self.aspp(deep), self.low_level(low)
+        return self.heads(*self.neck(low, deep))
+
+    def neck(self, low: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
+        """ASPP's map at the output stride, and the low-level one at stride 4."""
+        return self.aspp(deep), self.low_level(low)
+
+    def heads(self, aspp: Tensor, low: Tensor) -> Output:
         embedding = None if self.embedding_head is None else self.embedding_head(aspp, low)
         return Output(self.class_head(aspp, low), embedding)
 
-    def widths(self) -> tuple[int, int]:
-        """Number of classes and embedding dimension (0 without a representation head)."""
-        return self.class_head.out.out_channels, self.embedding_head.out.out_channels if self.embedding_head else 0
+    def widths(self) -> Widths:
+        embedding = 0 if self.embedding_head is None else self.embedding_head.out.out_channels
+        return Widths(self.class_head.out.out_channels, self.class_head.conv.aspp_channels, embedding)
 
     def set_fused(self, fused: bool) -> None:
         """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain for ONNX export."""

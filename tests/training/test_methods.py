@@ -14,6 +14,7 @@ from training.model import Output, normalise
 from training.optim import set_lr
 from training.settings import ReCoSettings
 
+MILD = {"mean_teacher": {"weight": 1}, "cct": {"weight": 1}, "u2pl": SMALL_U2PL}
 NO_RECO = ReCoSettings(weight=0)
 
 
@@ -71,7 +72,7 @@ def test_a_batch_without_any_known_pixel_costs_nothing_and_still_has_a_graph(nam
 def test_every_trained_parameter_gets_a_gradient_no_other_and_the_loss_falls(name):
     one, here = (
         batch(pool=2, views=METHODS[name].strong_views),
-        step(done=0.5, methods={"mean_teacher": {"weight": 1}, "u2pl": SMALL_U2PL}),
+        step(done=0.5, methods=MILD),
     )
     trained = method(name, here)
     parameters = [p for p in trained.parameters() if p.requires_grad]

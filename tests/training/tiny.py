@@ -10,7 +10,7 @@ from training.batch import Batch
 from training.method_settings import MethodSettings
 from training.methods.parts import Step
 from training.methods.registry import METHODS
-from training.model import Output
+from training.model import Output, Widths
 from training.settings import ReCoSettings, TrainSettings
 
 CLASSES = 3
@@ -36,11 +36,17 @@ class TinyNet(nn.Module):
         return low, self.deep(low).relu()
 
     def decode(self, low, deep):
+        return self.heads(*self.neck(low, deep))
+
+    def neck(self, low, deep):
+        return deep, low
+
+    def heads(self, deep, low):
         h = torch.cat([low, deep], dim=1)
         return Output(self.head(h), self.embed(h) if self.embed is not None else None)
 
     def widths(self):
-        return self.head.out_channels, self.embed.out_channels if self.embed is not None else 0
+        return Widths(self.head.out_channels, 8, self.embed.out_channels if self.embed is not None else 0)
 
 
 def method(name, make_step, net=TinyNet, seed=0, **changes):

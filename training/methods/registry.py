@@ -1,5 +1,6 @@
 """All methods by the name that a recipe uses (`train.method`)."""
 
+from training.methods.cct import CCT
 from training.methods.cps import CPS
 from training.methods.mean_teacher import MeanTeacher
 from training.methods.method import Method
@@ -15,4 +16,5 @@ METHODS: dict[str, type[Method]] = {
     "cps": CPS,
     "unimatch": UniMatch,
     "u2pl": U2PL,
+    "cct": CCT,
 }

@@ -40,9 +40,9 @@ class U2PL(Method):
         self.network = new_network(True)
         self.teacher = Teacher(self.network)
         self.decay = step.methods.u2pl.decay
-        classes, dim = self.network.widths()
-        self.register_buffer("memory", torch.zeros(classes, step.methods.u2pl.memory, dim))
-        self.register_buffer("entered", torch.zeros(classes, dtype=torch.int64))
+        widths = self.network.widths()
+        self.register_buffer("memory", torch.zeros(widths.classes, step.methods.u2pl.memory, widths.embedding))
+        self.register_buffer("entered", torch.zeros(widths.classes, dtype=torch.int64))
 
     def forward(self, batch: Batch, step: Step) -> Parts:
         settings: U2PLSettings = step.methods.u2pl
