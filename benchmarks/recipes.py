@@ -81,6 +81,8 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         cityscapes.cityscapes_full,
         cityscapes.cityscapes_resnet50_s4al_plus,
         cityscapes.cityscapes_resnet50_full,
+        cityscapes.cityscapes_ssl_resnet50,
+        cityscapes.cityscapes_ssl_resnet101,
         custom_s4al_plus,
     )
 }

@@ -94,3 +94,38 @@ def cityscapes_resnet50_s4al_plus() -> RunConfig:
 def cityscapes_resnet50_full() -> RunConfig:
     """Fully supervised ResNet-50 at output stride 8, the denominator of `cityscapes_resnet50_s4al_plus`."""
     return changed(cityscapes_full(), name="cityscapes_resnet50_full", model=RESNET50)
+
+
+def cityscapes_ssl_resnet50() -> RunConfig:
+    """The semi-supervised benchmark's base at 1024x2048, 2,975 + 500 images (`s4al ingest --protocol ssl`).
+
+    ResNet-50 at output stride 8, crop 768x768, 240 epochs, sliding evaluation of 769 by two thirds.  The paper leaves
+    batch and epoch length open: 8 + 8 images and 300 steps, so 72k steps.  `s4al splits` makes the cells; alone it is
+    S4AL+ on list B, 1/8.
+    """
+    return changed(
+        cityscapes_s4al_plus(),
+        name="cityscapes_ssl_resnet50",
+        cycles=2,
+        data={"size": (1024, 2048), "evaluate_on": "val"},
+        initial={"list": "cityscapes/u2pl/1_8"},
+        model=RESNET50,
+        train={
+            "epochs": 240,
+            "crop": (768, 768),
+            "batch_size": 8,
+            "batch_size_unlabelled": 8,
+            "head_lr_scale": 1.0,
+            "sync_bn": True,
+        },
+        teacher={"steps_per_epoch": None, "batch_size": None},
+        query={"per_image": 0, "scales": (1.0,), "batch_size": 1},
+        evaluate={"window": (769, 769)},
+    )
+
+
+def cityscapes_ssl_resnet101() -> RunConfig:
+    """`cityscapes_ssl_resnet50` with ResNet-101 and a deep stem, the network of U2PL's table 3 and of the paper's."""
+    return changed(
+        cityscapes_ssl_resnet50(), name="cityscapes_ssl_resnet101", model={**RESNET50, "backbone": "resnet101s"}
+    )

@@ -1,0 +1,93 @@
+"""A cell of the semi-supervised benchmark: one method on one split with one seed, from a recipe that they share.
+
+The recipe fixes network, optimiser, steps, batch, augmentation and evaluation; a method brings its loss and the
+settings that its authors published (for Cityscapes where there are any).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from orchestrator.config import RunConfig, changed, nearest
+from orchestrator.initial import shipped_lists
+from querying.errors import UserError
+
+ROUNDS = 2
+"""Of self-training after the supervised one (S4AL+ section 4.3)."""
+
+Changes = dict[str, Any]
+_ALONE: Changes = {"cycles": 0, "reco": {"weight": 0.0}}
+_ROUNDS: Changes = {"cycles": ROUNDS, "train": {"method": "self_training"}}
+
+METHODS: dict[str, Changes] = {
+    "supervised": {**_ALONE, "train": {"method": "supervised"}},
+    "supervised_reco": {"cycles": 0, "train": {"method": "supervised"}},
+    "self_training": _ROUNDS,
+    "self_training_no_reco": {**_ROUNDS, "reco": {"weight": 0.0}},
+    "mean_teacher": {**_ALONE, "train": {"method": "mean_teacher"}},
+    "cct": {**_ALONE, "train": {"method": "cct"}},
+    "cps": {**_ALONE, "train": {"method": "cps"}, "methods": {"cps": {"weight": 6.0}}},
+    "cps_cutmix": {**_ALONE, "train": {"method": "cps"}, "methods": {"cps": {"weight": 5.0, "cutmix": True}}},
+    "u2pl": {**_ALONE, "train": {"method": "u2pl"}},
+    "unimatch": {**_ALONE, "train": {"method": "unimatch"}},
+}
+"""What each changes in the recipe.  S4AL+ trains three times for the recipe's steps (supervised, then two rounds), all
+others once."""
+
+
+def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | None = None) -> RunConfig:
+    """The configuration of a cell.
+
+    `split` is a share such as 1/8.  With `family` (cps, u2pl), Cityscapes' published list of that share; without, that
+    share of the train images drawn with the seed: nested over splits, every class in it.  UserError names a method,
+    share or list that does not exist.
+    """
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}{nearest(method, list(METHODS))}; there are {', '.join(METHODS)}")
+    share = parse_share(split)
+    label = f"{share.numerator}_{share.denominator}"
+    initial: Changes = {"fraction": float(share), "images": None, "list": None, "cover": share < 1}
+    if family is not None:
+        source = f"cityscapes/{family}/{label}"
+        if source not in shipped_lists():
+            raise UserError(f"no list {source}; there are {', '.join(shipped_lists())}")
+        initial = {"list": source, "cover": False}
+    return changed(
+        base,
+        seed=seed,
+        name=f"{base.name}.{method}.{label}" + (f".{family}" if family else ""),
+        reference=False,
+        budget=None,
+        stop_at=None,
+        initial=initial,
+        query={"per_image": 0},
+        teacher={"epochs": None, "steps_per_epoch": None, "batch_size": None},  # the same steps and labelled images
+        **_nested(base, METHODS[method]),
+    )
+
+
+def parse_share(text: str) -> Fraction:
+    """1/16, 1/8, ... or a decimal; UserError for what is not in 0 < share <= 1."""
+    try:
+        share = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"split {text!r}: expected a share such as 1/8") from None
+    if not 0 < share <= 1:
+        raise UserError(f"split {text!r}: a share lies above 0 and is at most 1")
+    return share
+
+
+def total_steps(config: RunConfig) -> int:
+    """Of all trainings of a cell."""
+    each = [config.train_at(cycle, last=cycle == config.cycles) for cycle in range(config.cycles + 1)]
+    return sum(train.epochs * train.steps_per_epoch for train in each)
+
+
+def _nested(base: RunConfig, changes: Changes) -> Changes:
+    """`changed` merges one level; `methods` has two."""
+    if "methods" not in changes:
+        return changes
+    tree = base.methods.model_dump()
+    merged = {name: {**tree[name], **values} for name, values in changes["methods"].items()}
+    return {**changes, "methods": merged}
