@@ -82,6 +82,31 @@ def run(
 
 
 @app.command()
+def splits(
+    recipe: Annotated[str, typer.Argument(help="What all cells share: a recipe's name or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    methods: Annotated[str, typer.Option(help="Separated by commas.")] = "supervised,self_training",
+    splits: Annotated[str, typer.Option(help="Shares of labelled images.")] = "1/16,1/8,1/4,1/2",
+    seeds: Annotated[str, typer.Option(help="Of draws, first weights and batches.")] = "0",
+    family: Annotated[str | None, typer.Option(help="Cityscapes' published lists (cps, u2pl); default: drawn.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of all cells; default runs/RECIPE.splits.")] = None,
+    backend: Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")] = BackendName.ray,
+    address: Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside OUT.")
+    ] = None,
+) -> None:
+    """Semi-supervised methods side by side on splits and seeds.  The same command again resumes."""
+    from benchmarks.splits_command import splits_command
+
+    splits_command(
+        recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=data, out=out,
+        backend=backend.value, address=address, tracking=tracking,
+    )  # fmt: skip
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes, one a line: name, then what to expect."""
     from benchmarks.recipes import RECIPES

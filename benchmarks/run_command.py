@@ -45,7 +45,7 @@ def run_command(
     if backend == "ray" and joined and joined != "auto":
         check_address(joined)
     config = with_local_list(with_local_weights(config))
-    index = DataIndex.load(data or _generated(config, out))
+    index = DataIndex.load(data or generated(config, out))
     layout = RunLayout(out)
     check_data(config, index, layout.labelled_set)
     check_same_run(config, index, layout)
@@ -54,15 +54,20 @@ def run_command(
         check_uri(uri)
 
     with locked(out), handled():
-        check_same_run(config, index, layout)  # again, now that no other process can change it
-        restore_recipe(layout.recipe)
-        _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
-        if not layout.recipe.exists():
-            write_recipe(layout.recipe, config, _provenance(index, layout.backbone))
+        begin(config, index, layout)
         _launch(config, index, layout, backend, address, uri)
 
 
-def _generated(config: RunConfig, out: Path) -> Path:
+def begin(config: RunConfig, index: DataIndex, layout: RunLayout) -> None:
+    """Recipe and first weights of a new run; those of one that is there already are checked.  Needs the lock."""
+    check_same_run(config, index, layout)  # again, now that no other process can change it
+    restore_recipe(layout.recipe)
+    _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
+    if not layout.recipe.exists():
+        write_recipe(layout.recipe, config, _provenance(index, layout.backbone))
+
+
+def generated(config: RunConfig, out: Path) -> Path:
     if config.data.dataset != "toy":
         raise UserError(f"recipe {config.name} needs --data DST (made by `s4al ingest`)")
     from benchmarks.ingest import ingest

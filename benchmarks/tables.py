@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def print_outcome(layout: RunLayout, uri: str) -> None:
     if uri != "none":
         server = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
         console.print(f"MLflow:  {server}", highlight=False, soft_wrap=True)
+
+
+def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
+    """(method, split, mIoU) of every seed: a row per method, a column per split, mean and half the range."""
+    splits = list(dict.fromkeys(split for _, split, _ in cells))
+    table = Table(title=title, title_justify="left")
+    for heading in ("method", *splits):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method in dict.fromkeys(method for method, _, _ in cells):
+        row = []
+        for split in splits:
+            found = [100 * miou for m, s, miou in cells if (m, s) == (method, split)]
+            spread = f" ± {(max(found) - min(found)) / 2:.2f}" if len(found) > 1 else ""
+            row.append(f"{sum(found) / len(found):.2f}{spread}")
+        table.add_row(method, *row)
+    Console(width=None if Console().is_terminal else 100).print(table)
 
 
 def status_command(run: Path) -> None:

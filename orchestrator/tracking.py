@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,13 +89,25 @@ def default_uri(run: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs that belong together: children of one run, in one experiment."""
+
+    root: Path
+    experiment: str
+    tags: Mapping[str, str]
+    """Of this run."""
+
+
 class MlflowMirror:
     """Copies new rows of the record; where MLflow does not answer, says so and copies them the next time.
 
     The parent run is the experiment, a child is a cycle.  `RUN/mlflow.json` remembers ids and the rows copied.
     """
 
-    def __init__(self, run: Path, config: RunConfig, data: Mapping[str, str], uri: str) -> None:
+    def __init__(
+        self, run: Path, config: RunConfig, data: Mapping[str, str], uri: str, group: Group | None = None
+    ) -> None:
         # A server that is down would block a single call for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
@@ -102,6 +115,7 @@ class MlflowMirror:
         for chatty in ("mlflow", "alembic"):  # a fresh SQLite file is announced in fifty lines
             logging.getLogger(chatty).setLevel(logging.WARNING)
         self.run, self.config, self.data, self.uri = run, config, data, uri
+        self.group = group
         self.path = run / "mlflow.json"
         self.state: dict[str, Any] = {"uri": uri, "rows": 0, "parent": None, "children": {}}
         with suppress(DamagedError):  # not there, or damaged: the runs are found again by their keys
@@ -130,7 +144,8 @@ class MlflowMirror:
                 client.log_artifacts(parent, str(artefacts), "report")
             if onnx:
                 client.log_artifact(parent, str(onnx), "model")
-            for run_id in [*self.state["children"].values(), parent]:
+            around = [self.state["group"]] if self.state.get("group") else []
+            for run_id in [*self.state["children"].values(), parent, *around]:
                 client.set_terminated(run_id, "FINISHED")
         except (MlflowException, SQLAlchemyError, OSError) as error:
             LOG.warning("MLflow at %s failed, the run goes on: %s", self.uri, " ".join(str(error).split())[:200])
@@ -167,12 +182,11 @@ class MlflowMirror:
 
         client = MlflowClient(tracking_uri=self.uri)
         if self.state["parent"] is None:
-            experiment = client.get_experiment_by_name(self.config.name)
+            name = self.group.experiment if self.group else self.config.name
+            experiment = client.get_experiment_by_name(name)
             location = (self.run.resolve().parent / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
             experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else client.create_experiment(self.config.name, artifact_location=location)
+                experiment.experiment_id if experiment else client.create_experiment(name, artifact_location=location)
             )
             self.state["experiment"] = experiment_id
             tags = {
@@ -180,6 +194,12 @@ class MlflowMirror:
                 "s4al.recipe": self.config.name,
                 "s4al.seed": str(self.config.seed),
             }
+            with suppress(DamagedError):
+                tags["s4al.labelled_set"] = read_json(self.run / "labelled_set.json")["sha256"]
+            if self.group:
+                root = self.group.root.resolve()
+                self.state["group"] = self._find_or_create(client, {"s4al.key": str(root)}, root.name)
+                tags |= {**self.group.tags, "mlflow.parentRunId": self.state["group"]}
             parent = self._find_or_create(client, {**tags, "s4al.key": str(self.run.resolve())}, self.run.name)
             params = [Param(k, str(v)[:6000]) for k, v in flatten(self.config.model_dump(mode="json")).items()]
             for first in range(0, len(params), MAX_PARAMS):

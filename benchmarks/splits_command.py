@@ -1,0 +1,171 @@
+"""`s4al splits`: a grid of methods, splits and seeds, cell after cell on one cluster; again to continue."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.cells import cell, parse_share
+from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
+from benchmarks.recipes import resolve
+from benchmarks.run_command import begin, generated
+from orchestrator.config import RunConfig
+from orchestrator.interrupt import handled
+from orchestrator.layout import RunLayout, locked
+from orchestrator.tracking import Group, Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
+from querying.errors import DamagedError, UserError
+from querying.files import read_json
+from querying.shards import DataIndex
+
+if TYPE_CHECKING:
+    from orchestrator.progress import Progress
+    from orchestrator.stages import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    method: str
+    split: str
+    seed: int
+    config: RunConfig
+    layout: RunLayout
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.split} seed {self.seed}"
+
+
+def splits_command(
+    recipe: str,
+    overrides: Sequence[str],
+    *,
+    methods: str,
+    splits: str,
+    seeds: str,
+    family: str | None,
+    data: Path | None,
+    out: Path | None,
+    backend: str,
+    address: str | None,
+    tracking: str | None,
+) -> None:
+    base = with_local_weights(resolve(recipe, overrides))
+    out = out or Path("runs") / f"{base.name}.splits"
+    if address and backend == "local":
+        raise UserError("--address and --backend local exclude each other")
+    joined = address or os.environ.get("RAY_ADDRESS")
+    if backend == "ray" and joined and joined != "auto":
+        check_address(joined)
+    cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), _seeds(seeds), family, out)
+    uri = tracking or default_uri(out)
+    if uri != "none":
+        check_uri(uri)
+    index = DataIndex.load(data or generated(base, out))
+    for one in cells:  # every mistake before the first training
+        check_data(one.config, index, one.layout.labelled_set)
+        check_same_run(one.config, index, one.layout)
+
+    from orchestrator.progress import shown
+
+    with handled(), shown() as progress, _backend(backend, address, progress) as ready:
+        for number, one in enumerate(cells, 1):
+            progress.say(f"cell {number} of {len(cells)}: {one.name}")
+            if finished(one):
+                progress.say(f"{one.name}: finished already")
+                continue
+            _run_cell(one, index, base, out, uri, ready, progress)
+
+    from benchmarks.tables import print_cells
+
+    print_cells([(one.method, one.split, _miou(one)) for one in cells], f"{base.name}, mIoU %, mean over seeds")
+
+
+def plan(
+    base: RunConfig, methods: Sequence[str], splits: Sequence[str], seeds: Sequence[int], family: str | None, out: Path
+) -> list[Cell]:
+    """All cells, each with a folder of its own: OUT/METHOD/SPLIT/seed-N."""
+    cells = []
+    for method, split, seed in itertools.product(methods, splits, seeds):
+        config = cell(base, method, split, seed, family=family)
+        share = parse_share(split)
+        folder = out / method / f"{share.numerator}_{share.denominator}" / f"seed-{seed}"
+        cells.append(Cell(method, split, seed, config, RunLayout(folder)))
+    if len({one.layout.root for one in cells}) < len(cells):
+        raise UserError("a method, split or seed is named twice")
+    return cells
+
+
+def finished(one: Cell) -> bool:
+    """Is its summary there, intact, and that of a run that came to its end?  Then the cell is not touched again."""
+    try:
+        return bool(read_json(one.layout.summary)["finished"])
+    except DamagedError:
+        return False
+
+
+def _run_cell(
+    one: Cell, index: DataIndex, base: RunConfig, out: Path, uri: str, backend: Backend, progress: Progress
+) -> None:
+    from orchestrator.loop import run
+
+    root = one.layout.root
+    with locked(root):
+        begin(one.config, index, one.layout)
+        mirror: Mirror = NoMirror()
+        if uri != "none":
+            data = {"name": index.name, "digest": index.digest, "root": str(index.root.resolve())}
+            mirror = MlflowMirror(root, one.config, data, uri, Group(out, base.name, _tags(one)))
+        run(one.config, index, one.layout, backend, Record(one.layout.metrics), mirror, progress, name="main")
+        mirror.finish(None, None)
+
+
+def _tags(one: Cell) -> dict[str, str]:
+    evaluate, listed = one.config.evaluate, one.config.initial.list
+    how = "whole image"
+    if evaluate.window:
+        how = "sliding {}x{} by {}x{}".format(*evaluate.window, *evaluate.strides())
+    return {
+        "s4al.method": one.method,
+        "s4al.split": one.split,
+        "s4al.family": listed.split("/")[-2] if listed else "drawn",
+        "s4al.protocol": f"{how}, last checkpoint, on {one.config.data.evaluate_on}",
+    }
+
+
+@contextmanager
+def _backend(name: str, address: str | None, progress: Progress) -> Iterator[Backend]:
+    if name == "local":
+        from orchestrator.local_backend import LocalBackend
+
+        yield LocalBackend()
+        return
+    from orchestrator.ray_backend import connected
+
+    progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")
+    with connected(address) as backend:
+        yield backend
+
+
+def _miou(one: Cell) -> float:
+    """Of the last cycle, in 0..1."""
+    miou: float = read_json(one.layout.summary)["cycles"][-1]["miou"]
+    return miou
+
+
+def _words(text: str, option: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UserError(f"{option}: expected names separated by commas")
+    return words
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text, "--seeds")]
+    except ValueError:
+        raise UserError(f"--seeds {text!r}: expected whole numbers separated by commas") from None

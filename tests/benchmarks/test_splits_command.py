@@ -1,0 +1,126 @@
+"""The grid: each cell once, whatever happens to the driver in between."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.splits_command import splits_command
+from orchestrator.local_backend import LocalBackend
+from querying.errors import InfrastructureError, UserError
+from querying.files import read_json
+from tests.small import SMALL
+
+ROOT = Path(__file__).parents[2]
+TINY = [*[key for key in SMALL if not key.startswith("teacher")], "train.epochs=1"]
+
+
+def grid(data, out, methods="supervised,mean_teacher", **changes):
+    options = {"splits": "1/4", "seeds": "0", "family": None, "backend": "local", "address": None, "tracking": "none"}
+    splits_command("toy_splits", TINY, methods=methods, data=data, out=out, **{**options, **changes})
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The trainings that were begun, as METHOD/SPLIT/SEED."""
+    begun = []
+    original = LocalBackend.train
+
+    def train(self, job):
+        begun.append("/".join(job.out.parts[-5:-2]))
+        original(self, job)
+
+    monkeypatch.setattr(LocalBackend, "train", train)
+    return begun
+
+
+def test_a_grid_that_failed_continues_with_the_cell_that_failed(toy_data, tmp_path, trainings, monkeypatch, capsys):
+    out = tmp_path / "grid"
+    with monkeypatch.context() as broken:
+
+        def train(self, job):
+            trainings.append("broken")
+            raise InfrastructureError("no more")
+
+        calm = LocalBackend.train
+        broken.setattr(LocalBackend, "train", lambda self, job: (train if trainings else calm)(self, job))
+        with pytest.raises(InfrastructureError):
+            grid(toy_data.root, out)
+    assert trainings == ["supervised/1_4/seed-0", "broken"]
+    grid(toy_data.root, out)
+    assert trainings[2:] == ["mean_teacher/1_4/seed-0"]
+    grid(toy_data.root, out)
+    assert len(trainings) == 3
+    shown = capsys.readouterr().out
+    assert "mean_teacher 1/4 seed 0: finished already" in shown
+    summaries = [read_json(out / method / "1_4/seed-0/summary.json") for method in ("supervised", "mean_teacher")]
+    assert summaries[0]["labelled_set"] == summaries[1]["labelled_set"]  # the same images for every method
+    assert summaries[0]["labelled_set"]["images"] == 6
+    assert f"{100 * summaries[1]['cycles'][0]['miou']:.2f}" in shown
+
+
+@pytest.mark.slow  # drives three processes
+def test_a_killed_driver_repeats_no_finished_cell(toy_data, tmp_path):
+    out = tmp_path / "grid"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "splits",
+        "toy_splits",
+        *TINY,
+        "--methods",
+        "supervised,cps,unimatch",
+    ]
+    command += ["--splits", "1/4", "--data", str(toy_data.root), "--out", str(out), "--backend", "local"]
+    command += ["--tracking", "none"]
+    environment = {**os.environ, "S4AL_FAILPOINT": "cycle-000/checkpoint:sealed@2=kill"}
+    assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=200).returncode == -9
+    assert not (out / "cps/1_4/seed-0/cycle-000/checkpoint").exists()
+    before = {path: path.stat().st_mtime_ns for path in (out / "supervised").rglob("*") if path.is_file()}
+    assert before
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=200, check=True)
+    after = {path: path.stat().st_mtime_ns for path in (out / "supervised").rglob("*") if path.is_file()}
+    assert after == before
+    assert all(read_json(out / m / "1_4/seed-0/summary.json")["finished"] for m in ("cps", "unimatch"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_has_one_parent_and_a_child_for_each_cell(toy_data, tmp_path):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    grid(toy_data.root, tmp_path / "grid", seeds="0,1", methods="supervised", tracking=uri)
+    client = MlflowClient(uri)
+    [experiment] = [e for e in client.search_experiments() if e.name == "toy_splits"]
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    cells = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {r.data.tags["s4al.seed"] for r in cells} == {"0", "1"}
+    for one in cells:
+        tags = one.data.tags
+        assert (tags["s4al.method"], tags["s4al.split"], tags["s4al.family"]) == ("supervised", "1/4", "drawn")
+        assert tags["s4al.protocol"] == "whole image, last checkpoint, on test"
+        decided = read_json(tmp_path / f"grid/supervised/1_4/seed-{tags['s4al.seed']}/labelled_set.json")
+        assert tags["s4al.labelled_set"] == decided["sha256"]
+        assert one.data.metrics["miou"] >= 0
+    assert {r.info.status for r in runs} == {"FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": "supervised,cpss"}, "did you mean 'cps'"),
+        ({"seeds": "0,x"}, "--seeds '0,x'"),
+        ({"seeds": "1,1"}, "named twice"),
+        ({"splits": "1/4,2/8"}, "named twice"),
+        ({"methods": ","}, "--methods: expected names"),
+        ({"methods": "cps", "splits": "1"}, "all 24 train images are labelled, no pool is left"),
+    ],
+)
+def test_every_mistake_is_found_before_the_first_cell(toy_data, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        grid(toy_data.root, tmp_path / "grid", **changes)
+    assert not (tmp_path / "grid").exists()
