@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from querying.errors import UserError
 from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
@@ -60,6 +61,8 @@ class TrainingData:
             for image_id in self.store.ids()
             if (image_id in self.pseudo if views is None else image_id not in whole)
         ]
+        if views is not None and not self.pool:
+            raise UserError(f"{index.root}: every train image is labelled, none is left for the pool")
 
     def batch(self, step: int, rank: int, world: int, *, labelled: int, unlabelled: int) -> Batch:
         """This rank's share of step `step`; `labelled` and `unlabelled` count images over all ranks."""

@@ -6,12 +6,13 @@ import pyarrow as pa
 import pytest
 import torch
 
+from querying.errors import UserError
 from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS, QUERY
-from querying.shards import encode_label, read_truth
+from querying.shards import encode_label, image_ids, read_truth
 from training.dataset import TrainingData, prefetched
 from training.settings import AugmentSettings
 from training.targets import compose_target
@@ -107,3 +108,49 @@ def test_the_pools_truth_is_not_needed(toy_data, parts, tmp_path):
     blind = dataclasses.replace(toy_data, root=tmp_path / "blind")
     found, expected = (data(index, parts).batch(0, 0, 1, labelled=2, unlabelled=4) for index in (blind, toy_data))
     assert torch.equal(found.target_u, expected.target_u)
+
+
+def views(toy_data, parts, count, augment, cycle=0):
+    ledger = parts[0]
+    options = {"augment": augment, "crop": (96, 80), "seed": 0, "views": count}
+    return TrainingData(toy_data, ledger, cycle, GRID, None, **options)
+
+
+def test_views_show_the_same_place_and_say_what_is_seen(toy_data, parts):
+    """Crops of 96x80 from images of 48x64 at most 1.5 times as large: padding is always there."""
+    augment = AugmentSettings(scale_min=0.8, scale_max=1.5, blur=0, colour=0, cutout=1, cutout_size=20)
+    found = views(toy_data, parts, 2, augment).batch(3, 0, 1, labelled=2, unlabelled=4)
+    assert found.strong_u.shape == (2, 4, 3, 96, 80)
+    assert found.seen_u.shape == (3, 4, 96, 80)
+    assert len(found.target_u) == 0
+    weak_seen, *strong_seen = found.seen_u
+    for image, seen in zip(found.strong_u, strong_seen, strict=True):
+        hole = weak_seen & ~seen
+        assert 0 < hole.sum() <= 4 * 400
+        assert not (seen & ~weak_seen).any()
+        assert not image.permute(0, 2, 3, 1)[~seen].any()  # black where nothing is seen
+        same = (image == found.image_u).all(1)
+        assert same[seen].all()  # without colours and blur, all else is the weak view
+    assert not torch.equal(*strong_seen)  # each view has its own hole
+    assert (~weak_seen).any()
+
+
+def test_views_are_drawn_from_all_images_that_are_not_labelled_and_are_a_function_of_the_step(toy_data, parts):
+    first, again = (views(toy_data, parts, 1, AugmentSettings()) for _ in range(2))
+    assert sorted(first.pool) == sorted(set(toy_data_ids(toy_data)) - set(parts[2][:2]))
+    one, two = (data.batch(7, 0, 1, labelled=2, unlabelled=4) for data in (first, again))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    shares = [first.batch(7, rank, 2, labelled=2, unlabelled=4) for rank in range(2)]
+    assert torch.equal(torch.stack([s.strong_u for s in shares], 2).flatten(1, 2), one.strong_u)
+
+
+def toy_data_ids(toy_data):
+    return [image_id for shard in toy_data.shards("train") for image_id in image_ids(toy_data.root, shard)]
+
+
+def test_a_pool_that_is_empty_is_said_to_be(toy_data, parts, tmp_path):
+    oracle, ledger = SimulatedOracle(toy_data, GRID), Ledger(tmp_path / "all")
+    everything = [(i, r) for i in oracle.answerable() for r in range(GRID.num_regions)]
+    ledger.append(0, oracle.annotate(0, query(*everything)))
+    with pytest.raises(UserError, match="every train image is labelled"):
+        views(toy_data, (ledger,), 1, PLAIN)
