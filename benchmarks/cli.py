@@ -107,6 +107,18 @@ def splits(
 
 
 @app.command()
+def compare(
+    cells: Annotated[Path, typer.Argument(help="Folder of `s4al splits`.", metavar="OUT")],
+    against: Annotated[str, typer.Option(help="Method whose difference to the others is shown.")] = "supervised",
+    out: Annotated[Path | None, typer.Option(help="Folder for compare.md, .csv and .png; default OUT.")] = None,
+) -> None:
+    """The finished cells of a grid side by side: mean and spread over seeds, paired differences, cost."""
+    from benchmarks.compare import compare_command
+
+    compare_command(cells, out, against)
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes, one a line: name, then what to expect."""
     from benchmarks.recipes import RECIPES

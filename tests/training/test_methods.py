@@ -125,6 +125,13 @@ def test_hard_pixels_alone_are_learned_where_the_recipe_says_so():
     assert trained(one, fewer)["ce"].item() == pytest.approx(-hard.log().mean().item(), rel=1e-5)
 
 
+def test_fewer_known_pixels_than_are_to_be_kept_are_all_learned():
+    one, here = batch(), step(NO_RECO, ohem=0.3, ohem_keep=1000)
+    one.target[0] = IGNORE
+    trained = method("supervised", here)
+    assert trained(one, here)["ce"].item() == pytest.approx(trained(one, step(NO_RECO))["ce"].item(), rel=1e-5)
+
+
 def test_a_batch_moves_as_a_whole():
     one = batch(views=2)
     assert one.to(torch.device("cpu")) is one

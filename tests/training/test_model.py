@@ -177,6 +177,14 @@ def test_groups_share_out_all_parameters_and_scale_the_heads():
     assert (heads["lr"], heads["lr_scale"]) == (0.1, 10)
 
 
+def test_two_networks_share_two_groups_and_what_is_not_trained_is_in_none():
+    pair = nn.ModuleList([small_model(), small_model(), small_model().requires_grad_(False)])
+    backbone, heads = parameter_groups(pair, 0.01, head_lr_scale=10, weight_decay=1e-4)
+    assert {id(p) for p in backbone["params"]} == {id(p) for model in pair[:2] for p in model.encoder.parameters()}
+    everything = sorted(id(p) for p in (*backbone["params"], *heads["params"]))
+    assert everything == sorted(id(p) for model in pair[:2] for p in model.parameters())
+
+
 def test_normalise_is_the_imagenet_formula():
     pixels = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
     mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))

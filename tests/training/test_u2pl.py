@@ -129,3 +129,21 @@ def test_the_contrast_moves_the_students_anchors_alone():
     assert trained.network.head.weight.grad is None
     assert all(p.grad is None for p in trained.teacher.parameters())
     assert not trained.memory.requires_grad
+
+
+def test_a_class_without_anchors_adds_zero_and_is_counted():
+    """Two classes with a loss are a third less each where a third class is present but never confident."""
+    trained = method("u2pl", step(methods={"u2pl": SMALL_U2PL}))
+    g = torch.Generator().manual_seed(0)
+    embed, key = torch.randn(30, 4, generator=g), torch.randn(30, 4, generator=g)
+    trained.remember(key, torch.ones(30, 3, dtype=torch.bool))
+    label = torch.arange(30) % 3
+    p = torch.full((30, 3), 0.3)  # not above
+    p[label < 2] = 0.4
+
+    def loss(label):
+        return trained.contrast(
+            embed, key, p, label, U2PLSettings(**SMALL_U2PL), torch.Generator().manual_seed(1)
+        ).item()
+
+    assert loss(label) == pytest.approx(2 / 3 * loss(label.where(label < 2, IGNORE)))

@@ -1,0 +1,203 @@
+"""`s4al compare`: the cells of a grid side by side, as Markdown, CSV and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from orchestrator.recipe_file import read_recipe
+from querying.errors import UserError
+from querying.files import read_json, write_text, written
+
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+"""97.5 % quantile of Student's t for 1 to 30 degrees of freedom; above, 1.96."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One finished cell."""
+
+    method: str
+    split: str
+    seed: int
+    miou: float
+    """In 0..1, of the last cycle."""
+    class_iou: Mapping[str, float | None]
+    hours: float
+    """Of training, all its trainings together; wall time of the workers, which share it."""
+    labelled_set: str
+    """Hash of the labelled images."""
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method on a split, over seeds; all but the counts in percent."""
+
+    method: str
+    split: str
+    seeds: int
+    miou: float
+    spread: float | None
+    """Standard deviation over seeds; None of a single one."""
+    difference: float | None
+    """Mean over the seeds that both have of mIoU minus that of the row compared with."""
+    interval: float | None
+    """Half the width of the difference's 95 % interval (Student, paired); None below two common seeds."""
+    hours: float
+
+
+def load(root: Path) -> list[Result]:
+    """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made under
+    one protocol or, for a split and seed, on one labelled set."""
+    results = []
+    for path in sorted(root.glob("*/*/seed-*/summary.json")):
+        summary = read_json(path)
+        if summary["finished"]:
+            results.append(_result(path.parent, summary))
+    if not results:
+        raise UserError(f"{root}: no finished cell of `s4al splits`")
+    _refuse_mixed(results, "protocol", lambda one: (), root)
+    _refuse_mixed(results, "labelled_set", lambda one: (one.split, one.seed), root)
+    return results
+
+
+def _result(cell: Path, summary: Mapping[str, Any]) -> Result:
+    config, _ = read_recipe(cell / "recipe.yaml")
+    evaluate, last = config.evaluate, summary["cycles"][-1]
+    windows = f"windows {evaluate.window} by {evaluate.strides()}" if evaluate.window else "whole image"
+    return Result(
+        method=cell.parts[-3],
+        split=cell.parts[-2].replace("_", "/"),
+        seed=summary["seed"],
+        miou=last["miou"],
+        class_iou=last["class_iou"],
+        hours=sum(row["seconds"]["train"] for row in summary["cycles"]) / 3600,
+        labelled_set=summary["labelled_set"]["sha256"],
+        protocol=f"{windows}, last checkpoint, on {summary['evaluated_on']}, {config.model.backbone}",
+    )
+
+
+def _refuse_mixed(results: Sequence[Result], what: str, key: Any, root: Path) -> None:
+    found: dict[Any, Result] = {}
+    for one in results:
+        first = found.setdefault(key(one), one)
+        if getattr(one, what) != getattr(first, what):
+            names = " and ".join(f"{r.method} {r.split} seed {r.seed}" for r in (first, one))
+            raise UserError(f"{root}: {names} differ in {what.replace('_', ' ')}: they can not be compared")
+
+
+def table(results: Sequence[Result], against: str) -> list[Row]:
+    """Rows in the order of methods' names, then of growing splits; UserError for an unknown row to compare with."""
+    cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
+    for one in results:
+        cells[one.method, one.split][one.seed] = one
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    if against not in methods:
+        raise UserError(f"--against {against}: there are {', '.join(methods)}")
+    rows = []
+    for method, split in sorted(cells, key=lambda cell: (cell[0] != against, cell[0], Fraction(cell[1]))):
+        own, other = cells[method, split], cells.get((against, split), {})
+        miou = [100 * one.miou for one in own.values()]
+        paired = [100 * (own[seed].miou - other[seed].miou) for seed in own if seed in other]
+        if method == against:
+            paired = []
+        rows.append(
+            Row(
+                method,
+                split,
+                len(own),
+                mean(miou),
+                stdev(miou) if len(miou) > 1 else None,
+                mean(paired) if paired else None,
+                half_interval(paired),
+                mean(one.hours for one in own.values()),
+            )
+        )
+    return rows
+
+
+def half_interval(differences: Sequence[float]) -> float | None:
+    """t * s / sqrt(n) for a 95 % interval around the mean; None below two numbers."""
+    count = len(differences)
+    if count < 2:
+        return None
+    t = T_975[count - 2] if count - 2 < len(T_975) else 1.96
+    return t * stdev(differences) / math.sqrt(count)
+
+
+def as_csv(results: Sequence[Result]) -> str:
+    """A line per cell, IoU of every class included; in percent, empty for a class that is nowhere."""
+    classes = list(results[0].class_iou)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "split", "seed", "miou", *classes, "train_hours", "labelled_set", "protocol"])
+    for one in results:
+        iou = [_percent(one.class_iou[name]) for name in classes]
+        facts = [f"{one.hours:.4f}", one.labelled_set, one.protocol]
+        writer.writerow([one.method, one.split, one.seed, _percent(one.miou), *iou, *facts])
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) -> str:
+    lines = [f"mIoU in %; {results[0].protocol}. Mean ± standard deviation over seeds; difference to `{against}`", ""]
+    lines[0] += " over common seeds with its 95 % interval."
+    heads = ["method", "split", "seeds", "mIoU", "difference", "hours of training"]
+    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in rows:
+        spread = "" if row.spread is None else f" ± {row.spread:.2f}"
+        difference = "" if row.difference is None else f"{row.difference:+.2f}"
+        if row.interval is not None:
+            difference += f" ± {row.interval:.2f}"
+        cells = [row.method, row.split, str(row.seeds), f"{row.miou:.2f}{spread}", difference, f"{row.hours:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def compare_command(root: Path, out: Path | None, against: str) -> None:
+    """Write compare.md, compare.csv and compare.png, and print the table."""
+    results = load(root)
+    rows = table(results, against)
+    out = out or root
+    text = as_markdown(rows, results, against)
+    write_text(out / "compare.md", text)
+    write_text(out / "compare.csv", as_csv(results))
+    _draw(rows, out / "compare.png")
+    print(text, end="")
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """mIoU against the labelled share, a line per method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for method in dict.fromkeys(row.method for row in rows):
+        own = [row for row in rows if row.method == method]
+        shares, spread = [float(Fraction(row.split)) for row in own], [row.spread or 0.0 for row in own]
+        axes.errorbar(shares, [row.miou for row in own], yerr=spread, marker="o", capsize=3, label=method)
+    splits = sorted({Fraction(row.split) for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([float(split) for split in splits], [str(split) for split in splits])
+    axes.minorticks_off()
+    axes.set_xlabel("share of labelled train images")
+    axes.set_ylabel("mIoU (%)")
+    axes.legend(fontsize="small")
+    with written(path) as staged:
+        figure.savefig(staged, format="png", dpi=150)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.3f}"

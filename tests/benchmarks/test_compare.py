@@ -1,0 +1,105 @@
+import csv
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.compare import Result, as_csv, as_markdown, compare_command, half_interval, load, table
+from querying.errors import UserError
+from querying.files import read_json, write_json
+
+MIOU = {
+    ("supervised", "1/16"): [0.50, 0.54, 0.52],
+    ("supervised", "1/8"): [0.60],
+    ("cps", "1/16"): [0.55, 0.57, 0.59],
+    ("cps", "1/8"): [0.63],
+}
+
+
+def results():
+    return [
+        Result(
+            method, split, seed, miou, {"road": miou + 0.1, "train": None}, 0.5, f"set {split} {seed}", "whole image"
+        )
+        for (method, split), values in MIOU.items()
+        for seed, miou in enumerate(values)
+    ]
+
+
+def test_mean_spread_and_paired_difference():
+    """Differences of cps at 1/16: 5, 3, 7 points: mean 5, deviation 2, interval 4.303 * 2 / sqrt(3) = 4.969."""
+    rows = {(row.method, row.split): row for row in table(results(), "supervised")}
+    assert list(rows) == [("supervised", "1/16"), ("supervised", "1/8"), ("cps", "1/16"), ("cps", "1/8")]
+    cps = rows["cps", "1/16"]
+    assert (cps.seeds, cps.miou, cps.spread) == (3, pytest.approx(57), pytest.approx(2))
+    assert (cps.difference, cps.interval) == (pytest.approx(5), pytest.approx(4.969, abs=1e-3))
+    single = rows["cps", "1/8"]
+    assert (single.spread, single.difference, single.interval) == (None, pytest.approx(3), None)
+    assert rows["supervised", "1/16"].difference is None
+
+
+def test_only_common_seeds_are_paired():
+    """Without seed 0 of supervised the differences are 3 and 7."""
+    rows = table([one for one in results() if (one.method, one.seed) != ("supervised", 0)], "supervised")
+    [cps] = [row for row in rows if (row.method, row.split) == ("cps", "1/16")]
+    assert (cps.seeds, cps.difference) == (3, pytest.approx(5))
+    assert cps.interval == pytest.approx(12.706 * 8**0.5 / 2**0.5)
+
+
+def test_an_interval_needs_two_numbers_and_approaches_the_normal_one():
+    assert half_interval([1.0]) is None
+    assert half_interval([0.0, 2.0] * 500) == pytest.approx(1.96 / 1000**0.5, rel=1e-2)
+
+
+def test_markdown_and_csv_say_the_same():
+    text = as_markdown(table(results(), "supervised"), results(), "supervised")
+    assert "| cps | 1/16 | 3 | 57.00 ± 2.00 | +5.00 ± 4.97 | 0.50 |" in text
+    assert text.splitlines()[0].startswith("mIoU in %; whole image.")
+    rows = list(csv.DictReader(as_csv(results()).splitlines()))
+    assert len(rows) == 8
+    assert (rows[0]["miou"], rows[0]["road"], rows[0]["train"]) == ("50.000", "60.000", "")
+
+
+def test_an_unknown_row_is_named():
+    with pytest.raises(UserError, match="--against mean_teacher: there are supervised, cps"):
+        table(results(), "mean_teacher")
+
+
+def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tmp_path, capsys):
+    from tests.benchmarks.test_splits_command import grid
+
+    out = tmp_path / "grid"
+    grid(toy_data.root, out)
+    found = load(out)
+    assert [(one.method, one.split, one.seed) for one in found] == [
+        ("mean_teacher", "1/4", 0), ("supervised", "1/4", 0),
+    ]  # fmt: skip
+    assert found[0].labelled_set == found[1].labelled_set
+    assert found[0].protocol == "whole image, last checkpoint, on test, mobilenetv2_100"
+    capsys.readouterr()
+    compare_command(out, tmp_path / "tables", "supervised")
+    assert (tmp_path / "tables/compare.md").read_text() == capsys.readouterr().out
+    assert (tmp_path / "tables/compare.png").read_bytes().startswith(b"\x89PNG")
+
+    path = out / "supervised/1_4/seed-0/summary.json"
+    summary = read_json(path)
+    write_json(path, {**summary, "labelled_set": {**summary["labelled_set"], "sha256": "other"}})
+    with pytest.raises(UserError, match=r"mean_teacher 1/4 seed 0 and supervised 1/4 seed 0 differ in labelled set"):
+        load(out)
+    write_json(path, {**summary, "finished": False})
+    assert [one.method for one in load(out)] == ["mean_teacher"]
+
+
+def test_a_folder_without_cells_is_named(tmp_path):
+    with pytest.raises(UserError, match="no finished cell"):
+        load(tmp_path)
+
+
+def test_another_protocol_is_not_compared(monkeypatch, tmp_path):
+    first = results()[0]
+    cells = iter([first, replace(first, method="cps", protocol="windows")])
+    monkeypatch.setattr("benchmarks.compare._result", lambda cell, summary: next(cells))
+    for method in ("a", "b"):
+        (tmp_path / method / "1_4" / "seed-0").mkdir(parents=True)
+        write_json(tmp_path / method / "1_4/seed-0/summary.json", {"finished": True})
+    with pytest.raises(UserError, match="differ in protocol"):
+        load(tmp_path)
