@@ -33,7 +33,7 @@ check: setup  ## Format, lint, types and import contracts
 bench: setup  ## Throughput and memory, ratios measured side by side
 	$(BIN)/python -m benchmarks.performance
 
-faults: setup  ## The long fault tests: kills at every failpoint and at random, full disks, flipped bits
+faults: setup  ## The long fault tests, about an hour: kills, full disks, power cuts, flipped bits, with and without Ray
 	$(BIN)/python -m tests.faults.harness
 
 freeze: setup  ## Renew constraints.txt from the environment

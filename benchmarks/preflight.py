@@ -74,7 +74,7 @@ def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout) -> No
     copy = recipe_copy(layout.recipe)
     if not layout.recipe.exists() and not copy.exists():
         # A run that was stopped before it had its recipe leaves these.
-        begun = ("run.lock", ".tmp-", "backbone.safetensors", "damaged-")
+        begun = ("run.lock", ".tmp", "backbone.safetensors", "damaged-")
         if layout.root.is_dir() and any(not path.name.startswith(begun) for path in layout.root.iterdir()):
             raise UserError(f"{layout.root}: is not empty and not a run folder")
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.errors import UserError
 from querying.failpoints import failpoint
-from querying.files import sync
+from querying.files import make_folder, sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def once(
     for other in folder.parent.glob(f"{folder.name}-*.tmp"):
         if other != staging:
             discard(other)
-    staging.mkdir(parents=True, exist_ok=True)
+    make_folder(staging)
     started = time.perf_counter()
     make(staging)
     place = f"{folder.parent.name}/{folder.name}"
@@ -108,7 +108,7 @@ def once(
 
 def sweep(root: Path) -> None:
     """Remove what a killed process was writing; only the holder of the run's lock may do so."""
-    for leftover in list(root.rglob(".tmp-*")):
+    for leftover in list(root.rglob(".tmp*")):  # ours are .tmp-PID-NAME, safetensors' .tmpXXXXXX
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
@@ -124,7 +124,7 @@ def discard(folder: Path) -> None:
 def locked(root: Path) -> Iterator[None]:
     """Hold the run folder.  UserError when it can not be written or another process holds it (named)."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         file = (root / "run.lock").open("a+")
     except OSError as error:
         raise UserError(f"{root}: can not be written: {error.strerror}") from None

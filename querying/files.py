@@ -4,6 +4,7 @@ JSON files carry a seal, so that an altered byte is an error and never another v
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,10 @@ SEAL = "seal"
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     staged = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
+        failpoint(f"{path.name}:opened")
         yield staged
         sync(staged)
         failpoint(f"{path.name}:written")
@@ -73,6 +75,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _seal(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut; nothing where it is there."""
+    missing = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
 
 
 def sync(path: Path) -> None:
