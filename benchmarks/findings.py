@@ -16,7 +16,7 @@ from benchmarks.tables import load_summary
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe
-from orchestrator.tracking import read_record
+from orchestrator.record import read_record
 from querying.errors import DamagedError, UserError
 from querying.files import read_json
 from querying.labels import IGNORE

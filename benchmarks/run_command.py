@@ -15,7 +15,8 @@ from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.manifest import digest, set_aside
 from orchestrator.recipe_file import read_recipe, restore_recipe, write_recipe
-from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
+from orchestrator.record import Record
+from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, check_uri, default_uri
 from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import DamagedError, UserError
 from querying.files import sha256, write_json

@@ -13,9 +13,10 @@ from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout, discard, once, sweep
 from orchestrator.manifest import set_aside
 from orchestrator.progress import Progress
+from orchestrator.record import Record, epoch_rows
 from orchestrator.stages import Backend, Stages, initial_ids, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
-from orchestrator.tracking import Mirror, Record, epoch_rows
+from orchestrator.tracking import Mirror
 from orchestrator.verify import stage_inputs
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle

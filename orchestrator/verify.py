@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest, problems
 from orchestrator.recipe_file import read_recipe
-from orchestrator.tracking import KEY, epoch_rows, read_record, row_key
+from orchestrator.record import KEY, epoch_rows, read_record, row_key
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
