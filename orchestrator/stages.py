@@ -38,6 +38,9 @@ POLL_S = 0.5
 
 
 class Backend(Protocol):
+    device: str
+    """What computes (see `training.job.device_name`)."""
+
     def train(self, job: TrainJob) -> None: ...
 
     def map(

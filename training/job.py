@@ -57,6 +57,11 @@ class TrainJob:
     """Receives `model.safetensors` and `meta.json`."""
 
 
+def device_name(use_gpu: bool) -> str:
+    """What computes, as far as it decides the last bits: `cuda`, or `cpu` and its instructions."""
+    return "cuda" if use_gpu else f"cpu {torch.backends.cpu.get_cpu_capability()}"
+
+
 def _identity(value: Tensor) -> Tensor:
     return value
 

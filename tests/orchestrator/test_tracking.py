@@ -111,9 +111,11 @@ def test_killed_between_the_copy_and_its_note_nothing_is_there_twice(run, uri, m
             raise KeyboardInterrupt
         write(path, state)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    mirror = MlflowMirror(run, small_config(), DATA, uri)
+    with monkeypatch.context() as patch:
         patch.setattr(tracking, "write_json", killed)
-        MlflowMirror(run, small_config(), DATA, uri).copy()
+        with pytest.raises(KeyboardInterrupt):
+            mirror.copy()
     if lost == "the file":
         (run / "mlflow.json").unlink()
     MlflowMirror(run, small_config("train.threads=2"), DATA, uri).copy()  # a parameter that has drifted since
