@@ -36,6 +36,7 @@ MACHINE_KEYS = (
 def provenance(index: DataIndex, backbone: Path, device: str = "unknown") -> dict[str, Any]:
     """What decides a run beside its recipe."""
     return {
+        "schema": 1,
         "id": uuid.uuid4().hex,
         "first_weights": sha256(backbone) if backbone.exists() else None,
         "data": {"root": str(index.root.resolve()), "name": index.name, "sha256": index.digest},

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +21,6 @@ from querying.files import read_json, write_json
 
 LOG = logging.getLogger(__name__)
 NOT_METRICS = (*KEY, "time")
-SCHEMA = 1
 FINAL_WAIT_S = 30.0
 """So long may the end of a run wait for what is not copied yet."""
 SETTINGS = {
@@ -53,6 +52,7 @@ def default_uri(run: Path) -> str:
 class MlflowMirror:
     """Copies new rows of the record in a thread of its own, so that no run waits for a tracking store.
 
+    Rows of a stage that was made again with another result are newer points at the same steps, and the last one counts.
     Where MLflow does not answer, that is said and the rows are copied the next time.  The parent run is the experiment,
     a child is a cycle; both are found by `key`, which must be the run's own.  `RUN/mlflow.json` remembers ids and how
     many rows were copied; a row that is copied twice is the same to MLflow.
@@ -66,14 +66,15 @@ class MlflowMirror:
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.key = key or str(run.resolve())
         self.path = run / "mlflow.json"
-        self.state: dict[str, Any] = {"schema": SCHEMA, "uri": uri, "rows": 0, "parent": None, "children": {}}
-        with suppress(DamagedError):  # not there, or damaged: the runs are found again by their keys
+        self.state: dict[str, Any] = {"uri": uri, "rows": 0, "parent": None, "children": {}}
+        try:
             state = read_json(self.path)
-            if state.get("schema", SCHEMA) != SCHEMA:
-                LOG.warning("%s: schema %s is unknown, this version reads %s: copying all rows again",
-                            self.path, state["schema"], SCHEMA)  # fmt: skip
-            elif state["uri"] == uri:
+            if state["uri"] == uri:
                 self.state = state
+        except DamagedError:
+            pass  # or not there: the runs are found again by their keys
+        except UserError as error:
+            LOG.warning("%s; all rows are copied again", error)
         self._wanted = threading.Event()
         self._last: tuple[Path | None, Path | None] | None = None
         self._thread: threading.Thread | None = None
@@ -118,7 +119,10 @@ class MlflowMirror:
 
     def copy(self) -> None:
         """Copy the rows that are not copied yet, a call for each child.  Raises whatever MLflow raises."""
-        rows = list(read_record(self.run / "metrics.jsonl"))[self.state["rows"] :]
+        rows = list(read_record(self.run / "metrics.jsonl"))
+        if self.state["rows"] > len(rows):  # the record was damaged and is written anew
+            self.state["rows"] = 0
+        rows = rows[self.state["rows"] :]
         if not rows:
             return
         client = self._client()

@@ -144,6 +144,22 @@ def test_a_twin_that_a_lost_answer_has_left_is_removed(run, uri):
     assert points(uri) == EXPECTED
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_result_that_was_made_again_is_the_newer_point_at_its_step(run, uri, monkeypatch):
+    from mlflow import MlflowClient
+
+    record, now = Record(run / "metrics.jsonl"), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 9)
+    record.log(row(1, miou=0.6, **{"from": "aa", "labelled_fraction": 0.2}))
+    MlflowMirror(run, small_config(), DATA, uri).copy()
+    monkeypatch.setattr(time, "time", lambda: now + 99)
+    record.log(row(1, miou=0.4, **{"from": "bb", "labelled_fraction": 0.2}))
+    MlflowMirror(run, small_config(), DATA, uri).copy()
+    state = read_json(run / "mlflow.json")
+    for run_id in (state["parent"], state["children"]["main/1"]):
+        assert MlflowClient(uri).get_run(run_id).data.metrics["miou"] == 0.4
+
+
 class Server:
     """MLflow's own application, which can be slow, fail before it acts, or fail to answer after it has acted."""
 
