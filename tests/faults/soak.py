@@ -148,7 +148,7 @@ def main() -> int:
             more, wrong = soak.killed(options.every, random.Random(options.seed))
             lines, failed = lines + more, failed + wrong
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     minutes = (time.monotonic() - started) / 60
     lines += [f"failures: {len(failed)}", *failed, f"commit {commit}, seed {options.seed}, {minutes:.0f} minutes"]
