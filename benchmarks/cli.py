@@ -74,11 +74,14 @@ def run(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside the run.")
     ] = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Continue with other workers, threads or batch sizes, and note it.")
+    ] = False,
 ) -> None:
     """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
     from benchmarks.run_command import run_command
 
-    run_command(recipe, overrides or [], data, out, backend.value, address, tracking)
+    run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift)
 
 
 @app.command()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
@@ -14,8 +12,10 @@ from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.manifest import digest, set_aside
-from orchestrator.recipe_file import read_recipe, restore_recipe, write_recipe
-from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
+from orchestrator.provenance import provenance as _provenance, settle
+from orchestrator.recipe_file import read_recipe, restore_recipe
+from orchestrator.record import Record
+from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, check_uri, default_uri
 from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import DamagedError, UserError
 from querying.files import sha256, write_json
@@ -24,8 +24,6 @@ from querying.shards import DataIndex
 if TYPE_CHECKING:
     from orchestrator.progress import Progress
     from orchestrator.stages import Backend
-
-LIBRARIES = ("torch", "torchvision", "timm", "ray", "numpy", "pyarrow", "mlflow", "pillow", "safetensors")
 
 
 def run_command(
@@ -36,6 +34,7 @@ def run_command(
     backend: str,
     address: str | None,
     tracking: str | None,
+    allow_drift: bool = False,
 ) -> None:
     config = resolve(recipe, overrides)
     out = out or Path("runs") / config.name
@@ -48,17 +47,15 @@ def run_command(
     index = DataIndex.load(data or _generated(config, out))
     check_data(config, index)
     layout = RunLayout(out)
-    check_same_run(config, index, layout)
+    check_same_run(config, index, layout, allow_drift=allow_drift)
     uri = tracking or default_uri(out)
     if uri != "none":
         check_uri(uri)
 
     with locked(out), handled():
-        check_same_run(config, index, layout)  # again, now that no other process can change it
+        check_same_run(config, index, layout, allow_drift=allow_drift)  # again, now that no other process can change it
         restore_recipe(layout.recipe)
         _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
-        if not layout.recipe.exists():
-            write_recipe(layout.recipe, config, _provenance(index, layout.backbone))
         _launch(config, index, layout, backend, address, uri)
 
 
@@ -74,64 +71,35 @@ def _generated(config: RunConfig, out: Path) -> Path:
     return root
 
 
-def _provenance(index: DataIndex, backbone: Path) -> dict[str, Any]:
-    return {
-        "first_weights": sha256(backbone) if backbone.exists() else None,
-        "data": {"root": str(index.root.resolve()), "name": index.name, "sha256": index.digest},
-        "commit": _commit(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-    }
-
-
-def _commit() -> str:
-    """The commit of the source tree, `-dirty` where it was changed; `unknown` where git or the tree is not there."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=5,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return described.stdout.strip()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _launch(
     config: RunConfig, index: DataIndex, layout: RunLayout, backend: str, address: str | None, uri: str
 ) -> None:
     from orchestrator.progress import shown
 
-    mirror: Mirror = NoMirror()
-    if uri != "none":
-        data = {"name": index.name, "digest": index.digest, "root": str(index.root.resolve())}
-        mirror = MlflowMirror(layout.root, config, data, uri)
     with shown() as progress:
         if backend == "local":
             from orchestrator.local_backend import LocalBackend
 
-            _run(config, index, layout, LocalBackend(), mirror, progress)
+            _run(config, index, layout, LocalBackend(), uri, progress)
         else:
             from orchestrator.ray_backend import connected
 
             progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")
             with connected(address) as ray_backend:
-                _run(config, index, layout, ray_backend, mirror, progress)
+                _run(config, index, layout, ray_backend, uri, progress)
     from benchmarks.tables import print_outcome
 
     print_outcome(layout, uri)
 
 
 def _run(
-    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, mirror: Mirror, progress: Progress
+    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, uri: str, progress: Progress
 ) -> None:
     from orchestrator.loop import run
 
+    for change in settle(layout, config, _provenance(index, layout.backbone, backend.device)):
+        progress.say(f"{change}: what follows is not bit for bit what an undisturbed run gives; noted in recipe.yaml")
+    mirror = _mirror(config, index, layout, uri)
     summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress)
 
     from benchmarks.deploy import export_onnx
@@ -146,6 +114,13 @@ def _run(
         export_onnx(layout.checkpoint(cycle), onnx)
         write_json(layout.root / MODEL_NOTE, {**model, "sha256": sha256(onnx)})
     mirror.finish(report.parent, onnx)
+
+
+def _mirror(config: RunConfig, index: DataIndex, layout: RunLayout, uri: str) -> Mirror:
+    if uri == "none":
+        return NoMirror()
+    data = {"name": index.name, "digest": index.digest, "root": str(index.root.resolve())}
+    return MlflowMirror(layout.root, config, data, uri, read_recipe(layout.recipe)[1].get("id"))
 
 
 def _prepare_backbone(config: RunConfig, layout: RunLayout) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.layout import RunLayout
+from orchestrator.layout import RunLayout, next_stage
+from orchestrator.provenance import drift_lines
+from orchestrator.recipe_file import read_recipe
 from querying.errors import UserError
 from querying.files import read_json
 
@@ -49,6 +50,7 @@ def outcome_table(summary: dict[str, Any]) -> Table:
 def print_outcome(layout: RunLayout, uri: str) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     console.print(outcome_table(load_summary(layout.root)))
+    _print_drift(layout)
     report = layout.root / "report" / "report.html"
     console.print(f"report:  {report}", highlight=False, soft_wrap=True)
     if uri != "none":
@@ -66,14 +68,10 @@ def status_command(run: Path) -> None:
         summary = load_summary(run)
         finished = summary.get("finished", False)
         Console().print(outcome_table(summary))
-    print(f"{run}: {'finished' if finished else f'next: {_next_stage(layout)}'}")
+    _print_drift(layout)
+    print(f"{run}: {'finished' if finished else f'next: {next_stage(layout)}'}")
 
 
-def _next_stage(layout: RunLayout) -> str:
-    stages = (layout.checkpoint, layout.evaluation, layout.scores, layout.query)
-    return next(
-        f"{stage(cycle).name} of cycle {cycle}"
-        for cycle in itertools.count()
-        for stage in stages
-        if not stage(cycle).exists()
-    )
+def _print_drift(layout: RunLayout) -> None:
+    for line in drift_lines(read_recipe(layout.recipe)[1]):
+        print(line)

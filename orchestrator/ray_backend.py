@@ -12,13 +12,14 @@ import ray
 from orchestrator.interrupt import take_back
 from querying.errors import InfrastructureError, UserError
 from querying.ray_scorers import map_unordered
-from training.job import TrainJob
+from training.job import TrainJob, device_name
 from training.ray_trainer import fit
 
 
 class RayBackend:
     def __init__(self) -> None:
         self.use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+        self.device = device_name(self.use_gpu)
 
     def train(self, job: TrainJob) -> None:
         slots = self._slots(job.train.threads)

@@ -55,7 +55,9 @@ class DataIndex:
         if not path.is_file():
             raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
         try:
-            index = _parse(root, read_json(path))
+            index = _parse(root, read_json(path, reads=SCHEMA_VERSION))
+        except UserError:
+            raise
         except KeyError as missing:
             raise UserError(f"{path}: key {missing} is missing") from missing
         except (ValueError, TypeError, AttributeError) as error:
@@ -92,8 +94,6 @@ class DataIndex:
 
 
 def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
-    if data["schema"] != SCHEMA_VERSION:
-        raise ValueError(f"schema {data['schema']} is unknown, this version reads {SCHEMA_VERSION}: ingest again")
     classes = tuple(str(name) for name in data["classes"])
     palette = tuple((int(red), int(green), int(blue)) for red, green, blue in data["palette"])
     if len(classes) != len(palette):

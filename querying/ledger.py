@@ -61,8 +61,13 @@ class Ledger:
             return [str(error)]
         return []
 
-    def append(self, cycle: int, batches: Iterable[pa.RecordBatch]) -> None:
-        """Record one cycle, all or nothing.
+    def answers(self, cycle: int) -> str | None:
+        """Digest of the query that a cycle answers, where that was written down."""
+        query = read_json(self.note(cycle)).get("query")
+        return None if query is None else str(query)
+
+    def append(self, cycle: int, batches: Iterable[pa.RecordBatch], query: str | None = None) -> None:
+        """Record one cycle, all or nothing, and the digest of the `query` that it answers.
 
         A cycle that is already there, or a cell that was bought before, is an error: labels are never charged twice.
         """
@@ -79,7 +84,8 @@ class Ledger:
             writer.close()
             # First, so that no cycle is ever there without it; alone it says nothing.
             digest = sha256(staged)
-            write_json(self.note(cycle), {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)})
+            note = {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)}
+            write_json(self.note(cycle), note | ({"query": query} if query else {}))
 
     def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
         """One cycle's labels.  DamagedError names a file whose checksums do not hold."""
