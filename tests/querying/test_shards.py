@@ -245,5 +245,5 @@ def test_a_truncated_shard_is_damage_that_names_the_file(tmp_path: Path, size: i
 def test_the_truth_in_place_of_the_images_is_damage(tmp_path: Path) -> None:
     index = build(tmp_path)
     (tmp_path / "truth/train-00000.arrow").replace(tmp_path / "images/train-00000.arrow")
-    with pytest.raises(DamagedError, match=r"images/train-00000\.arrow: differs from what was ingested"):
+    with pytest.raises(DamagedError, match=r"images/train-00000\.arrow: differs from what was written"):
         list(read_images(tmp_path, index.shards("train")[0]))
