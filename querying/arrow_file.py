@@ -33,7 +33,7 @@ class ArrowFile:
             _intact.add(key)
         self._file = self.guard(lambda: pa.ipc.open_file(pa.memory_map(str(path))))
         if not self._file.schema.equals(schema):
-            raise DamagedError(f"{path}: its columns are {', '.join(self._file.schema.names)}")
+            raise DamagedError(f"{path}: its columns are not {', '.join(schema.names)}")
 
     def batch(self, number: int) -> Any:
         """One record batch, whose offsets stay inside it even where a hash was made for a forged file."""
