@@ -53,13 +53,16 @@ def ingest(
     num_classes: Annotated[int, typer.Option(min=6, max=11, help="toy: number of classes.")] = 8,
     images: Annotated[str | None, typer.Option(help="toy: TRAIN,VAL,TEST numbers of images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of generated scenes and of drawn splits.")] = 0,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Take an image that is also in another split, with a warning.")
+    ] = False,
 ) -> None:
     """Raw data -> Arrow shards (images, truth) and index.json, all or nothing."""
     from benchmarks.ingest_command import ingest_command
 
     ingest_command(
         kind.value, paths, size, shard_size, encoding, classes=classes, protocol=protocol,
-        num_classes=num_classes, images=images, seed=seed,
+        num_classes=num_classes, images=images, seed=seed, allow_duplicates=allow_duplicates,
     )  # fmt: skip
 
 
