@@ -61,7 +61,7 @@ class Twins:
         self.found: dict[tuple[str, str], list[str]] = {}
 
     def add(self, split: str, image_id: str, image_HWC: npt.NDArray[np.uint8]) -> None:
-        key = hashlib.blake2b(np.ascontiguousarray(image_HWC), digest_size=8).digest()
+        key = hashlib.blake2b(image_HWC.tobytes(), digest_size=8).digest()
         other_split, other = self.first.setdefault(key, (split, image_id))
         if other != image_id:
             pairs = self.found.setdefault((split, other_split), [])

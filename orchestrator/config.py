@@ -34,7 +34,8 @@ class InitialSettings(Settings):
 
 
 class RunConfig(Settings):
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)
+    """Also that of the default run folder and of the experiment in MLflow."""
     seed: int = Field(0, ge=0, lt=2**31)
     cycles: int = Field(1, ge=0, le=999)
     """Queries to make; the run trains cycles + 1 times."""

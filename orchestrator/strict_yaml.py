@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -12,6 +12,7 @@ from querying.errors import UserError
 
 MAX_YAML_BYTES = 50_000
 """A recipe has some 4,000; the parser takes up to a second for as many as this."""
+MAX_FLOW_LEVEL = 20
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -21,7 +22,7 @@ class _StrictLoader(yaml.SafeLoader):
     and dates stay what was written, for the validation to judge.
     """
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  (as the base class has it)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -29,6 +30,11 @@ class _StrictLoader(yaml.SafeLoader):
         if getattr(self.peek_event(), "tag", None) is not None:
             raise yaml.YAMLError(f"tags are not allowed: {self.peek_event().tag}")
         return super().compose_node(parent, index)
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        if self.flow_level > MAX_FLOW_LEVEL:  # before the scanner looks a thousand brackets ahead, for each of them
+            raise yaml.YAMLError("lists are nested too deeply")
+        super().fetch_flow_collection_start(token_class)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

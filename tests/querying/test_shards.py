@@ -183,6 +183,8 @@ def test_the_index_survives_a_round_trip_and_its_digest_is_that_of_its_bytes(tmp
         (lambda data: data.update(palette=[[1, 2]]), "not the index"),
         (lambda data: data.update(height="tall"), "not the index"),
         (lambda data: data["classes"].append("f"), "6 classes but 5"),
+        (lambda data: data["splits"]["train"][0].update(images="../x"), "'../x': a file in the folder"),
+        (lambda data: data["splits"]["train"][0].update(truth="/etc/passwd"), "'/etc/passwd': a file in the folder"),
     ],
 )
 def test_a_malformed_index_is_named_with_what_is_wrong(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
