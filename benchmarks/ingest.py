@@ -110,6 +110,8 @@ def _check(raw: RawDataset, pool: ThreadPoolExecutor, allow_duplicates: bool) ->
     """Common size (of the first image, when they will be resized) and a fingerprint of every file that goes in."""
     ids: dict[str, int] = {}
     images: dict[bytes, int] = {}  # eight bytes of a hash and a place, so that a million images take some 200 MB
+    if not raw.name.isprintable():
+        raise UserError(f"{raw.name!r}: a folder name with characters that can not be printed")
     first: Checked | None = None
     fingerprint = hashlib.sha256()
     leaks = []

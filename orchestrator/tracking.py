@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from orchestrator.config import RunConfig, flatten
 from orchestrator.manifest import set_aside
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, sealed, unsealed, write_json
+from querying.shown import one_line, redacted
 
 LOG = logging.getLogger(__name__)
 KEY = ("run", "cycle", "stage", "epoch")
@@ -101,10 +103,10 @@ class MlflowMirror:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.path = run / "mlflow.json"
-        self.state: dict[str, Any] = {"uri": uri, "rows": 0, "parent": None, "children": {}}
+        self.state: dict[str, Any] = {"uri": redacted(uri), "rows": 0, "parent": None, "children": {}}
         with suppress(DamagedError):  # not there, or damaged: the runs are found again by their keys
             state = read_json(self.path)
-            if state["uri"] == uri:
+            if state["uri"] == redacted(uri):
                 self.state = state
 
     def sync(self) -> None:
@@ -114,7 +116,7 @@ class MlflowMirror:
         try:
             self._copy()
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            LOG.warning("MLflow at %s failed, the run goes on: %s", self.uri, " ".join(str(error).split())[:200])
+            self._warn(error)
 
     def finish(self, artefacts: Path | None, onnx: Path | None) -> None:
         """Copy what is left, log the figures and the model (ONNX: no pickle), close the runs."""
@@ -131,7 +133,11 @@ class MlflowMirror:
             for run_id in [*self.state["children"].values(), parent]:
                 client.set_terminated(run_id, "FINISHED")
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            LOG.warning("MLflow at %s failed, the run goes on: %s", self.uri, " ".join(str(error).split())[:200])
+            self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        shown = (redacted(self.uri), one_line(str(error))[:200])
+        LOG.warning("MLflow at %s failed, the run goes on: %s", *shown)
 
     def _copy(self) -> None:
         from mlflow.entities import Metric
@@ -143,7 +149,7 @@ class MlflowMirror:
             step = row.get("epoch", row["cycle"])
             now = int(row["time"] * 1000)  # of the record: a row that is copied twice is the same to MLflow
             numbers = {
-                re.sub(r"[^/\w.\- :]", "_", name): float(v)
+                metric_name(name): float(v)
                 for name, v in row.items()
                 if name not in NOT_METRICS and isinstance(v, (int, float))
             }
@@ -208,6 +214,16 @@ class MlflowMirror:
         return str(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id)
 
 
+def metric_name(name: str) -> str:
+    """A name that MLflow takes.  What stands behind the first slash may be a class name, hence anything: where it has
+    to be changed or cut, some of its hash keeps it apart from others."""
+    group, slash, part = name.partition("/")
+    allowed = re.sub(r"[^\w.\- :]", "_", part)[:150]
+    if allowed != part or not part.strip(". "):
+        allowed = f"{allowed.strip('. ')}_{hashlib.sha256(part.encode()).hexdigest()[:6]}" if slash else ""
+    return f"{group}{slash}{allowed}"
+
+
 def check_uri(uri: str) -> None:
     if not uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "databricks")):
-        raise UserError(f"--tracking {uri!r}: expected sqlite:///FILE, an http(s) server, or none")
+        raise UserError(f"--tracking {redacted(uri)!r}: expected sqlite:///FILE, an http(s) server, or none")
