@@ -13,6 +13,7 @@ from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import read_recipe
 from querying.errors import UserError
 from querying.files import read_json
+from querying.shown import redacted
 
 
 def load_summary(run: Path) -> dict[str, Any]:
@@ -52,10 +53,11 @@ def print_outcome(layout: RunLayout, uri: str) -> None:
     console.print(outcome_table(load_summary(layout.root)))
     _print_drift(layout)
     report = layout.root / "report" / "report.html"
-    console.print(f"report:  {report}", highlight=False, soft_wrap=True)
+    console.print(f"report:  {report}", markup=False, highlight=False, soft_wrap=True)
     if uri != "none":
-        server = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
-        console.print(f"MLflow:  {server}", highlight=False, soft_wrap=True)
+        shown = redacted(uri)
+        server = shown if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown}"
+        console.print(f"MLflow:  {server}", markup=False, highlight=False, soft_wrap=True)
 
 
 def status_command(run: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config import RunConfig, load_yaml, parse_yaml
+from orchestrator.config import RunConfig, load_yaml
 from orchestrator.manifest import set_aside
+from orchestrator.strict_yaml import parse_yaml
 from querying.errors import DamagedError
 from querying.files import check_schema, write_text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ from orchestrator.config import RunConfig, flatten
 from orchestrator.record import KEY, read_record
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, write_json
+from querying.shown import one_line, redacted
 
 LOG = logging.getLogger(__name__)
 NOT_METRICS = (*KEY, "time")
@@ -66,10 +68,10 @@ class MlflowMirror:
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.key = key or str(run.resolve())
         self.path = run / "mlflow.json"
-        self.state: dict[str, Any] = {"uri": uri, "rows": 0, "parent": None, "children": {}}
+        self.state: dict[str, Any] = {"uri": redacted(uri), "rows": 0, "parent": None, "children": {}}
         try:
             state = read_json(self.path)
-            if state["uri"] == uri:
+            if state["uri"] == redacted(uri):
                 self.state = state
         except DamagedError:
             pass  # or not there: the runs are found again by their keys
@@ -97,7 +99,7 @@ class MlflowMirror:
             rows = sum(1 for _ in read_record(self.run / "metrics.jsonl"))
             LOG.warning(
                 "MLflow at %s: %d of %d rows copied, not waiting longer: the same command copies the rest",
-                self.uri, self.state["rows"], rows,
+                redacted(self.uri), self.state["rows"], rows,
             )  # fmt: skip
 
     def _work(self) -> None:
@@ -110,10 +112,10 @@ class MlflowMirror:
                 if last:
                     self._close(*last)
             except Exception as error:  # whatever it is, a copy must not end the run
-                what = " ".join(str(error).split())[:200] or type(error).__name__
                 LOG.warning(
-                    "MLflow at %s failed, the run goes on; the same command copies the rest: %s", self.uri, what
-                )
+                    "MLflow at %s failed, the run goes on; the same command copies the rest: %s",
+                    redacted(self.uri), one_line(str(error))[:200] or type(error).__name__,
+                )  # fmt: skip
             if last:
                 return
 
@@ -136,7 +138,7 @@ class MlflowMirror:
         for row in rows:
             now = int(row["time"] * 1000)  # of the record: a row that is copied twice is the same to MLflow
             numbers = {
-                re.sub(r"[^/\w.\- :]", "_", name): float(v)
+                metric_name(name): float(v)
                 for name, v in row.items()
                 if name not in NOT_METRICS and isinstance(v, (int, float))
             }
@@ -224,6 +226,16 @@ def _alone(uri: str) -> Iterator[None]:
         yield
 
 
+def metric_name(name: str) -> str:
+    """A name that MLflow takes.  What stands behind the first slash may be a class name, hence anything: where it has
+    to be changed or cut, some of its hash keeps it apart from others."""
+    group, slash, part = name.partition("/")
+    allowed = re.sub(r"[^\w.\- :]", "_", part)[:150]
+    if allowed != part or not part.strip(". "):
+        allowed = f"{allowed.strip('. ')}_{hashlib.sha256(part.encode()).hexdigest()[:6]}" if slash else ""
+    return f"{group}{slash}{allowed}"
+
+
 def check_uri(uri: str) -> None:
     if not uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "databricks")):
-        raise UserError(f"--tracking {uri!r}: expected sqlite:///FILE, an http(s) server, or none")
+        raise UserError(f"--tracking {redacted(uri)!r}: expected sqlite:///FILE, an http(s) server, or none")

@@ -88,8 +88,12 @@ class Ledger:
             write_json(self.note(cycle), note | ({"query": query} if query else {}))
 
     def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
-        """One cycle's labels.  DamagedError names a file whose checksums do not hold."""
+        """One cycle's labels.  DamagedError names a file that is not what was written: the hash comes first, for the
+        checksums of its pages do not cover what says where they are."""
+        digest = read_json(self.note(cycle))["sha256"]
         try:
+            if sha256(self.path(cycle)) != digest:
+                raise DamagedError(f"{self.path(cycle)}: differs from what was written")
             return pq.read_table(self.path(cycle), columns=columns, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise DamagedError(f"{self.path(cycle)}: {' '.join(str(error).split())}") from None

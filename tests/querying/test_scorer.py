@@ -6,8 +6,10 @@ import pyarrow as pa
 import pytest
 import torch
 
+from querying.files import sha256, write_json
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
+from querying.schemas import REGION_SCORES
 from querying.scorer import ScoreTask, ShardScorer, read_scores
 from querying.shards import decode_label, image_ids
 
@@ -109,12 +111,11 @@ def test_scores_do_not_depend_on_the_batch_size_and_finished_shards_are_kept(toy
 
 
 def test_a_nan_in_a_score_file_is_an_error_that_names_the_image(tmp_path):
-    table = pa.table(
-        {"image_id": ["a", "b"], "score": pa.array([[0.1, None], [0.2, math.nan]], pa.list_(pa.float32()))}
-    )
+    table = pa.table({"image_id": ["a", "b"], "score": [[0.1, None], [0.2, math.nan]]}, schema=REGION_SCORES)
     path = tmp_path / "regions-00000.arrow"
     with pa.ipc.new_file(path, table.schema) as writer:
         writer.write_table(table)
+    write_json(tmp_path / "shard-00000.json", {path.name: sha256(path)})
     with pytest.raises(ValueError, match="image b: the score is NaN"):
         read_scores(path, 2)
     with pytest.raises(ValueError, match="4 scores for 2 images of 3 regions"):
