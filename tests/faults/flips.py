@@ -52,7 +52,7 @@ def flip_figures(trials: Trials, number: int, rng: random.Random) -> Iterator[Fi
     from orchestrator.layout import RunLayout
     from orchestrator.manifest import problems
     from orchestrator.recipe_file import read_recipe, write_recipe
-    from orchestrator.tracking import read_record
+    from orchestrator.record import read_record
     from querying.files import read_json
     from querying.ledger import Ledger
     from querying.shards import DataIndex, verify

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.faults.harness import SERVER, contents, leftovers
+from tests.faults.common import SERVER, contents, leftovers
 
 MB_PER_CYCLE = 0.5
 HANG_S = 600

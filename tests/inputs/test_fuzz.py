@@ -26,7 +26,7 @@ from benchmarks.recipes import find
 from orchestrator.config import RunConfig, flat_keys, load_yaml, override
 from orchestrator.manifest import problems, seal
 from orchestrator.recipe_file import read_recipe, write_recipe
-from orchestrator.tracking import Record, read_record
+from orchestrator.record import Record, read_record
 from querying import arrow_file
 from querying.errors import S4ALError
 from querying.files import _seal, read_json, sha256, write_json

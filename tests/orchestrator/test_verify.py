@@ -12,7 +12,7 @@ from orchestrator.manifest import seal
 from orchestrator.record import latest
 from orchestrator.verify import audit_run, exported_from
 from querying.files import read_json, sealed, write_json
-from tests.faults.harness import same_values
+from tests.faults.flips import same_values
 from tests.small import small_run
 from training.model import build_model
 from training.settings import ModelSettings
