@@ -102,7 +102,7 @@ def test_a_stopped_job_saves_its_step_and_the_same_command_continues_it(head, to
     assert_same(root, tmp_path / "calm")
 
 
-def wait_until(true, limit=120):
+def wait_until(true, limit=240):
     deadline = time.monotonic() + limit
     while not true():
         assert time.monotonic() < deadline

@@ -1,6 +1,6 @@
 """Break real runs of the command line on Ray, let them recover or start them again, and compare every byte.
 
-    python -m tests.faults.ray_harness [--trials 1.0] [--seed 0] [--only WORD] [--out runs/faults]
+    python -m tests.faults.ray_harness [--trials 1.0] [--seed 0] [--only WORD] [--patience 1.0] [--out runs/faults]
 
 The kills are those of `KINDS`, times `--trials`; `--only` picks kinds whose description holds a word.  One run takes
 several kills.  Exit status 1 on any failure: other bytes, a wrong exit status, late recovery, a process that stays.
@@ -50,8 +50,9 @@ class Broken(NamedTuple):
 
 
 class Trials:
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, patience: float) -> None:
         self.scratch, self.number = scratch, 0
+        self.limit_s, self.recovery_s = LIMIT_S * patience, RECOVERY_S * patience
         self.programs: list[Program] = []
         self.env = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.env.pop("RAY_ADDRESS", None)
@@ -64,12 +65,12 @@ class Trials:
         self.rng = rng
         ingest("toy", None, self.data, size=(48, 64), shard_size=2, counts=(24, 4, 6), num_classes=6)
         clean = self.start(self.scratch / "clean")
-        assert clean.end(LIMIT_S) == 0, clean.told()
+        assert clean.end(self.limit_s) == 0, clean.told()
         self.whole = clean.seconds
         self.expected = contents(self.scratch / "clean")
         self.before_scoring = self.scratch / "before-scoring"
         stopped = self.start(self.before_scoring, env={"S4AL_FAILPOINT": "cycle-000/evaluation:published=kill"})
-        assert stopped.end(LIMIT_S) == -signal.SIGKILL, stopped.told()
+        assert stopped.end(self.limit_s) == -signal.SIGKILL, stopped.told()
 
     # Runs
 
@@ -94,7 +95,7 @@ class Trials:
 
     def finished(self, run: Program, root: Path, statuses: tuple[int, ...] = (0,)) -> str:
         """What is wrong with a run that ends now (empty: nothing)."""
-        status = run.end(LIMIT_S)
+        status = run.end(self.limit_s)
         if status not in statuses:
             return f"status {status} after {run.seconds:.0f} s: {run.told()[-300:]!r}"
         if 0 not in statuses:
@@ -107,7 +108,7 @@ class Trials:
     def ends_with(self, run: Program, status: int) -> tuple[str, float]:
         """Wait for the end of a broken run, which must come in time, with this status and one line."""
         asked = time.monotonic()
-        ended = run.end(RECOVERY_S)
+        ended = run.end(self.recovery_s)
         seconds = time.monotonic() - asked
         lines = [line for line in run.told().splitlines() if line.startswith("s4al: ")]
         right = ended == status and len(lines) == 1 and "Traceback" not in run.told()
@@ -126,7 +127,7 @@ class Trials:
                     kill(self.rng.choice(list(workers)))
                     until(
                         lambda old=workers, run=run: bool(set(run.find(TRAIN_WORKER)) - set(old)) or not run.running,
-                        RECOVERY_S,
+                        self.recovery_s,
                     )
                     time.sleep(self.rng.uniform(0, 5))
                 workers = run.find(TRAIN_WORKER)
@@ -155,7 +156,7 @@ class Trials:
             since = begun.setdefault(pair, time.time())
             return any(path.stat().st_mtime > since for path in root.glob("cycle-*/training/progress.json"))
 
-        until(lambda: stepping() or not run.running, LIMIT_S if old is None else RECOVERY_S)
+        until(lambda: stepping() or not run.running, self.limit_s if old is None else self.recovery_s)
         return run.find(TRAIN_WORKER) if run.running else {}
 
     def lost_driver(self, kills: int, *, soon: bool = False) -> Iterator[Broken]:
@@ -166,7 +167,7 @@ class Trials:
             while True:
                 run = self.start(root)
                 last = kills <= 0 or (soon and in_a_row == 3)
-                wait = LIMIT_S if last else self.rng.uniform(0, 5 if soon and not spare else self.whole)
+                wait = self.limit_s if last else self.rng.uniform(0, 5 if soon and not spare else self.whole)
                 if until(lambda run=run: not run.running, wait):
                     break
                 kill(run.process.pid)
@@ -193,7 +194,9 @@ class Trials:
                 done, asked = len(staged(root)), time.monotonic()
                 kill(self.rng.choice(list(scorers)))
                 kills -= 1
-                until(lambda done=done, run=run, root=root: len(staged(root)) != done or not run.running, RECOVERY_S)
+                until(
+                    lambda done=done, run=run, root=root: len(staged(root)) != done or not run.running, self.recovery_s
+                )
                 broken.append((f"with {done} of 12 shards scored", time.monotonic() - asked))
             problem = self.finished(run, root)
             yield from (Broken(what, problem, seconds) for what, seconds in broken)
@@ -201,7 +204,9 @@ class Trials:
     def scoring(self, run: Program, root: Path) -> bool:
         """Wait until two scorers are at work; False if it is over before."""
         published = root / "cycle-000/scores"
-        until(lambda: (len(run.find(SCORER)) == 2 and staged(root)) or published.exists() or not run.running, LIMIT_S)
+        until(
+            lambda: (len(run.find(SCORER)) == 2 and staged(root)) or published.exists() or not run.running, self.limit_s
+        )
         return run.running and not published.exists()
 
     def lost_service(self, kills: int, words: str) -> Iterator[Broken]:
@@ -210,8 +215,8 @@ class Trials:
             root, broken = self.fresh(), []
             while True:
                 run = self.start(root)
-                until(lambda run=run: bool(run.find(words)) or not run.running, LIMIT_S)
-                wait = LIMIT_S if kills <= 0 else self.rng.uniform(0, self.whole)
+                until(lambda run=run: bool(run.find(words)) or not run.running, self.limit_s)
+                wait = self.limit_s if kills <= 0 else self.rng.uniform(0, self.whole)
                 if until(lambda run=run: not run.running, wait):
                     break
                 for pid in run.find(words):
@@ -237,7 +242,9 @@ class Trials:
                 asked = time.monotonic()
                 cluster.lose_node()
                 if scoring:  # the other scorer must do the rest; the training after that needs two nodes
-                    until(lambda root=root, run=run: (root / "cycle-000/scores").exists() or not run.running, LIMIT_S)
+                    until(
+                        lambda root=root, run=run: (root / "cycle-000/scores").exists() or not run.running, self.limit_s
+                    )
                     cluster.add_node()
                     statuses: tuple[int, ...] = (0, 2, 5)
                 elif trial % 2:
@@ -250,7 +257,7 @@ class Trials:
                     cluster.add_node()
                 else:
                     seconds = time.monotonic() - asked
-                    status = run.end(LIMIT_S)
+                    status = run.end(self.limit_s)
                     problem = "" if status in statuses else f"status {status}: {run.told()[-300:]!r}"
                 what = f"status {run.process.returncode}"
                 if run.process.returncode:
@@ -343,7 +350,7 @@ def figures(trials: Trials, times: float, only: str) -> Iterator[tuple[Figure, f
         figure, worst = Figure(f"Ray: {what}"), 0.0
         for kill_ in broken(trials, max(1, round(number * times))):
             worst = max(worst, kill_.seconds)
-            late = kill_.problem or ("" if kill_.seconds <= RECOVERY_S else "too late")
+            late = kill_.problem or ("" if kill_.seconds <= trials.recovery_s else "too late")
             figure.add(f"{kill_.what} ({kill_.seconds:.0f} s) {late}", ok=not late)
         yield figure, worst
     figure = Figure("Ray: processes left behind")
@@ -358,11 +365,12 @@ def main() -> int:
     parser.add_argument("--trials", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="")
+    parser.add_argument("--patience", type=float, default=1.0, help="times the limits, for a busy machine")
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     options = parser.parse_args()
     started, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
-        trials = Trials(Path(folder))
+        trials = Trials(Path(folder), options.patience)
         try:
             trials.prepare(random.Random(options.seed))
             print(f"an undisturbed run takes {trials.whole:.0f} s", flush=True)
