@@ -24,7 +24,7 @@ COMPUTING = ("torch", "timm", "numpy")
 """Libraries that compute results; the others move bytes, which are hashed."""
 CODE = ("orchestrator", "training", "querying")
 """Packages that make results; `benchmarks` shows them."""
-HARMLESS_KEYS = ("train.max_failures", "train.checkpoint_epochs", "query.actors")
+HARMLESS_KEYS = ("train.max_failures", "train.checkpoint_epochs", "train.timeout", "query.actors")
 """May change in mid-run: the results are the same bit for bit."""
 MACHINE_KEYS = (
     "train.workers", "train.threads", "train.batch_size", "train.batch_size_unlabelled", "train.precision",

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from querying.errors import InfrastructureError
 from querying.files import sha256, write_json
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
@@ -173,6 +174,26 @@ def test_the_pool_returns_every_item_once_even_when_an_actor_dies(local_ray, tmp
     assert sorted(map_unordered(make, "double", range(5), actors=2)) == [0, 2, 4, 6, 8]
     with pytest.raises(FloatingPointError, match="image x: boom"):
         list(map_unordered(Failing, "double", range(3), actors=2))
+
+
+class Named(Suicidal):
+    def double(self, x):
+        import os
+
+        return super().double(x), os.getpid()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_lost_actor_is_not_replaced_where_the_cluster_has_no_room_left(local_ray, tmp_path):
+    """A node is gone: a new actor would wait for it for ever, and its item with it."""
+    from querying.ray_scorers import map_unordered
+
+    found = list(map_unordered(partial(Named, tmp_path / "1"), "double", range(5), actors=2, slots=lambda: 1))
+    assert sorted(doubled for doubled, _ in found) == [0, 2, 4, 6, 8]
+    assert len({pid for _, pid in found}) == 1
+    with pytest.raises(InfrastructureError, match="no room left for a scorer"):
+        list(map_unordered(partial(Named, tmp_path / "0"), "double", range(5), actors=2, slots=lambda: 0))
 
 
 @pytest.mark.ray
