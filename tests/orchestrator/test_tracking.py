@@ -172,6 +172,7 @@ class Server:
                 pass
 
         self.app, self.mode, self.go_on, self.requests = app, "well", threading.Event(), 0
+        self.lost = []
         handlers.initialize_backend_stores(f"sqlite:///{database}", default_artifact_root=str(Path(database).parent))
         self.server = make_server("127.0.0.1", 0, self.answer, threaded=True, request_handler=Silent)
         self.uri = f"http://127.0.0.1:{self.server.server_port}"
@@ -181,8 +182,10 @@ class Server:
         self.requests += 1
         if self.mode == "slow":
             self.go_on.wait(30)
-        if self.mode == "fails" or self.mode == "loses answers":
-            if self.mode == "loses answers":
+        lost = self.mode == "loses answers" and environ["PATH_INFO"].endswith(("/create", "/log-batch"))
+        if self.mode == "fails" or lost:
+            if lost:
+                self.lost.append(environ["PATH_INFO"])
                 b"".join(self.app(environ, lambda *_: None))
             start("500 Internal Server Error", [("Content-Type", "text/plain")])
             return [b"broken"]
@@ -231,11 +234,12 @@ def test_a_server_that_is_slow_fails_or_loses_its_answers_costs_nothing_and_gets
     mirror._thread.join(60)
     assert "the run goes on" in caplog.text
 
-    # Every request is acted on, and none is heard of: each attempt gets one further.
+    # Every request that changes something is acted on and not heard of: each attempt gets one further.
     monkeypatch.setattr(tracking, "FINAL_WAIT_S", 60)
-    server.mode, attempts = "loses answers", 3
-    for _ in range(attempts):
+    server.mode = "loses answers"
+    for _ in range(7):
         MlflowMirror(run, small_config(), DATA, server.uri).finish(None, None)
+    assert {path.split("mlflow/")[1] for path in server.lost} == {"experiments/create", "runs/create", "runs/log-batch"}
     server.mode = "well"
     Record(run / "metrics.jsonl").log(row(1, miou=0.6, labelled_fraction=0.121))
     mirror = MlflowMirror(run, small_config(), DATA, server.uri)
