@@ -13,6 +13,7 @@ from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
+from orchestrator.local_cluster import prepare_local_cluster
 from orchestrator.manifest import digest, set_aside
 from orchestrator.recipe_file import read_recipe, restore_recipe, write_recipe
 from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
@@ -117,6 +118,8 @@ def _launch(
 
             _run(config, index, layout, LocalBackend(), mirror, progress)
         else:
+            if not (address or os.environ.get("RAY_ADDRESS")):
+                prepare_local_cluster()
             from orchestrator.ray_backend import connected
 
             progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")
