@@ -11,6 +11,7 @@ from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
+from orchestrator.local_cluster import prepare_local_cluster
 from orchestrator.manifest import digest, set_aside
 from orchestrator.provenance import provenance as _provenance, settle
 from orchestrator.recipe_file import read_recipe, restore_recipe
@@ -82,6 +83,8 @@ def _launch(
 
             _run(config, index, layout, LocalBackend(), uri, progress)
         else:
+            if not (address or os.environ.get("RAY_ADDRESS")):
+                prepare_local_cluster()
             from orchestrator.ray_backend import connected
 
             progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")

@@ -9,7 +9,6 @@ from typing import Any
 
 import ray
 
-from orchestrator.auth_token import make_private_token
 from orchestrator.interrupt import take_back
 from orchestrator.watch import Watch
 from querying.errors import InfrastructureError, UserError
@@ -67,8 +66,6 @@ def connected(address: str | None) -> Iterator[RayBackend]:
     """
     joining = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour Ray announces for the future
-    if not joining:
-        make_private_token()
     local: dict[str, Any] = {} if joining else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(address=joining or "local", log_to_driver=False, logging_level=logging.ERROR, **local)

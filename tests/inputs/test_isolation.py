@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.auth_token import make_private_token
+from orchestrator.local_cluster import make_private_token
 from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -57,32 +57,23 @@ def family(root):
     return found
 
 
-def sockets_of(processes):
+def listening(process):
+    """(address, port, program) of the sockets on which a process accepts connections."""
     found = set()
-    for process in processes:
-        try:
-            for descriptor in Path(f"/proc/{process}/fd").iterdir():
-                target = os.readlink(descriptor)
-                if target.startswith("socket:["):
-                    found.add(target[8:-1])
-        except OSError:
-            continue
-    return found
-
-
-def listening(process, inodes):
-    """Addresses on which the sockets accept connections, in the process's network namespace."""
-    found = set()
-    for name in ("tcp", "tcp6"):
-        try:
-            lines = Path(f"/proc/{process}/net/{name}").read_text().splitlines()[1:]
-        except OSError:
-            return found
-        for fields in map(str.split, lines):
+    try:
+        links = [os.readlink(descriptor) for descriptor in Path(f"/proc/{process}/fd").iterdir()]
+        inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+        program = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:60]
+        lines = [Path(f"/proc/{process}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    except OSError:  # it has ended
+        return found
+    for part in lines:
+        for fields in map(str.split, part):
             if fields[3] == "0A" and fields[9] in inodes:
                 raw = bytes.fromhex(fields[1].partition(":")[0])
                 words = struct.pack(f"={len(raw) // 4}I", *struct.unpack(f">{len(raw) // 4}I", raw))
-                found.add(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, words))
+                address = socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, words)
+                found.add((address, int(fields[1].partition(":")[2], 16), program))
     return found
 
 
@@ -104,8 +95,8 @@ def whole_run(tmp_path, toy_data, before, *options, **environment):
         try:
             addresses = set()
             while process.poll() is None:
-                addresses |= listening(process.pid, sockets_of(family(process.pid)))
-                time.sleep(0.2)
+                addresses |= {found for member in family(process.pid) for found in listening(member)}
+                time.sleep(0.5)
         finally:
             process.kill()
     shutil.rmtree(session, ignore_errors=True)
@@ -125,7 +116,7 @@ def test_a_run_on_ray_listens_on_the_loopback_interface_alone(toy_data, tmp_path
     status, output, addresses, _ = whole_run(tmp_path, toy_data, [], *sizes, "--tracking", "none")
     assert status == 0, output
     assert addresses
-    assert {address for address in addresses if address not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")} == set()
+    assert [found for found in addresses if found[0] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")] == []
     assert (tmp_path / "home/.ray/auth_token").stat().st_mode & 0o777 == 0o600
 
 

@@ -1,9 +1,25 @@
-"""The token of a local Ray cluster, readable by its owner alone: Ray itself makes one that everybody may read."""
+"""What makes a local Ray cluster private: it listens on the loopback interface, reports nothing, keeps its token."""
 
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+
+ENVIRONMENT = {
+    # Ray takes 127.0.0.1 for the machine's address, and then listens there alone, only where it believes that there
+    # can be no second node; `_node_ip_address` is replaced by the address that others see (`resolve_ip_for_localhost`).
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # else it asks the cloud's metadata server where it runs, and reports
+}
+
+
+def prepare_local_cluster() -> None:
+    """To be called before Ray is imported, which reads the environment then.  A variable that is set stays."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if Path("/sys/class/net/lo").exists():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    make_private_token()
 
 
 def make_private_token() -> None:
