@@ -31,6 +31,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # a fresh SQLite file is announced in fifty lines
 }
 
 
@@ -63,8 +64,7 @@ class MlflowMirror:
     def __init__(self, run: Path, config: RunConfig, data: Mapping[str, str], uri: str, key: str | None = None) -> None:
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
-        for chatty in ("mlflow", "alembic"):  # a fresh SQLite file is announced in fifty lines
-            logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.key = key or str(run.resolve())
         self.path = run / "mlflow.json"
