@@ -18,7 +18,8 @@ from benchmarks.datasets.folder import read_classes
 from benchmarks.deploy import find_checkpoint
 from benchmarks.ingest import ingest
 from benchmarks.report import _cell
-from orchestrator.tracking import MlflowMirror, Record, check_uri, metric_name
+from orchestrator.record import Record
+from orchestrator.tracking import MlflowMirror, check_uri, metric_name
 from querying.errors import UserError
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle

@@ -136,9 +136,10 @@ def test_an_exported_model_belongs_to_its_checkpoint(tmp_path):
 
 def test_a_record_of_a_stage_that_was_made_again_with_another_result_follows_it(toy_data, run):
     """As on a GPU, where nothing is bit for bit: here with another rate."""
-    old = latest(run.metrics)
+    old, counts = latest(run.metrics), run.evaluation(1) / "confusion.json"
+    before = read_json(counts)
     shutil.rmtree(run.checkpoint(1))
-    small_run(toy_data.root, run.root, "reference=true", "train.epochs=1", "train.lr=0.03")
+    small_run(toy_data.root, run.root, "reference=true", "train.epochs=1", "train.lr=0.5")
     assert list(audit_run(run)) == []
     new = latest(run.metrics)
     history = read_json(run.checkpoint(1) / "meta.json")["history"]
@@ -150,11 +151,15 @@ def test_a_record_of_a_stage_that_was_made_again_with_another_result_follows_it(
     assert trained == history
     assert len(new) == len(old)
     changed = [(a["run"], a["cycle"], a["stage"]) for a, b in zip(old, new, strict=True) if a != b]
-    assert changed == [("main", 1, "train"), ("main", 1, "evaluate")]
+    # So small a network may say the same with other weights; then there is nothing new to record.
+    expected = [("main", 1, "train"), ("main", 1, "evaluate")][: 1 + (read_json(counts) != before)]
+    assert changed == expected
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    run.metrics.write_text("".join(sealed({k: v for k, v in row.items() if k != "seal"}) + "\n" for row in lines[:-2]))
+    run.metrics.write_text(
+        "".join(sealed({k: v for k, v in row.items() if k != "seal"}) + "\n" for row in lines[: -len(expected)])
+    )
     [found] = audit_run(run)
-    assert "2 rows are missing or of another result, the first: run main, cycle 1" in found
+    assert f"{len(expected)} rows are missing or of another result, the first: run main, cycle 1" in found
 
 
 def test_a_ledger_and_a_query_that_do_not_belong_together_are_named(run):
