@@ -68,7 +68,7 @@ class Program:
         return self.log.read_text(errors="replace")
 
 
-def until(true: Callable[[], bool], limit: float) -> bool:
+def until(true: Callable[[], object], limit: float) -> bool:
     """Wait for it for `limit` seconds at most, and say whether it came true."""
     deadline = time.monotonic() + limit
     while not true():

@@ -1,17 +1,19 @@
 """Break real runs of the command line on Ray, let them recover or start them again, and compare every byte.
 
-    python -m tests.faults.ray_harness [--trials 1.0] [--seed 0] [--only WORD] [--patience 1.0] [--out runs/faults]
+    python -m tests.faults.ray_harness [--trials 1.0] [--seed 0] [--only PATTERN] [--patience 1.0] [--out runs/faults]
 
-The kills are those of `KINDS`, times `--trials`; `--only` picks kinds whose description holds a word.  One run takes
-several kills.  Exit status 1 on any failure: other bytes, a wrong exit status, late recovery, a process that stays.
+The kills are those of `KINDS`, times `--trials`; `--only` picks kinds by a regular expression.  One run takes several
+kills.  Exit status 1 on any failure: other bytes, a wrong exit status, late recovery, a process that stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -154,7 +156,7 @@ class Trials:
             if len(pair) != 2 or pair & set(old or {}):
                 return False
             since = begun.setdefault(pair, time.time())
-            return any(path.stat().st_mtime > since for path in root.glob("cycle-*/training/progress.json"))
+            return any(newer(path, since) for path in root.glob("cycle-*/training/progress.json"))
 
         until(lambda: stepping() or not run.running, self.limit_s if old is None else self.recovery_s)
         return run.find(TRAIN_WORKER) if run.running else {}
@@ -165,8 +167,11 @@ class Trials:
             root, waits = self.fresh(), []
             spare, in_a_row = int(soon), 0
             while True:
-                run = self.start(root)
+                run, since = self.start(root), time.time()
                 last = kills <= 0 or (soon and in_a_row == 3)
+                if last:
+                    until(lambda run=run, root=root, since=since: moved(root, since) or not run.running, self.limit_s)
+                on = run.seconds
                 wait = self.limit_s if last else self.rng.uniform(0, 5 if soon and not spare else self.whole)
                 if until(lambda run=run: not run.running, wait):
                     break
@@ -177,7 +182,7 @@ class Trials:
                 waits.append(wait)
                 kills, in_a_row = kills - 1, in_a_row + 1
             problem = self.finished(run, root)
-            yield from (Broken(f"after {wait:.1f} s", problem, run.seconds) for wait in waits)
+            yield from (Broken(f"after {wait:.1f} s", problem, on) for wait in waits)
 
     def lost_scorers(self, kills: int) -> Iterator[Broken]:
         """One of two scorers killed, three times in a stage at most (as many as it puts up with)."""
@@ -195,7 +200,10 @@ class Trials:
                 kill(self.rng.choice(list(scorers)))
                 kills -= 1
                 until(
-                    lambda done=done, run=run, root=root: len(staged(root)) != done or not run.running, self.recovery_s
+                    lambda run=run, root=root, old=scorers: (
+                        not run.running or set(run.find(SCORER)) - set(old) or not staged(root)
+                    ),
+                    self.recovery_s,
                 )
                 broken.append((f"with {done} of 12 shards scored", time.monotonic() - asked))
             problem = self.finished(run, root)
@@ -317,6 +325,17 @@ def staged(root: Path) -> list[Path]:
     return list(root.glob("cycle-000/scores-*.tmp/regions-*.arrow"))
 
 
+def moved(root: Path, since: float) -> bool:
+    """Whether a stage has written anything since then."""
+    return any(newer(path, since) for path in root.glob("cycle-*/**/*"))
+
+
+def newer(path: Path, since: float) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # renamed or removed in this moment
+        return path.stat().st_mtime > since
+    return False
+
+
 def differences(expected: dict[str, str], root: Path) -> list[str]:
     found = contents(root)
     return [name for name in {**expected, **found} if found.get(name) != expected.get(name)] + leftovers(root)
@@ -345,7 +364,7 @@ KINDS: list[tuple[str, int, Callable[[Trials, int], Iterator[Broken]]]] = [
 def figures(trials: Trials, times: float, only: str) -> Iterator[tuple[Figure, float]]:
     """A figure and the worst recovery in seconds for each kind, and one for what stays behind."""
     for what, number, broken in KINDS:
-        if only not in what:
+        if not re.search(only, what):
             continue
         figure, worst = Figure(f"Ray: {what}"), 0.0
         for kill_ in broken(trials, max(1, round(number * times))):
