@@ -37,8 +37,8 @@ def test_every_stage_and_file_has_its_failpoints(trials):
 
 @pytest.mark.parametrize(("action", "status"), [("kill", -signal.SIGKILL), ("enospc", FULL)])
 def test_broken_at_a_place_and_continued_a_run_ends_as_an_undisturbed_one(trials, action, status):
-    places = random.Random(action).sample(trials.places, 4)
-    assert_all_well(trials.broken([f"{place}={action}" for place in places], status), 4)
+    places = random.Random(action).sample(trials.places, 3)
+    assert_all_well(trials.broken([f"{place}={action}" for place in places], status), 3)
 
 
 @pytest.mark.parametrize(("action", "status"), [("cut", -signal.SIGXFSZ), ("short", FULL)])
