@@ -33,8 +33,10 @@ check: setup  ## Format, lint, types and import contracts
 bench: setup  ## Throughput and memory, ratios measured side by side
 	$(BIN)/python -m benchmarks.performance
 
-faults: setup  ## The long fault tests: kills at every failpoint and at random, full disks, flipped bits
-	$(BIN)/python -m tests.faults.harness
+faults: setup  ## The long fault tests, about an hour: kills, full disks, power cuts, flipped bits, with and without Ray
+	$(BIN)/python -m tests.faults.harness --out runs/faults
+	$(BIN)/python -m tests.faults.ray_harness --out runs/faults
+	$(BIN)/python -m tests.faults.soak --out runs/faults
 
 freeze: setup  ## Renew constraints.txt from the environment
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable; } > constraints.new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
@@ -12,6 +13,7 @@ from typing import Annotated
 import typer
 
 from querying.errors import Interrupted, S4ALError, UserError
+from querying.shown import one_line
 
 app = typer.Typer(
     name="s4al",
@@ -53,13 +55,16 @@ def ingest(
     num_classes: Annotated[int, typer.Option(min=6, max=11, help="toy: number of classes.")] = 8,
     images: Annotated[str | None, typer.Option(help="toy: TRAIN,VAL,TEST numbers of images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of generated scenes and of drawn splits.")] = 0,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="Take an image that is also in another split, with a warning.")
+    ] = False,
 ) -> None:
     """Raw data -> Arrow shards (images, truth) and index.json, all or nothing."""
     from benchmarks.ingest_command import ingest_command
 
     ingest_command(
         kind.value, paths, size, shard_size, encoding, classes=classes, protocol=protocol,
-        num_classes=num_classes, images=images, seed=seed,
+        num_classes=num_classes, images=images, seed=seed, allow_duplicates=allow_duplicates,
     )  # fmt: skip
 
 
@@ -74,11 +79,14 @@ def run(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside the run.")
     ] = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="Continue with other workers, threads or batch sizes, and note it.")
+    ] = False,
 ) -> None:
     """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
     from benchmarks.run_command import run_command
 
-    run_command(recipe, overrides or [], data, out, backend.value, address, tracking)
+    run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift)
 
 
 @app.command()
@@ -206,6 +214,9 @@ def main() -> None:
     """Entry point: every failure is one line on stderr and an exit status of the contract."""
     warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):  # a path need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
         status = app(args=words, standalone_mode=False)
@@ -232,5 +243,5 @@ def _fail(error: Exception) -> None:
         status = 5
     else:  # a defect of ours, or a file of the run that is not what was written
         error, status = UserError(f"{type(error).__name__}: {error} (--debug shows where)"), 5
-    print(f"s4al: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"s4al: {one_line(str(error))}", file=sys.stderr)
     sys.exit(status)

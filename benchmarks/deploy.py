@@ -81,7 +81,9 @@ def export_command(run: Path, file: Path, cycle: int | None) -> None:
 def find_checkpoint(run: Path, cycle: int | None) -> Path:
     """The published checkpoint of a cycle, or of the last.  UserError names the cycles that there are."""
     layout = RunLayout(run)
-    cycles = sorted(int(folder.parent.name.removeprefix("cycle-")) for folder in run.glob("cycle-*/checkpoint"))
+    cycles = sorted(
+        int(folder.parent.name.removeprefix("cycle-")) for folder in run.glob("cycle-[0-9][0-9][0-9]/checkpoint")
+    )
     if not cycles:
         hint = "no cycle is trained yet" if layout.recipe.exists() else "not a run folder"
         raise UserError(f"{run}: {hint} (no cycle-*/checkpoint)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -35,12 +36,13 @@ def doctor_command(data: Path) -> None:
     environment, problems = _environment(), list(_library_problems())
     console.print(_environment_table(environment, data))
     damaged = list(verify(index))
+    twins = Twins()
     if not damaged:  # what is not what was written is not worth reading
-        problems += _content_problems(index)
+        problems += _content_problems(index, twins)
     problems = damaged + problems
     console.print(_split_table(index))
     console.print(_class_table(index))
-    for warning in warnings_of(index, data):
+    for warning in (*warnings_of(index, data), *twins.warnings()):
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     for problem in problems:
         console.print(f"problem: {problem}", markup=False, highlight=False, soft_wrap=True)
@@ -48,6 +50,28 @@ def doctor_command(data: Path) -> None:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DamagedError(f"{problems[0]}{more}")
     console.print(f"{data}: fine, every shard is what was ingested", markup=False, highlight=False, soft_wrap=True)
+
+
+class Twins:
+    """Images that are, pixel for pixel, the same: in two splits what is learned from one is tested on the other, and
+    within the train split a label may be bought twice."""
+
+    def __init__(self) -> None:
+        self.first: dict[bytes, tuple[str, str]] = {}
+        self.found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, split: str, image_id: str, image_HWC: npt.NDArray[np.uint8]) -> None:
+        key = hashlib.blake2b(image_HWC.tobytes(), digest_size=8).digest()
+        other_split, other = self.first.setdefault(key, (split, image_id))
+        if other != image_id:
+            pairs = self.found.setdefault((split, other_split), [])
+            pairs.append(f"{image_id} = {other}" if len(pairs) < 3 else "")
+
+    def warnings(self) -> Iterator[str]:
+        for (split, other), pairs in self.found.items():
+            where = f"another one of {split}" if split == other else f"one of {other}, so that mIoU is too high"
+            shown = ", ".join(filter(None, pairs)) + (", ..." if len(pairs) > 3 else "")
+            yield f"split {split}: {len(pairs)} images are, pixel for pixel, {where}: {shown}"
 
 
 def warnings_of(index: DataIndex, data: Path) -> Iterator[str]:
@@ -114,7 +138,7 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release[0].split(".")) if release else ()
 
 
-def _content_problems(index: DataIndex) -> Iterator[str]:
+def _content_problems(index: DataIndex, twins: Twins) -> Iterator[str]:
     """A line per shard that does not hold what the index says: ids, sizes, labels, counts."""
     seen: dict[str, str] = {}
     for split, shards in index.splits.items():
@@ -128,6 +152,7 @@ def _content_problems(index: DataIndex) -> Iterator[str]:
             if len(ids) != shard.rows:
                 yield f"{index.root / shard.images}: {len(ids)} images, the index says {shard.rows}"
             for image_id, image_HWC in read_images(index.root, shard):
+                twins.add(split, image_id, image_HWC)
                 if image_HWC.shape != (index.height, index.width, 3):
                     yield f"{index.root / shard.images}: image {image_id} has shape {image_HWC.shape}"
             count_256, masked, truth_ids = np.zeros(256, np.int64), 0, []

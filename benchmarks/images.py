@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
+from querying.codecs import UNREADABLE
 from querying.errors import UserError
 from querying.labels import IGNORE
 
@@ -144,7 +143,7 @@ def _opened(path: Path) -> Iterator[PngImageFile | JpegImageFile]:
         raise
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist") from None
-    except (OSError, SyntaxError, EOFError, ValueError, KeyError, struct.error, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: damaged or not an image: {error}") from error
 
 

@@ -36,6 +36,7 @@ def ingest_command(
             size=parse_size(size) if size else None,
             shard_size=shard_size,
             encoding=encoding,
+            allow_duplicates=options["allow_duplicates"],
             progress=lambda done, total: progress.update(done, total, "images"),
             **own,
         )

@@ -15,9 +15,11 @@ from matplotlib.patches import Patch, Rectangle
 
 from benchmarks.drawing import INK, MUTED, blend, cycle_look, dimmed
 from benchmarks.findings import Findings
+from querying.arrow_file import scored_file
 from querying.codecs import UInt8
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
+from querying.schemas import PSEUDO_LABELS
 from querying.scorer import read_scores
 from querying.shards import DataIndex, ImageStore, decode_label, read_truth
 
@@ -200,7 +202,7 @@ def _scores(run: Findings, cycle: int, ids: Sequence[str], grid: RegionGrid) -> 
 
 def _pseudo_rows(run: Findings, cycle: int) -> list[pa.Table]:
     paths = sorted(run.layout.scores(cycle).glob("pseudo-*.arrow"))
-    return [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
+    return [scored_file(path, PSEUDO_LABELS).table() for path in paths]
 
 
 def _pseudo_labels(run: Findings, cycle: int, ids: Sequence[str]) -> dict[str, bytes]:

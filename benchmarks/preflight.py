@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from orchestrator.config import RunConfig, flatten
+from orchestrator.config import RunConfig
 from orchestrator.initial import initial_count, shipped_lists
 from orchestrator.layout import RunLayout
+from orchestrator.provenance import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
 from querying.regions import RegionGrid
@@ -92,12 +93,13 @@ def with_local_weights(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(path)})})
 
 
-def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout) -> None:
-    """UserError lists what differs from the run that already lives in the folder."""
+def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout, *, allow_drift: bool = False) -> None:
+    """UserError lists what differs from the run that already lives in the folder; `allow_drift` admits another share
+    of another machine."""
     copy = recipe_copy(layout.recipe)
     if not layout.recipe.exists() and not copy.exists():
         # A run that was stopped before it had its recipe leaves these.
-        begun = ("run.lock", ".tmp-", "backbone.safetensors", "damaged-")
+        begun = ("run.lock", ".tmp", "backbone.safetensors", "damaged-")
         if layout.root.is_dir() and any(not path.name.startswith(begun) for path in layout.root.iterdir()):
             raise UserError(f"{layout.root}: is not empty and not a run folder")
         return
@@ -105,12 +107,20 @@ def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout) -> No
         started, provenance = read_recipe(layout.recipe)
     except DamagedError:
         started, provenance = read_recipe(copy)
-    there = flatten(started.model_dump(mode="json"))
-    here = flatten(config.model_dump(mode="json"))
-    changed = [f"{key} is {there.get(key)!r} there, {here[key]!r} here" for key in here if there.get(key) != here[key]]
+    changed = {
+        key: f"{key} is {there!r} there, {here!r} here"
+        for key, there, here in changed_keys(started, config)
+        if key not in HARMLESS_KEYS
+    }
+    machine = {key: changed.pop(key) for key in MACHINE_KEYS if key in changed}
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UserError(f"{layout.root}: holds another run: {'; '.join(changed[:3])}{more}")
+        raise UserError(f"{layout.root}: holds another run: {'; '.join([*changed.values()][:3])}{more}")
+    if machine and not allow_drift:
+        raise UserError(
+            f"{layout.root}: {'; '.join(machine.values())}: the run would not be bit for bit that of its recipe any"
+            " more; --allow-drift continues and notes it"
+        )
     if provenance["data"]["sha256"] != index.digest:
         raise UserError(f"{layout.root}: was started on other data (index.json of {index.root} has another SHA-256)")
 

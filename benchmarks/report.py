@@ -17,6 +17,7 @@ from benchmarks.drawing import INK, MARKERS, SERIES, cycle_look, inline, save, s
 from benchmarks.figures import Dots, draw_class_iou, draw_confusion, draw_curve, draw_stage_times, draw_training
 from benchmarks.findings import Findings, find_data, load_findings
 from orchestrator.config import RunConfig, flatten
+from orchestrator.provenance import drift_lines
 from querying.files import write_text
 from querying.shards import DataIndex
 
@@ -73,6 +74,7 @@ def _one(run: Findings, out: Path, index: DataIndex | None) -> dict[str, Any]:
         "bought": list(_bought(run, index)),
         "rates": run.rates(index),
         "coverage": coverage,
+        "drift": drift_lines(run.provenance),
         "command": _command(run),
         "differing": {},
         "groups": [],
@@ -221,7 +223,8 @@ def _markdown(runs: Sequence[Findings]) -> str:
     for name in runs[0].classes:
         values = [_percent(row["class_iou"][name]) for run in runs for row in run.cycles]
         lines.append(f"| {_cell(name)} | {' | '.join(values)} |")
-    return "\n".join(lines) + "\n"
+    drift = [f"- {_cell(run.label)}: {_cell(line)}" for run in runs for line in drift_lines(run.provenance)]
+    return "\n".join([*lines, *(["", *drift] if drift else [])]) + "\n"
 
 
 def _cell(text: str) -> str:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from benchmarks.preflight import check_address, check_data, check_same_run, with_local_list, with_local_weights
+from benchmarks.backends import check_backend, started
+from benchmarks.preflight import check_data, check_same_run, with_local_list, with_local_weights
 from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.manifest import digest, set_aside
-from orchestrator.recipe_file import read_recipe, restore_recipe, write_recipe
-from orchestrator.tracking import Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
+from orchestrator.provenance import provenance as _provenance, settle
+from orchestrator.recipe_file import read_recipe, restore_recipe
+from orchestrator.record import Mirror, NoMirror, Record
+from orchestrator.tracking import Group, MlflowMirror
+from orchestrator.tracking_uri import check_uri, default_uri
 from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import DamagedError, UserError
 from querying.files import sha256, write_json
@@ -24,8 +25,6 @@ from querying.shards import DataIndex
 if TYPE_CHECKING:
     from orchestrator.progress import Progress
     from orchestrator.stages import Backend
-
-LIBRARIES = ("torch", "torchvision", "timm", "ray", "numpy", "pyarrow", "mlflow", "pillow", "safetensors")
 
 
 def run_command(
@@ -36,35 +35,30 @@ def run_command(
     backend: str,
     address: str | None,
     tracking: str | None,
+    allow_drift: bool = False,
 ) -> None:
     config = resolve(recipe, overrides)
     out = out or Path("runs") / config.name
-    if address and backend == "local":
-        raise UserError("--address and --backend local exclude each other")
-    joined = address or os.environ.get("RAY_ADDRESS")
-    if backend == "ray" and joined and joined != "auto":
-        check_address(joined)
+    check_backend(backend, address)
     config = with_local_list(with_local_weights(config))
     index = DataIndex.load(data or generated(config, out))
     layout = RunLayout(out)
     check_data(config, index, layout.labelled_set)
-    check_same_run(config, index, layout)
+    check_same_run(config, index, layout, allow_drift=allow_drift)
     uri = tracking or default_uri(out)
     if uri != "none":
         check_uri(uri)
 
     with locked(out), handled():
-        begin(config, index, layout)
+        begin(config, index, layout, allow_drift=allow_drift)
         _launch(config, index, layout, backend, address, uri)
 
 
-def begin(config: RunConfig, index: DataIndex, layout: RunLayout) -> None:
-    """Recipe and first weights of a new run; those of one that is there already are checked.  Needs the lock."""
-    check_same_run(config, index, layout)  # again, now that no other process can change it
+def begin(config: RunConfig, index: DataIndex, layout: RunLayout, *, allow_drift: bool = False) -> None:
+    """First weights of a new run; recipe and weights of one that is there already are checked.  Needs the lock."""
+    check_same_run(config, index, layout, allow_drift=allow_drift)  # again, now that no other process can change it
     restore_recipe(layout.recipe)
     _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
-    if not layout.recipe.exists():
-        write_recipe(layout.recipe, config, _provenance(index, layout.backbone))
 
 
 def generated(config: RunConfig, out: Path) -> Path:
@@ -79,64 +73,24 @@ def generated(config: RunConfig, out: Path) -> Path:
     return root
 
 
-def _provenance(index: DataIndex, backbone: Path) -> dict[str, Any]:
-    return {
-        "first_weights": sha256(backbone) if backbone.exists() else None,
-        "data": {"root": str(index.root.resolve()), "name": index.name, "sha256": index.digest},
-        "commit": _commit(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-    }
-
-
-def _commit() -> str:
-    """The commit of the source tree, `-dirty` where it was changed; `unknown` where git or the tree is not there."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=5,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return described.stdout.strip()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
 def _launch(
     config: RunConfig, index: DataIndex, layout: RunLayout, backend: str, address: str | None, uri: str
 ) -> None:
     from orchestrator.progress import shown
 
-    mirror: Mirror = NoMirror()
-    if uri != "none":
-        data = {"name": index.name, "digest": index.digest, "root": str(index.root.resolve())}
-        mirror = MlflowMirror(layout.root, config, data, uri)
-    with shown() as progress:
-        if backend == "local":
-            from orchestrator.local_backend import LocalBackend
-
-            _run(config, index, layout, LocalBackend(), mirror, progress)
-        else:
-            from orchestrator.ray_backend import connected
-
-            progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")
-            with connected(address) as ray_backend:
-                _run(config, index, layout, ray_backend, mirror, progress)
+    with shown() as progress, started(backend, address, progress) as ready:
+        _run(config, index, layout, ready, uri, progress)
     from benchmarks.tables import print_outcome
 
     print_outcome(layout, uri)
 
 
 def _run(
-    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, mirror: Mirror, progress: Progress
+    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, uri: str, progress: Progress
 ) -> None:
     from orchestrator.loop import run
 
+    mirror = settled(config, index, layout, backend, uri, progress)
     summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress)
 
     from benchmarks.deploy import export_onnx
@@ -151,6 +105,24 @@ def _run(
         export_onnx(layout.checkpoint(cycle), onnx)
         write_json(layout.root / MODEL_NOTE, {**model, "sha256": sha256(onnx)})
     mirror.finish(report.parent, onnx)
+
+
+def settled(
+    config: RunConfig,
+    index: DataIndex,
+    layout: RunLayout,
+    backend: Backend,
+    uri: str,
+    progress: Progress,
+    group: Group | None = None,
+) -> Mirror:
+    """Write the recipe, or note what has changed since it was written; what mirrors the run then."""
+    for change in settle(layout, config, _provenance(index, layout.backbone, backend.device)):
+        progress.say(f"{change}: what follows is not bit for bit what an undisturbed run gives; noted in recipe.yaml")
+    if uri == "none":
+        return NoMirror()
+    data = {"name": index.name, "digest": index.digest, "root": str(index.root.resolve())}
+    return MlflowMirror(layout.root, config, data, uri, read_recipe(layout.recipe)[1].get("id"), group)
 
 
 def _prepare_backbone(config: RunConfig, layout: RunLayout) -> None:

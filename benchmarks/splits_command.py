@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.backends import check_backend, started
 from benchmarks.cells import cell, parse_share
-from benchmarks.preflight import check_address, check_data, check_same_run, with_local_weights
+from benchmarks.preflight import check_data, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
-from benchmarks.run_command import begin, generated
+from benchmarks.run_command import begin, generated, settled
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
-from orchestrator.tracking import Group, Mirror, MlflowMirror, NoMirror, Record, check_uri, default_uri
+from orchestrator.record import Record
+from orchestrator.tracking import Group
+from orchestrator.tracking_uri import check_uri, default_uri
 from querying.errors import DamagedError, UserError
 from querying.files import read_json
 from querying.shards import DataIndex
@@ -56,11 +57,7 @@ def splits_command(
 ) -> None:
     base = with_local_weights(resolve(recipe, overrides))
     out = out or Path("runs") / f"{base.name}.splits"
-    if address and backend == "local":
-        raise UserError("--address and --backend local exclude each other")
-    joined = address or os.environ.get("RAY_ADDRESS")
-    if backend == "ray" and joined and joined != "auto":
-        check_address(joined)
+    check_backend(backend, address)
     cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), _seeds(seeds), family, out)
     uri = tracking or default_uri(out)
     if uri != "none":
@@ -72,7 +69,7 @@ def splits_command(
 
     from orchestrator.progress import shown
 
-    with handled(), shown() as progress, _backend(backend, address, progress) as ready:
+    with handled(), shown() as progress, started(backend, address, progress) as ready:
         for number, one in enumerate(cells, 1):
             progress.say(f"cell {number} of {len(cells)}: {one.name}")
             if finished(one):
@@ -116,10 +113,8 @@ def _run_cell(
     root = one.layout.root
     with locked(root):
         begin(one.config, index, one.layout)
-        mirror: Mirror = NoMirror()
-        if uri != "none":
-            data = {"name": index.name, "digest": index.digest, "root": str(index.root.resolve())}
-            mirror = MlflowMirror(root, one.config, data, uri, Group(out, base.name, _tags(one)))
+        group = Group(out, base.name, _tags(one))
+        mirror = settled(one.config, index, one.layout, backend, uri, progress, group)
         run(one.config, index, one.layout, backend, Record(one.layout.metrics), mirror, progress, name="main")
         mirror.finish(None, None)
 
@@ -135,20 +130,6 @@ def _tags(one: Cell) -> dict[str, str]:
         "s4al.family": listed.split("/")[-2] if listed else "drawn",
         "s4al.protocol": f"{how}, last checkpoint, on {one.config.data.evaluate_on}",
     }
-
-
-@contextmanager
-def _backend(name: str, address: str | None, progress: Progress) -> Iterator[Backend]:
-    if name == "local":
-        from orchestrator.local_backend import LocalBackend
-
-        yield LocalBackend()
-        return
-    from orchestrator.ray_backend import connected
-
-    progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")
-    with connected(address) as backend:
-        yield backend
 
 
 def _miou(one: Cell) -> float:

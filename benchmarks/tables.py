@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.layout import RunLayout
+from orchestrator.layout import RunLayout, next_stage
+from orchestrator.provenance import drift_lines
+from orchestrator.recipe_file import read_recipe
 from querying.errors import UserError
 from querying.files import read_json
+from querying.shown import redacted
 
 
 def load_summary(run: Path) -> dict[str, Any]:
@@ -50,11 +52,13 @@ def outcome_table(summary: dict[str, Any]) -> Table:
 def print_outcome(layout: RunLayout, uri: str) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     console.print(outcome_table(load_summary(layout.root)))
+    _print_drift(layout)
     report = layout.root / "report" / "report.html"
-    console.print(f"report:  {report}", highlight=False, soft_wrap=True)
+    console.print(f"report:  {report}", markup=False, highlight=False, soft_wrap=True)
     if uri != "none":
-        server = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
-        console.print(f"MLflow:  {server}", highlight=False, soft_wrap=True)
+        shown = redacted(uri)
+        server = shown if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown}"
+        console.print(f"MLflow:  {server}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
@@ -83,14 +87,10 @@ def status_command(run: Path) -> None:
         summary = load_summary(run)
         finished = summary.get("finished", False)
         Console().print(outcome_table(summary))
-    print(f"{run}: {'finished' if finished else f'next: {_next_stage(layout)}'}")
+    _print_drift(layout)
+    print(f"{run}: {'finished' if finished else f'next: {next_stage(layout)}'}")
 
 
-def _next_stage(layout: RunLayout) -> str:
-    stages = (layout.checkpoint, layout.evaluation, layout.scores, layout.query)
-    return next(
-        f"{stage(cycle).name} of cycle {cycle}"
-        for cycle in itertools.count()
-        for stage in stages
-        if not stage(cycle).exists()
-    )
+def _print_drift(layout: RunLayout) -> None:
+    for line in drift_lines(read_recipe(layout.recipe)[1]):
+        print(line)

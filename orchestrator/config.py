@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from orchestrator.strict_yaml import MAX_YAML_BYTES, parse_yaml
 from querying.errors import UserError
 from querying.settings import QuerySettings, Settings
 from training.method_settings import ON_THE_FLY, MethodSettings, check_method
@@ -22,8 +23,6 @@ from training.settings import (
     TeacherSettings,
     TrainSettings,
 )
-
-MAX_YAML_BYTES = 1_000_000
 
 
 class DataSettings(Settings):
@@ -47,7 +46,8 @@ class InitialSettings(Settings):
 
 
 class RunConfig(Settings):
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)
+    """Also that of the default run folder and of the experiment in MLflow."""
     seed: int = Field(0, ge=0, lt=2**31)
     cycles: int = Field(1, ge=0, le=999)
     """Queries to make; the run trains cycles + 1 times."""
@@ -128,36 +128,11 @@ def changed(base: RunConfig, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(tree)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses duplicate keys and aliases, which YAML silently accepts."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} appears twice")
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Strict YAML.  UserError names `where`."""
-    if len(text) > MAX_YAML_BYTES:
-        raise UserError(f"{where}: larger than {MAX_YAML_BYTES} bytes")
-    try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  (a SafeLoader, made stricter)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
-
-
 def load_yaml(path: Path) -> RunConfig:
     """A resolved configuration as `s4al show` prints it, or a part of one over the defaults."""
     try:
-        text = path.read_text()
+        with path.open("rb") as file:
+            text = file.read(MAX_YAML_BYTES + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     tree = parse_yaml(text, str(path))
@@ -199,14 +174,19 @@ def build(tree: Mapping[str, Any], where: str = "") -> RunConfig:
         if first["type"] == "extra_forbidden":
             raise UserError(where + unknown_key(key)) from None
         message = first["msg"].removeprefix("Value error, ")
-        shown = f" (got {first['input']!r})" if not isinstance(first["input"], (dict, BaseModel)) else ""
+        shown = f" (got {shorten(repr(first['input']))})" if not isinstance(first["input"], (dict, BaseModel)) else ""
         if first["type"] == "literal_error" and isinstance(first["input"], str):
             shown += nearest(first["input"], [w.strip("'") for w in _literals(key)])
         raise UserError(f"{where}{key + ': ' if key else ''}{message}{shown}") from None
 
 
 def unknown_key(key: str) -> str:
-    return f"unknown key {key!r}{nearest(key, list(flat_keys(RunConfig)))}"
+    return f"unknown key {shorten(repr(key))}{nearest(key, list(flat_keys(RunConfig)))}"
+
+
+def shorten(text: str) -> str:
+    """At most 80 characters of what somebody wrote."""
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

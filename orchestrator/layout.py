@@ -1,6 +1,7 @@
 """Where everything in a run lives, and how a stage's output comes to exist exactly once."""
 
 import fcntl
+import itertools
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.errors import UserError
 from querying.failpoints import failpoint
-from querying.files import sync
+from querying.files import make_folder, sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,17 @@ class RunLayout:
         return self.cycle(cycle) / "training"
 
 
+def next_stage(layout: RunLayout) -> str:
+    """What a run makes next."""
+    stages = (layout.checkpoint, layout.evaluation, layout.scores, layout.query)
+    return next(
+        f"{stage(cycle).name} of cycle {cycle}"
+        for cycle in itertools.count()
+        for stage in stages
+        if not stage(cycle).exists()
+    )
+
+
 def once(
     folder: Path,
     make: Callable[[Path], None],
@@ -97,7 +109,7 @@ def once(
     for other in folder.parent.glob(f"{folder.name}-*.tmp"):
         if other != staging:
             discard(other)
-    staging.mkdir(parents=True, exist_ok=True)
+    make_folder(staging)
     started = time.perf_counter()
     make(staging)
     place = f"{folder.parent.name}/{folder.name}"
@@ -113,7 +125,7 @@ def once(
 
 def sweep(root: Path) -> None:
     """Remove what a killed process was writing; only the holder of the run's lock may do so."""
-    for leftover in list(root.rglob(".tmp-*")):
+    for leftover in list(root.rglob(".tmp*")):  # ours are .tmp-PID-NAME, safetensors' .tmpXXXXXX
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
@@ -129,7 +141,7 @@ def discard(folder: Path) -> None:
 def locked(root: Path) -> Iterator[None]:
     """Hold the run folder.  UserError when it can not be written or another process holds it (named)."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         file = (root / "run.lock").open("a+")
     except OSError as error:
         raise UserError(f"{root}: can not be written: {error.strerror}") from None

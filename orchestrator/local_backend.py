@@ -3,11 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
+
 from querying.errors import UserError
-from training.job import TrainJob, Worker, run_job
+from training.job import TrainJob, Worker, device_name, run_job
 
 
 class LocalBackend:
+    def __init__(self) -> None:
+        self.device = device_name(torch.cuda.is_available())
+
     def train(self, job: TrainJob) -> None:
         if job.train.workers > 1:
             raise UserError(f"train.workers={job.train.workers} needs --backend ray")

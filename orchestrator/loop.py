@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from orchestrator.config import RunConfig
 from orchestrator.initial import labelled_set
 from orchestrator.layout import RunLayout, discard, once, sweep
-from orchestrator.manifest import set_aside
+from orchestrator.manifest import digest, set_aside
 from orchestrator.progress import Progress
+from orchestrator.record import Mirror, Record, epoch_rows, evaluation_key
 from orchestrator.stages import Backend, Stages, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
-from orchestrator.tracking import Mirror, Record, epoch_rows
 from orchestrator.verify import stage_inputs
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
@@ -76,7 +76,7 @@ def run(
         evaluate = partial(stages.evaluate, cycle)
         publish(layout.evaluation(cycle), evaluate, inputs=inputs("evaluate", cycle))
         rows.append(cycle_row(layout, ledger, index, cycle, scored=False))
-        record.log({"run": name, "cycle": cycle, "stage": "evaluate", **flat_numbers(rows[-1])})
+        record.log({**evaluation_key(layout.evaluation(cycle), name, cycle), **flat_numbers(rows[-1])})
         if len(rows) > known:  # a summary that says more is not replaced by one that says less
             write_summary(layout, config, rows, supervised, finished=False)
         mirror.sync()
@@ -92,13 +92,17 @@ def run(
         if not wanted.num_rows and config.query.per_image:
             progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")
             break
-        buy(ledger, cycle + 1, partial(oracle.annotate, cycle + 1, wanted), progress.say)
+        buy(ledger, cycle + 1, partial(oracle.annotate, cycle + 1, wanted), progress.say, digest(query, "*.parquet"))
 
     return write_summary(layout, config, rows, supervised or supervised_miou(), finished=True)
 
 
 def buy(
-    ledger: Ledger, cycle: int, answers: Callable[[], Iterable[pa.RecordBatch]], say: Callable[[str], None]
+    ledger: Ledger,
+    cycle: int,
+    answers: Callable[[], Iterable[pa.RecordBatch]],
+    say: Callable[[str], None],
+    query: str | None = None,
 ) -> None:
     """Record the answers to a query, once.  A file of the ledger that is not what was written is answered again."""
     if ledger.has(cycle):
@@ -106,7 +110,7 @@ def buy(
         if not found:
             return
         say(f"{found[0]}: set aside as {set_aside(ledger.path(cycle)).name}, asking the oracle again")
-    ledger.append(cycle, answers())
+    ledger.append(cycle, answers(), query)
 
 
 def _headline(name: str, row: dict[str, Any]) -> str:

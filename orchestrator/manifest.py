@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from querying.errors import DamagedError, UserError
+from querying.errors import DamagedError
 from querying.files import read_json, sha256, write_json
 
 MANIFEST = "manifest.json"
@@ -70,8 +70,4 @@ def set_aside(path: Path) -> Path:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("schema") != SCHEMA:  # not damage: another version may still read it
-        found = f"schema {manifest.get('schema')} is unknown, this version reads {SCHEMA}"
-        raise UserError(f"{folder / MANIFEST}: {found}")
-    return manifest
+    return read_json(folder / MANIFEST, reads=SCHEMA)

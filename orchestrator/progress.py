@@ -80,7 +80,7 @@ class BarProgress:
         self.bars.update(self.task, completed=done, total=total, note=note)
 
     def say(self, line: str) -> None:
-        self.console.print(line, highlight=False)
+        self.console.print(line, markup=False, highlight=False)
 
 
 @contextmanager

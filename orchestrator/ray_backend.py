@@ -10,15 +10,22 @@ from typing import Any
 import ray
 
 from orchestrator.interrupt import take_back
+from orchestrator.watch import Watch
 from querying.errors import InfrastructureError, UserError
 from querying.ray_scorers import map_unordered
-from training.job import TrainJob
+from training.job import TrainJob, device_name
 from training.ray_trainer import fit
+
+PATIENCE_S = 1.0
+"""What is refused for so long is dead; a signal that ends it and this process together is noticed here before that."""
+GCS_PATIENCE_S = 50.0
+"""A cluster's control service may be started again; Ray itself waits for it for 60 s."""
 
 
 class RayBackend:
     def __init__(self) -> None:
         self.use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+        self.device = device_name(self.use_gpu)
 
     def train(self, job: TrainJob) -> None:
         slots = self._slots(job.train.threads)
@@ -38,8 +45,9 @@ class RayBackend:
         # An actor that does not fit would keep its shard waiting for the others to end, which they do last.
         fitting = min(actors, slots)
         return map_unordered(
-            make_worker, method, items, actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0
-        )
+            make_worker, method, items,
+            actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0, slots=lambda: self._slots(threads),
+        )  # fmt: skip
 
     def _slots(self, threads: int) -> int:
         """How many processes of so many CPUs (and a GPU, where there are any) the nodes have room for."""
@@ -52,7 +60,10 @@ class RayBackend:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[RayBackend]:
-    """Join the cluster at `address` (or of RAY_ADDRESS, set inside a Ray job), else start a local one."""
+    """Join the cluster at `address` (or of RAY_ADDRESS, set inside a Ray job), else start a local one.
+
+    When its control service or this machine's raylet dies, the process ends with status 5.
+    """
     joining = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour Ray announces for the future
     local: dict[str, Any] = {} if joining else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -61,7 +72,21 @@ def connected(address: str | None) -> Iterator[RayBackend]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InfrastructureError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from None
     take_back()
+    watches = _watches(GCS_PATIENCE_S if joining else PATIENCE_S)
     try:
         yield RayBackend()
     finally:
+        for watch in watches:
+            watch.stop()
         ray.shutdown()
+
+
+def _watches(gcs_patience: float) -> list[Watch]:
+    context = ray.get_runtime_context()
+    gcs_host, gcs_port = context.gcs_address.rsplit(":", 1)
+    watches = [Watch(f"Ray's control service (GCS) at {context.gcs_address}", gcs_host, int(gcs_port), gcs_patience)]
+    for node in ray.nodes():
+        if node["NodeID"] == context.get_node_id():
+            host, port = node["NodeManagerAddress"], node["NodeManagerPort"]
+            watches.append(Watch(f"Ray's raylet of this machine ({host}:{port})", host, port, PATIENCE_S))
+    return watches

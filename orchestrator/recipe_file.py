@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config import RunConfig, load_yaml, parse_yaml
+from orchestrator.config import RunConfig, load_yaml
 from orchestrator.manifest import set_aside
+from orchestrator.strict_yaml import parse_yaml
 from querying.errors import DamagedError
-from querying.files import write_text
+from querying.files import check_schema, write_text
 
 _SEAL_LINE = "# seal: "
 
@@ -31,13 +32,16 @@ def recipe_copy(path: Path) -> Path:
 
 
 def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
-    """Configuration and provenance of a run.  DamagedError where `recipe.yaml` is not what was written."""
+    """Configuration and provenance of a run.  DamagedError where `recipe.yaml` is not what was written, UserError where
+    another version wrote it."""
     if not path.exists():
         raise DamagedError(f"{path}: does not exist")
     text, _, seal = path.read_bytes().rpartition(_SEAL_LINE.encode())
     if seal != hashlib.sha256(text).hexdigest().encode() + b"\n":
         raise DamagedError(f"{path}: not what was written: its seal is broken")
-    return load_yaml(path), parse_yaml(text.decode(), str(path))["provenance"]
+    provenance: dict[str, Any] = parse_yaml(text.decode(), str(path))["provenance"]
+    check_schema(provenance, path)  # before its keys, which may be unknown here
+    return load_yaml(path), provenance
 
 
 def restore_recipe(path: Path) -> None:

@@ -18,6 +18,7 @@ from orchestrator.config import RunConfig
 from orchestrator.interrupt import deferred, requested
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import inputs_key
+from orchestrator.memory import memory_for
 from orchestrator.progress import Progress
 from orchestrator.verify import stage_inputs
 from querying.errors import UserError
@@ -37,6 +38,9 @@ POLL_S = 0.5
 
 
 class Backend(Protocol):
+    device: str
+    """What computes (see `training.job.device_name`)."""
+
     def train(self, job: TrainJob) -> None: ...
 
     def map(
@@ -85,7 +89,9 @@ class Stages:
         images = settings.batch_size + settings.batch_size_unlabelled
         for leftover in (stop_file(job.work), job.work / PROGRESS):
             leftover.unlink(missing_ok=True)
-        with deferred(), _watched(job.work, self.progress, images):
+        keys = ("teacher.batch_size",) if not cycle else ("train.batch_size", "train.batch_size_unlabelled")
+        what = f"{self.name} cycle {cycle}, training"
+        with memory_for(what, keys), deferred(), _watched(job.work, self.progress, images):
             self.backend.train(job)
 
     def evaluate(self, cycle: int, out: Path) -> None:
@@ -173,7 +179,8 @@ class Stages:
 
     def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any]) -> Iterator[Any]:
         query = self.config.query
-        return self.backend.map(make, method, tasks, actors=query.actors, threads=query.threads)
+        with memory_for(method, ("query.batch_size",)):
+            yield from self.backend.map(make, method, tasks, actors=query.actors, threads=query.threads)
 
 
 def whole_images(ids: Sequence[str], num_regions: int) -> pa.Table:

@@ -1,92 +1,40 @@
-"""The record of a run, `metrics.jsonl`, and its copy in MLflow (the only module that knows MLflow)."""
+"""The copy of a run's record in MLflow (the only module that knows MLflow), made beside the run and never awaited."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
-import time
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from orchestrator.config import RunConfig, flatten
-from orchestrator.manifest import set_aside
+from orchestrator.record import KEY, read_record
+from orchestrator.tracking_uri import alone
 from querying.errors import DamagedError, UserError
-from querying.files import read_json, sealed, unsealed, write_json
+from querying.files import read_json, write_json
+from querying.shown import one_line, redacted
 
 LOG = logging.getLogger(__name__)
-KEY = ("run", "cycle", "stage", "epoch")
 NOT_METRICS = (*KEY, "time")
-MAX_PARAMS = 100
-"""That MLflow takes at a time."""
-
-
-class Record:
-    """Append-only JSON lines; a row whose key (run, cycle, stage, epoch) is already there is not written again.
-
-    A record that is not what was written is set aside: the stages hold all of it, and the loop writes it anew.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.seen = {row_key(row) for row in read_record(path)}
-        except DamagedError as error:
-            LOG.warning("%s: set aside as %s, writing it anew", error, set_aside(path).name)
-            self.seen = set()
-        if path.exists():  # a torn last line of a killed driver would otherwise swallow the next row
-            text = path.read_bytes()
-            if text and not text.endswith(b"\n"):
-                with path.open("r+b") as file:
-                    file.truncate(text.rfind(b"\n") + 1)
-
-    def log(self, row: Mapping[str, Any]) -> None:
-        if row_key(row) in self.seen:
-            return
-        self.seen.add(row_key(row))
-        with self.path.open("a") as file:
-            file.write(sealed({**row, "time": round(time.time(), 3)}) + "\n")
-
-
-def read_record(path: Path) -> Iterator[dict[str, Any]]:
-    """Complete rows of a `metrics.jsonl`; DamagedError for one that is not what was written."""
-    if path.exists():
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.endswith(b"\n"):
-                    yield unsealed(line, path.with_name(f"{path.name}, line {number}"))
-
-
-def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes a row of the record unique."""
-    return tuple(row.get(name) for name in KEY)
-
-
-def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
-    """The training's history as rows of the record."""
-    history = read_json(checkpoint / "meta.json")["history"]
-    return [{"run": run, "cycle": cycle, "stage": "train", **row} for row in history]
-
-
-class Mirror(Protocol):
-    """Where the record is copied to."""
-
-    def sync(self) -> None: ...
-    def finish(self, artefacts: Path | None, onnx: Path | None) -> None: ...
-
-
-class NoMirror:
-    def sync(self) -> None: ...
-    def finish(self, artefacts: Path | None, onnx: Path | None) -> None: ...
-
-
-def default_uri(run: Path) -> str:
-    """A server from the environment, else a SQLite file beside the run."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+FINAL_WAIT_S = 30.0
+"""So long may the end of a run wait for what is not copied yet."""
+SETTINGS = {
+    # Nobody waits for an answer, so a slow server gets its time; a retried POST could make a second run.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # a fresh SQLite file is announced in fifty lines
+}
+MAX_PARAMS = 100  # that MLflow takes at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,117 +48,163 @@ class Group:
 
 
 class MlflowMirror:
-    """Copies new rows of the record; where MLflow does not answer, says so and copies them the next time.
+    """Copies new rows of the record in a thread of its own, so that no run waits for a tracking store.
 
-    The parent run is the experiment, a child is a cycle.  `RUN/mlflow.json` remembers ids and the rows copied.
+    Rows of a stage that was made again with another result are newer points at the same steps, and the last one counts.
+    Where MLflow does not answer, that is said and the rows are copied the next time.  The parent run is the experiment,
+    a child is a cycle; both are found by `key`, which must be the run's own.  `RUN/mlflow.json` remembers ids and how
+    many rows were copied; a row that is copied twice is the same to MLflow.
     """
 
     def __init__(
-        self, run: Path, config: RunConfig, data: Mapping[str, str], uri: str, group: Group | None = None
+        self,
+        run: Path,
+        config: RunConfig,
+        data: Mapping[str, str],
+        uri: str,
+        key: str | None = None,
+        group: Group | None = None,
     ) -> None:
-        # A server that is down would block a single call for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
-        os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-        for chatty in ("mlflow", "alembic"):  # a fresh SQLite file is announced in fifty lines
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.group = group
+        self.key = key or str(run.resolve())
         self.path = run / "mlflow.json"
-        self.state: dict[str, Any] = {"uri": uri, "rows": 0, "parent": None, "children": {}}
-        with suppress(DamagedError):  # not there, or damaged: the runs are found again by their keys
+        self.state: dict[str, Any] = {"uri": redacted(uri), "rows": 0, "parent": None, "children": {}}
+        try:
             state = read_json(self.path)
-            if state["uri"] == uri:
+            if state["uri"] == redacted(uri):
                 self.state = state
+        except DamagedError:
+            pass  # or not there: the runs are found again by their keys
+        except UserError as error:
+            LOG.warning("%s; all rows are copied again", error)
+        self._wanted = threading.Event()
+        self._last: tuple[Path | None, Path | None] | None = None
+        self._thread: threading.Thread | None = None
 
     def sync(self) -> None:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            self._copy()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            LOG.warning("MLflow at %s failed, the run goes on: %s", self.uri, " ".join(str(error).split())[:200])
+        """Have new rows copied; returns at once."""
+        self._wanted.set()
+        if not self._thread:
+            self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+            self._thread.start()
 
     def finish(self, artefacts: Path | None, onnx: Path | None) -> None:
-        """Copy what is left, log the figures and the model (ONNX: no pickle), close the runs."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
+        """Have what is left copied, the figures and the model (ONNX: no pickle) logged and the runs closed, within
+        `FINAL_WAIT_S`."""
+        self._last = artefacts, onnx
         self.sync()
-        try:
-            client, parent = self._client(), self.state["parent"]
-            if artefacts:
-                client.log_artifacts(parent, str(artefacts), "report")
-            if onnx:
-                client.log_artifact(parent, str(onnx), "model")
-            around = [self.state["group"]] if self.state.get("group") else []
-            for run_id in [*self.state["children"].values(), parent, *around]:
-                client.set_terminated(run_id, "FINISHED")
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            LOG.warning("MLflow at %s failed, the run goes on: %s", self.uri, " ".join(str(error).split())[:200])
+        assert self._thread
+        self._thread.join(FINAL_WAIT_S)
+        if self._thread.is_alive():
+            rows = sum(1 for _ in read_record(self.run / "metrics.jsonl"))
+            LOG.warning(
+                "MLflow at %s: %d of %d rows copied, not waiting longer: the same command copies the rest",
+                redacted(self.uri), self.state["rows"], rows,
+            )  # fmt: skip
 
-    def _copy(self) -> None:
+    def _work(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            last = self._last
+            try:
+                self.copy()
+                if last:
+                    self._close(*last)
+            except Exception as error:  # whatever it is, a copy must not end the run
+                LOG.warning(
+                    "MLflow at %s failed, the run goes on; the same command copies the rest: %s",
+                    redacted(self.uri), one_line(str(error))[:200] or type(error).__name__,
+                )  # fmt: skip
+            if last:
+                return
+
+    def copy(self) -> None:
+        """Copy the rows that are not copied yet, a call for each child.  Raises whatever MLflow raises."""
+        rows = list(read_record(self.run / "metrics.jsonl"))
+        if self.state["rows"] > len(rows):  # the record was damaged and is written anew
+            self.state["rows"] = 0
+        rows = rows[self.state["rows"] :]
+        if not rows:
+            return
+        client = self._client()
+        for name, group in groupby(rows, lambda row: f"{row['run']}/{row['cycle']}"):
+            self._copy_cycle(client, name, list(group))
+
+    def _copy_cycle(self, client: Any, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         from mlflow.entities import Metric
 
-        rows = list(read_record(self.run / "metrics.jsonl"))
-        client = self._client()
-        for row in rows[self.state["rows"] :]:
-            cycle_run = self._child(client, f"{row['run']}/{row['cycle']}", row)
-            step = row.get("epoch", row["cycle"])
+        metrics, headline = [], []
+        for row in rows:
             now = int(row["time"] * 1000)  # of the record: a row that is copied twice is the same to MLflow
             numbers = {
-                re.sub(r"[^/\w.\- :]", "_", name): float(v)
+                metric_name(name): float(v)
                 for name, v in row.items()
                 if name not in NOT_METRICS and isinstance(v, (int, float))
             }
-            client.log_batch(cycle_run, metrics=[Metric(name, v, now, step) for name, v in numbers.items()])
+            metrics += [Metric(name, v, now, row.get("epoch", row["cycle"])) for name, v in numbers.items()]
             if row["stage"] == "evaluate" and row["run"] == "main":
                 # Hundredths of a percent of labelled pixels, so that MLflow's default axis is the label axis.
                 labels = round(row["labelled_fraction"] * 10_000)
-                client.log_batch(
-                    self.state["parent"],
-                    metrics=[Metric(name, v, now, labels) for name, v in numbers.items() if "/" not in name],
-                )
-            self.state["rows"] += 1
-            write_json(self.path, self.state)
+                headline += [Metric(name, v, now, labels) for name, v in numbers.items() if "/" not in name]
+        client.log_batch(self._child(client, name, rows[0]), metrics=metrics)
+        client.log_batch(self.state["parent"], metrics=headline)
+        self.state["rows"] += len(rows)
+        write_json(self.path, self.state)
+
+    def _close(self, artefacts: Path | None, onnx: Path | None) -> None:
+        client, parent = self._client(), self.state["parent"]
+        if artefacts:
+            client.log_artifacts(parent, str(artefacts), "report")
+        if onnx:
+            client.log_artifact(parent, str(onnx), "model")
+        for run_id in filter(None, [*self.state["children"].values(), parent, self.state.get("group")]):
+            client.set_terminated(run_id, "FINISHED")
 
     def _client(self) -> Any:
         """A client whose experiment and parent run exist."""
         from mlflow import MlflowClient
+
+        with alone(self.uri):
+            client = MlflowClient(tracking_uri=self.uri)
+            if self.state["parent"] is None:
+                self.state["experiment"] = self._experiment(client)
+                self.state["parent"] = self._parent(client)
+                write_json(self.path, self.state)
+        return client
+
+    def _experiment(self, client: Any) -> str:
+        name = self.group.experiment if self.group else self.config.name
+        if experiment := client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
+        location = (self.run.resolve().parent / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
+        return str(client.create_experiment(name, artifact_location=location))
+
+    def _parent(self, client: Any) -> str:
         from mlflow.entities import Dataset, DatasetInput, Param
 
-        client = MlflowClient(tracking_uri=self.uri)
-        if self.state["parent"] is None:
-            name = self.group.experiment if self.group else self.config.name
-            experiment = client.get_experiment_by_name(name)
-            location = (self.run.resolve().parent / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
-            experiment_id = (
-                experiment.experiment_id if experiment else client.create_experiment(name, artifact_location=location)
-            )
-            self.state["experiment"] = experiment_id
-            tags = {
-                "s4al.run": str(self.run.resolve()),
-                "s4al.recipe": self.config.name,
-                "s4al.seed": str(self.config.seed),
-            }
-            with suppress(DamagedError):
-                tags["s4al.labelled_set"] = read_json(self.run / "labelled_set.json")["sha256"]
-            if self.group:
-                root = self.group.root.resolve()
-                self.state["group"] = self._find_or_create(client, {"s4al.key": str(root)}, root.name)
-                tags |= {**self.group.tags, "mlflow.parentRunId": self.state["group"]}
-            parent = self._find_or_create(client, {**tags, "s4al.key": str(self.run.resolve())}, self.run.name)
-            params = [Param(k, str(v)[:6000]) for k, v in flatten(self.config.model_dump(mode="json")).items()]
-            for first in range(0, len(params), MAX_PARAMS):
-                client.log_batch(parent, params=params[first : first + MAX_PARAMS])
-            dataset = Dataset(
-                self.data["name"], self.data["digest"][:36], "local", json.dumps({"uri": self.data["root"]})
-            )
-            client.log_inputs(parent, [DatasetInput(dataset, [])])
-            self.state["parent"] = parent
-            write_json(self.path, self.state)
-        return client
+        path, name = str(self.run.resolve()), self.config.name
+        tags = {"s4al.run": path, "s4al.recipe": name, "s4al.seed": str(self.config.seed), "s4al.key": self.key}
+        with suppress(DamagedError):
+            tags["s4al.labelled_set"] = read_json(self.run / "labelled_set.json")["sha256"]
+        if self.group:
+            root = self.group.root.resolve()
+            self.state["group"] = self._find_or_create(client, {"s4al.key": str(root)}, root.name)
+            tags |= {**self.group.tags, "mlflow.parentRunId": self.state["group"]}
+        parent = self._find_or_create(client, tags, self.run.name)
+        there = client.get_run(parent).data.params  # MLflow refuses another value, which a drift may have given one
+        settings = flatten(self.config.model_dump(mode="json"))
+        params = [Param(k, str(v)[:6000]) for k, v in settings.items() if k not in there]
+        for first in range(0, len(params), MAX_PARAMS):
+            client.log_batch(parent, params=params[first : first + MAX_PARAMS])
+        where = json.dumps({"uri": self.data["root"]})
+        dataset = Dataset(self.data["name"], self.data["digest"][:36], "local", where)
+        client.log_inputs(parent, [DatasetInput(dataset, [])])
+        return parent
 
     def _child(self, client: Any, name: str, row: Mapping[str, Any]) -> str:
         children: dict[str, str] = self.state["children"]
@@ -221,14 +215,21 @@ class MlflowMirror:
         return children[name]
 
     def _find_or_create(self, client: Any, tags: Mapping[str, str], name: str) -> str:
-        """One run per key, even if the driver was killed before it could write the id down."""
-        experiment = self.state["experiment"]
-        found = client.search_runs([experiment], f"tags.`s4al.key` = '{tags['s4al.key']}'", max_results=1)
+        """One run per key, even if the driver was killed, or the answer lost, before the id could be written down."""
+        experiment, wanted = self.state["experiment"], f"tags.`s4al.key` = '{tags['s4al.key']}'"
+        found = client.search_runs([experiment], wanted, max_results=10, order_by=["attributes.start_time ASC"])
+        for twin in found[1:]:
+            client.delete_run(twin.info.run_id)
         if found:
             return str(found[0].info.run_id)
         return str(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id)
 
 
-def check_uri(uri: str) -> None:
-    if not uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "databricks")):
-        raise UserError(f"--tracking {uri!r}: expected sqlite:///FILE, an http(s) server, or none")
+def metric_name(name: str) -> str:
+    """A name that MLflow takes.  What stands behind the first slash may be a class name, hence anything: where it has
+    to be changed or cut, some of its hash keeps it apart from others."""
+    group, slash, part = name.partition("/")
+    allowed = re.sub(r"[^\w.\- :]", "_", part)[:150]
+    if allowed != part or not part.strip(". "):
+        allowed = f"{allowed.strip('. ')}_{hashlib.sha256(part.encode()).hexdigest()[:6]}" if slash else ""
+    return f"{group}{slash}{allowed}"

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest, problems
 from orchestrator.recipe_file import read_recipe
-from orchestrator.tracking import KEY, epoch_rows, read_record, row_key
+from orchestrator.record import KEY, epoch_rows, evaluation_key, read_record, row_key, same_result
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
@@ -79,6 +79,9 @@ def _audit_cycles(layout: RunLayout, name: str) -> Iterator[str | dict[str, Any]
                 return
         else:
             yield from ledger.problems(cycle)
+            with suppress(DamagedError):  # said where it lies
+                if cycle and ledger.answers(cycle) not in (None, digest(layout.query(cycle - 1), "*.parquet")):
+                    yield f"{ledger.path(cycle)}: answers another query than {layout.query(cycle - 1)}"
         for number, (stage, folder) in enumerate(folders.items()):
             if folder.exists():
                 try:
@@ -91,19 +94,19 @@ def _audit_cycles(layout: RunLayout, name: str) -> Iterator[str | dict[str, Any]
         if cycle < listed:
             with suppress(DamagedError):
                 yield from epoch_rows(layout.checkpoint(cycle), name, cycle)
-            yield {"run": name, "cycle": cycle, "stage": "evaluate"}
+                yield evaluation_key(layout.evaluation(cycle), name, cycle)
 
 
 def _audit_record(path: Path, expected: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     try:
-        there = {row_key(row) for row in read_record(path)}
+        there = {row_key(row): row.get("from") for row in read_record(path)}
     except DamagedError as error:
         yield str(error)
         return
-    missing = [row for row in expected if row_key(row) not in there]
+    missing = [row for row in expected if not same_result(row, there)]
     if missing:
         first = ", ".join(f"{name} {missing[0][name]}" for name in KEY if name in missing[0])
-        yield f"{path}: {len(missing)} rows are missing, the first: {first}"
+        yield f"{path}: {len(missing)} rows are missing or of another result, the first: {first}"
 
 
 def _audit_first_weights(layout: RunLayout) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """Bytes in a shard to pixels and back."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +11,11 @@ from PIL import Image
 UInt8 = npt.NDArray[np.uint8]
 ENCODINGS = ("ppm", "png", "jpeg")
 _JPEG_QUALITY = 95
+UNREADABLE = (
+    OSError, SyntaxError, EOFError, ValueError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What the image library and the decoders here raise for bytes that they can not make sense of."""
 
 
 def encode_image(image_HWC: UInt8, encoding: str) -> bytes:

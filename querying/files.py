@@ -4,6 +4,7 @@ JSON files carry a seal, so that an altered byte is an error and never another v
 """
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from querying.errors import DamagedError
+from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
 
 SEAL = "seal"
@@ -20,9 +21,10 @@ SEAL = "seal"
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     staged = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
+        failpoint(f"{path.name}:opened")
         yield staged
         sync(staged)
         failpoint(f"{path.name}:written")
@@ -43,8 +45,9 @@ def sealed(data: Mapping[str, Any]) -> str:
     return json.dumps({**data, SEAL: _seal(data)}, allow_nan=False)
 
 
-def unsealed(text: str | bytes, where: Path) -> dict[str, Any]:
-    """What `sealed` was given.  DamagedError names `where` if the text is not what was written."""
+def unsealed(text: str | bytes, where: Path, reads: int = 1) -> dict[str, Any]:
+    """What `sealed` was given.  DamagedError names `where` if the text is not what was written; UserError if it is, but
+    by a version whose `schema` (1 where it is not said) is not the one that the caller `reads`."""
     try:
         data = json.loads(text)
         seal = data.pop(SEAL, None)
@@ -56,23 +59,41 @@ def unsealed(text: str | bytes, where: Path) -> dict[str, Any]:
         )
     if seal != _seal(data):
         raise DamagedError(f"{where}: not what was written: its seal is broken")
+    check_schema(data, where, reads)
     return dict(data)
+
+
+def check_schema(data: Mapping[str, Any], where: Path, reads: int = 1) -> None:
+    """UserError where another version wrote it: that is no damage, and what it made must not be set aside."""
+    found = data.get("schema", 1)
+    if found != reads:
+        raise UserError(
+            f"{where}: schema {found} is unknown, this version reads {reads}: use the version that wrote it"
+        )
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     write_text(path, json.dumps({**data, SEAL: _seal(data)}, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Contents of a file of `write_json`.  DamagedError names one that is missing or not what was written."""
+def read_json(path: Path, reads: int = 1) -> dict[str, Any]:
+    """Contents of a file of `write_json`, as of `unsealed`.  DamagedError names one that is missing, too."""
     try:
-        return unsealed(path.read_bytes(), path)
+        return unsealed(path.read_bytes(), path, reads)
     except FileNotFoundError:
         raise DamagedError(f"{path}: does not exist") from None
 
 
 def _seal(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, so that they survive a power cut; nothing where it is there."""
+    missing = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,10 +56,12 @@ class DataIndex:
         if not path.is_file():
             raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
         try:
-            index = _parse(root, read_json(path))
+            index = _parse(root, read_json(path, reads=SCHEMA_VERSION))
+        except UserError:
+            raise
         except KeyError as missing:
             raise UserError(f"{path}: key {missing} is missing") from missing
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(f"{path}: not the index of a data set: {error}") from error
         for shard in (shard for shards in index.splits.values() for shard in shards if shards_too):
             for name in (shard.images, shard.truth):
@@ -92,8 +95,6 @@ class DataIndex:
 
 
 def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
-    if data["schema"] != SCHEMA_VERSION:
-        raise ValueError(f"schema {data['schema']} is unknown, this version reads {SCHEMA_VERSION}: ingest again")
     classes = tuple(str(name) for name in data["classes"])
     palette = tuple((int(red), int(green), int(blue)) for red, green, blue in data["palette"])
     if len(classes) != len(palette):
@@ -112,9 +113,13 @@ def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
 
 
 def _parse_shard(data: dict[str, Any]) -> Shard:
+    images, truth = str(data["images"]), str(data["truth"])
+    for name in (images, truth):
+        if not re.fullmatch(r"\w[\w./-]{,200}", name) or ".." in Path(name).parts:
+            raise ValueError(f"shard {name[:80]!r}: a file in the folder of the data set was expected")
     return Shard(
-        images=str(data["images"]),
-        truth=str(data["truth"]),
+        images=images,
+        truth=truth,
         rows=int(data["rows"]),
         masked=int(data["masked"]),
         images_sha256=str(data["images_sha256"]),

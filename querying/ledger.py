@@ -61,8 +61,13 @@ class Ledger:
             return [str(error)]
         return []
 
-    def append(self, cycle: int, batches: Iterable[pa.RecordBatch]) -> None:
-        """Record one cycle, all or nothing.
+    def answers(self, cycle: int) -> str | None:
+        """Digest of the query that a cycle answers, where that was written down."""
+        query = read_json(self.note(cycle)).get("query")
+        return None if query is None else str(query)
+
+    def append(self, cycle: int, batches: Iterable[pa.RecordBatch], query: str | None = None) -> None:
+        """Record one cycle, all or nothing, and the digest of the `query` that it answers.
 
         A cycle that is already there, or a cell that was bought before, is an error: labels are never charged twice.
         """
@@ -79,11 +84,16 @@ class Ledger:
             writer.close()
             # First, so that no cycle is ever there without it; alone it says nothing.
             digest = sha256(staged)
-            write_json(self.note(cycle), {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)})
+            note = {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)}
+            write_json(self.note(cycle), note | ({"query": query} if query else {}))
 
     def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
-        """One cycle's labels.  DamagedError names a file whose checksums do not hold."""
+        """One cycle's labels.  DamagedError names a file that is not what was written: the hash comes first, for the
+        checksums of its pages do not cover what says where they are."""
+        digest = read_json(self.note(cycle))["sha256"]
         try:
+            if sha256(self.path(cycle)) != digest:
+                raise DamagedError(f"{self.path(cycle)}: differs from what was written")
             return pq.read_table(self.path(cycle), columns=columns, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise DamagedError(f"{self.path(cycle)}: {' '.join(str(error).split())}") from None

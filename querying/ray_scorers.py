@@ -24,11 +24,13 @@ def map_unordered(
     actors: int,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
+    slots: Callable[[], int] | None = None,
 ) -> Iterator[R]:
     """Yield `worker.method(item)` as results finish, with one item in flight per actor.
 
-    The item of an actor that dies is given to a new one, so `method` must be idempotent.  An error raised by
-    `method` itself is raised here unchanged.
+    The item of an actor that dies is given to another one, so `method` must be idempotent.  An error raised by
+    `method` itself is raised here unchanged.  `slots` says how many actors the cluster has room for: asked after a
+    loss, since a new actor that fits on no node would be waited for, for ever.
     """
     remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_Host)
     make = ray.put(make_worker)  # sent once, however many actors
@@ -52,6 +54,9 @@ def map_unordered(
                 if losses > MAX_LOSSES:
                     raise InfrastructureError(f"{losses} scorer actors died; the last: {_one_line(error)}") from None
                 todo = chain([item], todo)
+                actors = min(actors, slots()) if slots else actors
+                if not actors:
+                    raise InfrastructureError("the cluster has no room left for a scorer") from None
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None

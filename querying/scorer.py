@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.acquisition import ACQUISITIONS, random_scores
+from querying.arrow_file import scored_file
 from querying.errors import DamagedError
 from querying.files import read_json, sha256, write_json, written
 from querying.labels import IGNORE, pseudo_label
@@ -162,16 +163,15 @@ def _intact(done: Path) -> bool:
 
 
 def read_scores(path: Path, num_regions: int) -> tuple[list[str], np.ndarray]:
-    """Image ids and scores float32 (N, R) with -inf where a cell is not eligible.  ValueError names a NaN or a
-    wrong number of regions."""
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all()
-        ids = table["image_id"].to_pylist()
-        flat = table["score"].combine_chunks().flatten()
-        if len(flat) != len(ids) * num_regions:
-            raise ValueError(f"{path}: {len(flat)} scores for {len(ids)} images of {num_regions} regions")
-        eligible = flat.is_valid().to_numpy(zero_copy_only=False)
-        score_NR = flat.fill_null(0.0).to_numpy().reshape(len(ids), num_regions).copy()
+    """Image ids and scores float32 (N, R) with -inf where a cell is not eligible.  DamagedError where the file is not
+    what was written; ValueError names a NaN or a wrong number of regions."""
+    table = scored_file(path, REGION_SCORES).table()
+    ids = table["image_id"].to_pylist()
+    flat = table["score"].combine_chunks().flatten()
+    if len(flat) != len(ids) * num_regions:
+        raise ValueError(f"{path}: {len(flat)} scores for {len(ids)} images of {num_regions} regions")
+    eligible = flat.is_valid().to_numpy(zero_copy_only=False)
+    score_NR = flat.fill_null(0.0).to_numpy().reshape(len(ids), num_regions).copy()
     score_NR[~eligible.reshape(score_NR.shape)] = -np.inf
     if np.isnan(score_NR).any():
         raise ValueError(f"{path}: image {ids[int(np.isnan(score_NR).any(axis=1).argmax())]}: the score is NaN")

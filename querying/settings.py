@@ -1,14 +1,26 @@
 """Validated settings of the query.  Imports nothing heavy: a wrong key must be found before torch is loaded."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Settings(BaseModel):
     """Frozen, complete, and strict about names: a misspelt key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python would take true for 1, and 1 for true."""
+        wants_bool = cls.model_fields[info.field_name or ""].annotation is bool
+        given = value if isinstance(value, (list, tuple)) else [value]
+        if not wants_bool and any(isinstance(one, bool) for one in given):
+            raise ValueError("true and false are no values of this key")
+        if wants_bool and isinstance(value, (int, float)) and not isinstance(value, bool):
+            raise ValueError("expected true or false")
+        return value
 
 
 class QuerySettings(Settings):

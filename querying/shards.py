@@ -9,9 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from querying.codecs import ENCODINGS, UInt8, decode_image, decode_label, encode_image, encode_label
+from querying.arrow_file import ArrowFile
+from querying.codecs import ENCODINGS, UNREADABLE, UInt8, decode_image, decode_label, encode_image, encode_label
 from querying.errors import DamagedError
 from querying.files import sha256
 from querying.index import DataIndex, Shard
@@ -38,65 +37,36 @@ BATCH_ROWS = 8
 _OPEN_SHARDS = 32
 
 
-_intact: set[tuple[str, int, int, str]] = set()
-"""Path, size, time of change and hash of the shard files that this process has hashed already."""
-
-
-class _Reader:
-    """One memory-mapped shard file; DamagedError, naming it, when it is not what was written.
-
-    It is hashed before it is mapped, once in a process: Arrow would follow an altered offset out of the file.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema, digest: str) -> None:
-        self.path = path
-        status = path.stat() if path.exists() else None
-        if status is None:
-            raise DamagedError(f"{path}: does not exist")
-        key = (str(path), status.st_size, status.st_mtime_ns, digest)
-        if key not in _intact:
-            if sha256(path) != digest:
-                raise DamagedError(f"{path}: differs from what was ingested")
-            _intact.add(key)
-        self._file = self._guard(lambda: pa.ipc.open_file(pa.memory_map(str(path))))
-        if not self._file.schema.equals(schema):
-            raise DamagedError(f"{path}: its columns are {', '.join(self._file.schema.names)}")
-
-    def batch(self, number: int) -> Any:
-        return self._guard(lambda: self._file.get_batch(number))
-
-    def batches(self) -> Iterator[Any]:
-        return map(self.batch, range(self._file.num_record_batches))
-
-    def _guard(self, read: Callable[[], Any]) -> Any:
-        try:
-            return read()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DamagedError(f"{self.path}: not a readable shard: {error}") from error
-
-
-def _rows(reader: _Reader, column: str, ids: Collection[str] | None) -> Iterator[tuple[str, Any]]:
-    for batch in reader.batches():
+def _rows(file: ArrowFile, column: str, ids: Collection[str] | None) -> Iterator[tuple[str, Any]]:
+    for batch in file.batches():
         for image_id, cell in zip(batch.column("image_id").to_pylist(), batch.column(column), strict=True):
             if ids is None or image_id in ids:
                 yield image_id, cell.as_buffer()
 
 
-def _images(root: Path, shard: Shard) -> _Reader:
-    return _Reader(root / shard.images, IMAGE, shard.images_sha256)
+def _images(root: Path, shard: Shard) -> ArrowFile:
+    return ArrowFile(root / shard.images, IMAGE, shard.images_sha256)
 
 
 def read_images(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8]]:
     """(image_id, read-only pixels (H, W, 3)) in the shard's order, of all images or of those in `ids`."""
-    for image_id, data in _rows(_images(root, shard), "image", ids):
-        yield image_id, decode_image(memoryview(data))
+    file = _images(root, shard)
+    for image_id, data in _rows(file, "image", ids):
+        yield image_id, _decoded(decode_image, data, file, image_id)
 
 
 def read_truth(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8 | None]]:
     """(image_id, labels (H, W) or None) in the shard's order, of all images or of those in `ids`."""
-    reader = _Reader(root / shard.truth, TRUTH, shard.truth_sha256)
-    for image_id, data in _rows(reader, "mask", ids):
-        yield image_id, None if data is None else decode_label(memoryview(data))
+    file = ArrowFile(root / shard.truth, TRUTH, shard.truth_sha256)
+    for image_id, data in _rows(file, "mask", ids):
+        yield image_id, None if data is None else _decoded(decode_label, data, file, image_id)
+
+
+def _decoded(decode: Callable[[memoryview], UInt8], data: Any, file: ArrowFile, image_id: str) -> UInt8:
+    try:
+        return decode(memoryview(data))
+    except UNREADABLE as error:
+        raise DamagedError(f"{file.path}: image {image_id} can not be decoded: {error}") from error
 
 
 def image_ids(root: Path, shard: Shard) -> list[str]:
@@ -114,7 +84,7 @@ class ImageStore:
     def __init__(self, index: DataIndex, split: str) -> None:
         self._root, self._shards = index.root, index.shards(split)
         self._starts = list(accumulate((shard.rows for shard in self._shards), initial=0))
-        self._readers: dict[int, _Reader] = {}
+        self._readers: dict[int, ArrowFile] = {}
         self._lock = threading.Lock()
         ids = [image_id for shard in self._shards for image_id in image_ids(self._root, shard)]
         self._position = {image_id: position for position, image_id in enumerate(ids)}
@@ -131,10 +101,11 @@ class ImageStore:
         number = bisect_right(self._starts, position) - 1
         batch, row = divmod(position - self._starts[number], BATCH_ROWS)
         with self._lock:
-            data = self._reader(number).batch(batch).column("image")[row].as_buffer()
-        return decode_image(memoryview(data))
+            file = self._reader(number)
+            data = file.batch(batch).column("image")[row].as_buffer()
+        return _decoded(decode_image, data, file, image_id)
 
-    def _reader(self, number: int) -> _Reader:
+    def _reader(self, number: int) -> ArrowFile:
         if number not in self._readers:
             while len(self._readers) >= _OPEN_SHARDS:  # the first opened; a process may have only so many files open
                 del self._readers[next(iter(self._readers))]

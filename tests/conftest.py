@@ -3,8 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)  # the tests' networks are tiny; two threads would only wait for each other
+
+# `pytest --hypothesis-profile=fuzz tests/inputs/test_fuzz.py`: some 1,000 cases for every loader instead of 25.
+settings.register_profile("fuzz", max_examples=4000, deadline=None)
 
 
 @pytest.fixture(scope="session")

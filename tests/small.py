@@ -12,7 +12,7 @@ from orchestrator.layout import RunLayout
 from orchestrator.local_backend import LocalBackend
 from orchestrator.loop import run
 from orchestrator.progress import SilentProgress
-from orchestrator.tracking import NoMirror, Record
+from orchestrator.record import NoMirror, Record
 from querying.shards import DataIndex
 
 SMALL = [

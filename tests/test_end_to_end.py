@@ -90,10 +90,7 @@ def test_running_again_changes_nothing(undisturbed, toy_data):
     "place",
     [
         "step-00000002:renamed",  # in training, after the first epoch's state
-        "cycle-000/checkpoint:sealed",  # everything of the checkpoint is written, its folder is not renamed
         "shard-00002.json:renamed",  # in scoring, between two shards
-        "cycle-000/scores:published",  # before the selection
-        "cycle-001.json:renamed",  # the query is published, the ledger's chain goes on, its file is not renamed
     ],
 )
 def test_a_killed_driver_continues_to_the_same_end(undisturbed, toy_data, tmp_path, place):
@@ -165,6 +162,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(toy_da
         small_run(toy_data.root, tmp_path, "train.lr=1e30")
     assert not (tmp_path / "cycle-000" / "checkpoint").exists()
     assert (tmp_path / "ledger" / "cycle-000.parquet").exists()
+
+
+def test_weights_that_are_not_finite_are_never_published(toy_data, tmp_path):
+    """One step: its loss is of the weights before it."""
+    with pytest.raises(FloatingPointError, match=r"after the last step: weight \S+ is not finite"):
+        small_run(toy_data.root, tmp_path, "train.lr=1e30", "train.epochs=1", "train.steps_per_epoch=1")
+    assert not (tmp_path / "cycle-000" / "checkpoint").exists()
+
+
+def test_a_clock_that_jumps_back_a_day_changes_nothing(undisturbed, toy_data, tmp_path, monkeypatch):
+    """Stopped in mid-training; all that was written is from tomorrow then, what is older from the day after."""
+    from training.job import _Heartbeat
+
+    steps = []
+
+    def stopped(self, step, loss):
+        steps.append(step)
+        if steps == [1, 2, 3, 4, 5]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Heartbeat, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(toy_data.root, tmp_path)
+    now = time.time()
+    states = sorted(tmp_path.glob("cycle-000/training/states/step-*"))
+    assert len(states) == 2
+    for path in tmp_path.rglob("*"):
+        later = 86400 * (2 if states[0] in (path, *path.parents) else 1)
+        os.utime(path, (now + later, now + later))
+    monkeypatch.setattr(time, "time", lambda: now - 86400)
+    small_run(toy_data.root, tmp_path)
+    assert steps[5] == 5, "not continued from the newest state by number"
+    assert_same(tmp_path, undisturbed)
 
 
 @pytest.mark.ray

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from querying.errors import DamagedError
 from querying.failpoints import failpoint
-from querying.files import read_json, sha256, sync, write_json, written
+from querying.files import make_folder, read_json, sha256, sync, write_json, written
 from training.loop import Progress
 
 LOG = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class TrainingStates:
             return
         folder = self.root / f"step-{progress.step:08d}"
         staging = self.root / f".tmp-{os.getpid()}-{folder.name}"
-        staging.mkdir(parents=True)
+        make_folder(staging)
         tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
         for name, parameter in model.named_parameters():
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
@@ -97,4 +97,7 @@ class TrainingStates:
 
 def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with written(path) as staged:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staged)
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, staged)
+        except SafetensorError as error:  # what a full disk is to this library
+            raise OSError(f"{path}: can not be written: {error}") from None

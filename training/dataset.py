@@ -14,10 +14,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from querying.arrow_file import scored_file
 from querying.errors import UserError
 from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
+from querying.schemas import PSEUDO_LABELS
 from querying.shards import DataIndex, ImageStore, decode_label, encode_label
 from training.augment import strong, weak
 from training.batch import Batch
@@ -154,6 +156,6 @@ def _pseudo_labels(folder: Path) -> dict[str, pa.BinaryScalar]:
     """Image id -> PNG bytes, left in the mapped files until they are read."""
     labels: dict[str, pa.BinaryScalar] = {}
     for path in sorted(folder.glob("pseudo-*.arrow")):
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = scored_file(path, PSEUDO_LABELS).table()
         labels.update(zip(table["image_id"].to_pylist(), table["label"], strict=True))
     return labels

@@ -61,6 +61,11 @@ class TrainJob:
     """Receives `model.safetensors` and `meta.json`."""
 
 
+def device_name(use_gpu: bool) -> str:
+    """What computes, as far as it decides the last bits: `cuda`, or `cpu` and its instructions."""
+    return "cuda" if use_gpu else f"cpu {torch.backends.cpu.get_cpu_capability()}"
+
+
 def _identity(value: Tensor) -> Tensor:
     return value
 
@@ -159,6 +164,9 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         save=save,
     )
     if worker.rank == 0:
+        for name, tensor in method.state_dict().items():  # a loss sees the weights of the step before it
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"after the last step: weight {name} is not finite")
         save_model(job.out, method.deployed().state_dict(), _meta(job, index, data, progress.history))
 
 

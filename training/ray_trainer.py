@@ -9,8 +9,9 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -23,23 +24,28 @@ def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
     """Train `job` on `job.train.workers` workers; `job.out` holds the result.
 
     Workers resume from our own epoch checkpoints, so Ray's are not used and every attempt gets a fresh `name`.
-    A loss that is not finite is a FloatingPointError here; lost workers beyond `max_failures` an
-    InfrastructureError.
+    A loss that is not finite is a FloatingPointError here; lost workers beyond `max_failures`, or a cluster that has
+    become too small, an InfrastructureError.
     """
     # The controller polls its workers every 2 s by default, which each report would wait for.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    # It would wait for a node that does not come back for ever: so long, once more for each of max_failures.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.train.timeout)
     loop: Any = _worker  # Ray annotates loops as returning nothing, and hands on what rank 0 returns
     trainer = TorchTrainer(
         loop,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=job.train.timeout),
         scaling_config=ScalingConfig(
             num_workers=job.train.workers, use_gpu=use_gpu, resources_per_worker=_resources(job, use_gpu)
         ),
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=job.train.max_failures),
+            failure_config=FailureConfig(
+                max_failures=job.train.max_failures, controller_failure_limit=job.train.max_failures
+            ),
         ),
     )
     try:

@@ -62,6 +62,8 @@ def read_classes(path: Path) -> tuple[list[str], Palette, bool]:
         if match is None:
             continue
         name, *rgb = match.groups()
+        if not name.isprintable():
+            raise UserError(f"{path}: line {number}: class {name!r} has characters that can not be printed")
         if name in names:
             raise UserError(f"{path}: line {number}: class {name!r} is there twice")
         names.append(name)

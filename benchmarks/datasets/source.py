@@ -85,7 +85,11 @@ class RawDataset:
 
 def draw(names: Sequence[str], count: int, seed: int) -> set[str]:
     """`count` of the names, by the hash of seed and name: the same on every machine and in every order."""
-    return set(sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())[:count])
+
+    def key(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogateescape")).digest()
+
+    return set(sorted(names, key=key)[:count])
 
 
 def files_by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

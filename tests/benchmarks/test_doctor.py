@@ -141,6 +141,21 @@ def test_a_class_that_a_split_lacks_is_a_warning_with_its_consequence(data):
     assert any(line.startswith("split train: 2 images without a mask") for line in found)
 
 
+def test_the_same_pixels_in_two_splits_or_twice_in_one_are_told_with_both_names(data, capsys):
+    """Ingest compares files; a picture that was saved anew is found here."""
+    rows = {}
+    rewrite(data, "images/train-00000.arrow", lambda found: rows.update(train=found[0]["image"]))
+    rewrite(data, "images/train-00001.arrow", lambda found: found[2].update(image=rows["train"]))
+    rewrite(data, "images/test-00000.arrow", lambda found: found[1].update(image=rows["train"]))
+    doctor_command(data)
+    warned = [line for line in capsys.readouterr().out.splitlines() if "pixel for pixel" in line]
+    assert warned == [
+        "warning: split train: 1 images are, pixel for pixel, another one of train: train_00007 = train_00000",
+        "warning: split test: 1 images are, pixel for pixel, one of train, so that mIoU is too high:"
+        " test_00001 = train_00000",
+    ]
+
+
 def test_versions_compare_as_numbers():
     assert numbers("2.15.0+cpu") == (2, 15, 0)
     assert numbers("10.1rc1") > numbers("9.9")

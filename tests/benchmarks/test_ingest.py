@@ -13,6 +13,11 @@ from querying.errors import InfrastructureError, UserError
 from querying.shards import DataIndex, read_images, read_truth, verify
 
 HEIGHT, WIDTH = 12, 16
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def rgb(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
@@ -138,6 +143,36 @@ def test_bad_input_is_named_and_leaves_nothing_behind(tmp_path: Path, how: str) 
     with pytest.raises(UserError, match=message):
         ingest("camvid", src, tmp_path / "out", size=None)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_the_same_bytes_in_two_splits_are_taken_when_asked_for_and_the_first_pair_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    src = camvid_tree(tmp_path / "raw")
+    shutil.copy(src / "train/s_002.png", src / "val/s_010.png")
+    shutil.copy(src / "train/s_003.png", src / "test/s_021.png")
+    shutil.copy(src / "train/s_003.png", src / "train/s_004.png")  # within a split it is no leak
+    with pytest.raises(UserError, match=r"val/s_010\.png: .*train/s_002\.png of train; --allow-duplicates"):
+        ingest("camvid", src, tmp_path / "out", size=None)
+    index = ingest("camvid", src, tmp_path / "out", size=None, allow_duplicates=True)
+    assert index.num_images("val") == 2
+    assert "val/s_010.png: the val image is, byte for byte, " in caplog.text
+    assert "of train (and 1 more)" in caplog.text
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photograph_fits_its_upright_mask(tmp_path: Path, orientation: int) -> None:
+    """Pixels of image and mask that lie on each other in a viewer do so in the shards, whatever EXIF says."""
+    src = camvid_tree(tmp_path / "raw")
+    upright_HW = ids(5, list(range(11)))
+    undo = {5: 5, 6: 8, 7: 7, 8: 6}.get(orientation, orientation)
+    raw_HW = np.asarray(Image.fromarray(upright_HW).transpose(TURNS[undo])) if orientation > 1 else upright_HW
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.repeat(raw_HW[..., None], 3, 2)).save(src / "train/s_002.png", exif=exif)
+    save(src / "trainannot/s_002.png", upright_HW)
+    rows = images_and_masks(ingest("camvid", src, tmp_path / "out", size=None), "train")
+    np.testing.assert_array_equal(rows[2][1][..., 0], rows[2][2])  # type: ignore[arg-type]
 
 
 def test_the_same_call_again_does_nothing_and_any_other_is_refused(

@@ -2,7 +2,8 @@ import pytest
 import yaml
 
 from benchmarks.recipes import RECIPES, find, resolve
-from orchestrator.config import RunConfig, build, flat_keys, flatten, load_yaml, override, parse_yaml
+from orchestrator.config import RunConfig, build, flat_keys, flatten, load_yaml, override
+from orchestrator.strict_yaml import parse_yaml
 from querying.errors import UserError
 
 BASE = RunConfig(name="x", cycles=2)

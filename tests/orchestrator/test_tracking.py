@@ -1,58 +1,90 @@
-import json
+import os
+import shutil
 import socket
+import sqlite3
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from orchestrator.tracking import MlflowMirror, Record, check_uri, read_record
+from orchestrator import tracking
+from orchestrator.record import Record, read_record
+from orchestrator.tracking import MlflowMirror
+from orchestrator.tracking_uri import check_uri
 from querying.errors import UserError
 from querying.files import read_json, write_json
 from tests.small import small_config
 
 DATA = {"name": "toy", "digest": "a" * 64, "root": "somewhere"}
+ROOT = Path(__file__).parents[2]
 
 
 def row(cycle, stage="evaluate", **values):
     return {"run": "main", "cycle": cycle, "stage": stage, **values}
 
 
-def test_a_row_is_recorded_once_even_by_a_resumed_driver(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    Record(path).log(row(0, miou=0.5))
-    record = Record(path)
-    record.log(row(0, miou=0.5))
-    record.log(row(1, miou=0.6))
-    assert [r["miou"] for r in read_record(path)] == [0.5, 0.6]
+@pytest.fixture
+def run(tmp_path):
+    """A run folder whose record holds a training and an evaluation."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    record = Record(folder / "metrics.jsonl")
+    record.log(row(0, "train", epoch=0, **{"train/loss": 2.0}))
+    record.log(row(0, miou=0.5, labelled_fraction=0.1))
+    return folder
 
 
-def test_a_torn_last_line_is_dropped_and_the_file_stays_whole(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    Record(path).log(row(0, miou=0.5))
-    with path.open("a") as file:
-        file.write('{"run": "main", "cyc')
-    assert len(list(read_record(path))) == 1
-    Record(path).log(row(1, miou=0.6))
-    assert [json.loads(line)["cycle"] for line in path.read_text().splitlines()] == [0, 1]
+EXPECTED = {
+    "run": [("labelled_fraction", 1000, 0.1), ("miou", 1000, 0.5)],  # the step is the label axis, in 0.01 %
+    "run/main/0": [("labelled_fraction", 0, 0.1), ("miou", 0, 0.5), ("train/loss", 0, 2.0)],
+}
 
 
-def test_a_number_that_is_not_finite_never_reaches_the_record(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        Record(tmp_path / "metrics.jsonl").log(row(0, miou=float("nan")))
+def points(uri):
+    """Every point that MLflow holds, by run; no (key, step) may be there twice."""
+    from mlflow import MlflowClient
+
+    client, found = MlflowClient(uri), {}
+    [experiment] = [e for e in client.search_experiments() if e.name == "toy_s4al_plus"]
+    for one in client.search_runs([experiment.experiment_id]):
+        history = [m for key in one.data.metrics for m in client.get_metric_history(one.info.run_id, key)]
+        assert one.info.run_name not in found, "two runs for one cycle"
+        found[one.info.run_name] = sorted((m.key, m.step, m.value) for m in history)
+        assert len({point[:2] for point in found[one.info.run_name]}) == len(history), "conflicting points"
+    return found
+
+
+def sqlite(tmp_path):
+    return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    """A database with MLflow's tables: making them takes a second or two."""
+    from mlflow import MlflowClient
+
+    folder = tmp_path_factory.mktemp("empty")
+    MlflowClient(sqlite(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def uri(empty, tmp_path):
+    shutil.copy(empty, tmp_path)
+    return sqlite(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_gets_one_parent_one_child_per_cycle_and_nothing_twice(tmp_path):
+def test_mlflow_gets_one_parent_one_child_per_cycle_and_nothing_twice(run, uri):
     from mlflow import MlflowClient
 
-    run, uri = tmp_path / "run", f"sqlite:///{tmp_path}/mlflow.db"
-    run.mkdir()
-    record = Record(run / "metrics.jsonl")
-    record.log(row(0, "train", epoch=0, **{"train/loss": 2.0}))
-    record.log(row(0, miou=0.5, labelled_fraction=0.1))
-    MlflowMirror(run, small_config(), DATA, uri).sync()
+    MlflowMirror(run, small_config(), DATA, uri).copy()
     state = read_json(run / "mlflow.json")
     write_json(run / "mlflow.json", {**state, "children": {}, "rows": 1})  # killed before it was written
-    record.log(row(1, miou=0.6, labelled_fraction=0.121))
+    Record(run / "metrics.jsonl").log(row(1, miou=0.6, labelled_fraction=0.121))
     mirror = MlflowMirror(run, small_config(), DATA, uri)
     mirror.sync()
     mirror.finish(None, None)
@@ -65,27 +97,217 @@ def test_mlflow_gets_one_parent_one_child_per_cycle_and_nothing_twice(tmp_path):
     assert len(children) == 2
     assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}
     assert {r.info.status for r in runs} == {"FINISHED"}
-    curve = client.get_metric_history(parent.info.run_id, "miou")
-    assert sorted((m.step, m.value) for m in curve) == [
-        (1000, 0.5),
-        (1210, 0.6),
-    ]  # the step is the label axis, in 0.01 %
+    assert points(uri)["run"] == sorted([*EXPECTED["run"], ("labelled_fraction", 1210, 0.121), ("miou", 1210, 0.6)])
     assert parent.data.params["query.threshold"] == "0.7"
     assert parent.inputs.dataset_inputs[0].dataset.digest == "a" * 36
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_dead_server_costs_seconds_and_nothing_is_lost(tmp_path, caplog):
+@pytest.mark.parametrize("lost", ["one write", "every write", "the file"])
+def test_killed_between_the_copy_and_its_note_nothing_is_there_twice(run, uri, monkeypatch, lost):
+    write = tracking.write_json
+
+    def killed(path, state):
+        if lost == "every write" or state["rows"]:
+            raise KeyboardInterrupt
+        write(path, state)
+
+    mirror = MlflowMirror(run, small_config(), DATA, uri)
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            mirror.copy()
+    if lost == "the file":
+        (run / "mlflow.json").unlink()
+    MlflowMirror(run, small_config("train.threads=2"), DATA, uri).copy()  # a parameter that has drifted since
+    assert points(uri) == EXPECTED
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_new_run_in_an_old_place_is_another_run_to_mlflow(run, uri):
+    MlflowMirror(run, small_config(), DATA, uri, "first").copy()
+    (run / "mlflow.json").unlink()
+    MlflowMirror(run, small_config(), DATA, uri, "second").copy()
+    with pytest.raises(AssertionError, match="two runs"):
+        points(uri)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_twin_that_a_lost_answer_has_left_is_removed(run, uri):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    MlflowMirror(run, small_config(), DATA, uri).copy()
+    parent = client.get_run(read_json(run / "mlflow.json")["parent"])
+    client.create_run(parent.info.experiment_id, tags={"s4al.key": parent.data.tags["s4al.key"]}, run_name="run")
+    (run / "mlflow.json").unlink()
+    MlflowMirror(run, small_config(), DATA, uri).copy()
+    assert points(uri) == EXPECTED
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_result_that_was_made_again_is_the_newer_point_at_its_step(run, uri, monkeypatch):
+    from mlflow import MlflowClient
+
+    record, now = Record(run / "metrics.jsonl"), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 9)
+    record.log(row(1, miou=0.6, **{"from": "aa", "labelled_fraction": 0.2}))
+    MlflowMirror(run, small_config(), DATA, uri).copy()
+    monkeypatch.setattr(time, "time", lambda: now + 99)
+    record.log(row(1, miou=0.4, **{"from": "bb", "labelled_fraction": 0.2}))
+    MlflowMirror(run, small_config(), DATA, uri).copy()
+    state = read_json(run / "mlflow.json")
+    for run_id in (state["parent"], state["children"]["main/1"]):
+        assert MlflowClient(uri).get_run(run_id).data.metrics["miou"] == 0.4
+
+
+class Server:
+    """MLflow's own application, which can be slow, fail before it acts, or fail to answer after it has acted."""
+
+    def __init__(self, database):
+        from mlflow.server import app, handlers
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Silent(WSGIRequestHandler):
+            def log(self, *_):
+                pass
+
+        self.app, self.mode, self.go_on, self.requests = app, "well", threading.Event(), 0
+        self.lost = []
+        handlers.initialize_backend_stores(f"sqlite:///{database}", default_artifact_root=str(Path(database).parent))
+        self.server = make_server("127.0.0.1", 0, self.answer, threaded=True, request_handler=Silent)
+        self.uri = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def answer(self, environ, start):
+        self.requests += 1
+        if self.mode == "slow":
+            self.go_on.wait(30)
+        lost = self.mode == "loses answers" and environ["PATH_INFO"].endswith(("/create", "/log-batch"))
+        if self.mode == "fails" or lost:
+            if lost:
+                self.lost.append(environ["PATH_INFO"])
+                b"".join(self.app(environ, lambda *_: None))
+            start("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"broken"]
+        return self.app(environ, start)
+
+
+@pytest.fixture(scope="module")
+def server(empty, tmp_path_factory):
+    server = Server(shutil.copy(empty, tmp_path_factory.mktemp("server")))
+    yield server
+    server.server.shutdown()
+    server.server.server_close()
+
+
+def at_once(action):
+    started = time.monotonic()
+    action()
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_server_that_never_comes_costs_nothing_and_the_rows_stay(run, caplog):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    record = Record(tmp_path / "metrics.jsonl")
-    record.log(row(0, miou=0.5, labelled_fraction=0.1))
-    started = time.monotonic()
-    MlflowMirror(tmp_path, small_config(), DATA, uri).sync()
-    assert time.monotonic() - started < 30
+    mirror = MlflowMirror(run, small_config(), DATA, uri)
+    at_once(mirror.sync)
+    at_once(lambda: mirror.finish(None, None))
+    assert "the run goes on; the same command copies the rest" in caplog.text
+    assert len(list(read_record(run / "metrics.jsonl"))) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_server_that_is_slow_fails_or_loses_its_answers_costs_nothing_and_gets_everything_later(
+    run, server, monkeypatch, caplog
+):
+    monkeypatch.setattr(tracking, "FINAL_WAIT_S", 0.5)
+    server.mode = "slow"
+    mirror = MlflowMirror(run, small_config(), DATA, server.uri)
+    for _ in range(3):
+        at_once(mirror.sync)
+    at_once(lambda: mirror.finish(None, None))
+    assert "0 of 2 rows copied, not waiting longer: the same command copies the rest" in caplog.text
+    server.mode = "fails"
+    server.go_on.set()
+    mirror._thread.join(60)
     assert "the run goes on" in caplog.text
-    assert len(list(read_record(tmp_path / "metrics.jsonl"))) == 1
+
+    # Every request that changes something is acted on and not heard of: each attempt gets one further.
+    monkeypatch.setattr(tracking, "FINAL_WAIT_S", 60)
+    server.mode = "loses answers"
+    for _ in range(7):
+        MlflowMirror(run, small_config(), DATA, server.uri).finish(None, None)
+    assert {path.split("mlflow/")[1] for path in server.lost} == {"experiments/create", "runs/create", "runs/log-batch"}
+    server.mode = "well"
+    Record(run / "metrics.jsonl").log(row(1, miou=0.6, labelled_fraction=0.121))
+    mirror = MlflowMirror(run, small_config(), DATA, server.uri)
+    before = server.requests
+    mirror.copy()
+    assert server.requests - before < 20, "rows are not copied in batches"
+    found = points(server.uri)
+    assert found["run/main/0"] == EXPECTED["run/main/0"]
+    assert len(found) == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_locked_database_costs_nothing_and_gets_everything_later(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "FINAL_WAIT_S", 0.5)
+    lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    mirror = MlflowMirror(run, small_config(), DATA, sqlite(tmp_path))
+    at_once(mirror.sync)
+    at_once(lambda: mirror.finish(None, None))
+    assert "0 of 2 rows copied" in caplog.text
+    lock.execute("ROLLBACK")
+    lock.close()
+    mirror._thread.join(60)
+    assert points(sqlite(tmp_path)) == EXPECTED
+
+
+TOGETHER = """
+import sys, time
+from pathlib import Path
+import mlflow
+from benchmarks.recipes import find
+from orchestrator.tracking import MlflowMirror
+run, uri = Path(sys.argv[1]), sys.argv[2]
+data = {"name": "toy", "digest": "a" * 64, "root": "somewhere"}
+mirror = MlflowMirror(run, find("toy_s4al_plus"), data, uri)
+(run / "ready").touch()
+while not (run.parent / "go").exists():
+    time.sleep(0.01)
+mirror.copy()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_four_processes_share_a_database_that_none_has_made_yet(run, tmp_path):
+    runs = [tmp_path / f"run{number}" for number in range(4)]
+    for one in runs:
+        one.mkdir()
+        (one / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+    command = [sys.executable, "-W", "ignore", "-c", TOGETHER]
+    processes = [
+        subprocess.Popen([*command, str(one), sqlite(tmp_path)], cwd=ROOT, env=os.environ, stderr=subprocess.PIPE)
+        for one in runs
+    ]
+    deadline = time.monotonic() + 120
+    while not all((one / "ready").exists() for one in runs):
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.05)
+    (tmp_path / "go").touch()
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    expected = {}
+    for one in runs:
+        expected |= {name.replace("run", one.name, 1): found for name, found in EXPECTED.items()}
+    assert points(sqlite(tmp_path)) == expected
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:./mlruns", "ftp://host"])

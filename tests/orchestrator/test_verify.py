@@ -1,5 +1,6 @@
 """Every byte of a run: altered, cut or missing, it is named."""
 
+import json
 import shutil
 
 import numpy as np
@@ -8,9 +9,10 @@ from safetensors.torch import save_file
 
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import seal
+from orchestrator.record import latest
 from orchestrator.verify import audit_run, exported_from
-from querying.files import write_json
-from tests.faults.harness import same_values
+from querying.files import read_json, sealed, write_json
+from tests.faults.flips import same_values
 from tests.small import small_run
 from training.model import build_model
 from training.settings import ModelSettings
@@ -130,3 +132,37 @@ def test_an_exported_model_belongs_to_its_checkpoint(tmp_path):
     assert f"{tmp_path / 'model.onnx'}: differs from what was exported" in list(audit_run(RunLayout(tmp_path)))
     (tmp_path / "model.onnx").unlink()
     assert f"{tmp_path / 'model.onnx'}: does not exist" in list(audit_run(RunLayout(tmp_path)))
+
+
+def test_a_record_of_a_stage_that_was_made_again_with_another_result_follows_it(toy_data, run):
+    """As on a GPU, where nothing is bit for bit: here with another rate."""
+    old, counts = latest(run.metrics), run.evaluation(1) / "confusion.json"
+    before = read_json(counts)
+    shutil.rmtree(run.checkpoint(1))
+    small_run(toy_data.root, run.root, "reference=true", "train.epochs=1", "train.lr=0.5")
+    assert list(audit_run(run)) == []
+    new = latest(run.metrics)
+    history = read_json(run.checkpoint(1) / "meta.json")["history"]
+    trained = [
+        {k: row[k] for k in history[0]}
+        for row in new
+        if (row["run"], row["cycle"], row["stage"]) == ("main", 1, "train")
+    ]
+    assert trained == history
+    assert len(new) == len(old)
+    changed = [(a["run"], a["cycle"], a["stage"]) for a, b in zip(old, new, strict=True) if a != b]
+    # So small a network may say the same with other weights; then there is nothing new to record.
+    expected = [("main", 1, "train"), ("main", 1, "evaluate")][: 1 + (read_json(counts) != before)]
+    assert changed == expected
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    run.metrics.write_text(
+        "".join(sealed({k: v for k, v in row.items() if k != "seal"}) + "\n" for row in lines[: -len(expected)])
+    )
+    [found] = audit_run(run)
+    assert f"{len(expected)} rows are missing or of another result, the first: run main, cycle 1" in found
+
+
+def test_a_ledger_and_a_query_that_do_not_belong_together_are_named(run):
+    note = read_json(run.ledger / "cycle-001.json")
+    write_json(run.ledger / "cycle-001.json", {**note, "query": "0" * 64})
+    assert list(audit_run(run)) == [f"{run.ledger}/cycle-001.parquet: answers another query than {run.query(0)}"]

@@ -6,8 +6,11 @@ import pyarrow as pa
 import pytest
 import torch
 
+from querying.errors import InfrastructureError
+from querying.files import sha256, write_json
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
+from querying.schemas import REGION_SCORES
 from querying.scorer import ScoreTask, ShardScorer, read_scores
 from querying.shards import decode_label, image_ids
 
@@ -109,12 +112,11 @@ def test_scores_do_not_depend_on_the_batch_size_and_finished_shards_are_kept(toy
 
 
 def test_a_nan_in_a_score_file_is_an_error_that_names_the_image(tmp_path):
-    table = pa.table(
-        {"image_id": ["a", "b"], "score": pa.array([[0.1, None], [0.2, math.nan]], pa.list_(pa.float32()))}
-    )
+    table = pa.table({"image_id": ["a", "b"], "score": [[0.1, None], [0.2, math.nan]]}, schema=REGION_SCORES)
     path = tmp_path / "regions-00000.arrow"
     with pa.ipc.new_file(path, table.schema) as writer:
         writer.write_table(table)
+    write_json(tmp_path / "shard-00000.json", {path.name: sha256(path)})
     with pytest.raises(ValueError, match="image b: the score is NaN"):
         read_scores(path, 2)
     with pytest.raises(ValueError, match="4 scores for 2 images of 3 regions"):
@@ -172,6 +174,26 @@ def test_the_pool_returns_every_item_once_even_when_an_actor_dies(local_ray, tmp
     assert sorted(map_unordered(make, "double", range(5), actors=2)) == [0, 2, 4, 6, 8]
     with pytest.raises(FloatingPointError, match="image x: boom"):
         list(map_unordered(Failing, "double", range(3), actors=2))
+
+
+class Named(Suicidal):
+    def double(self, x):
+        import os
+
+        return super().double(x), os.getpid()
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_lost_actor_is_not_replaced_where_the_cluster_has_no_room_left(local_ray, tmp_path):
+    """A node is gone: a new actor would wait for it for ever, and its item with it."""
+    from querying.ray_scorers import map_unordered
+
+    found = list(map_unordered(partial(Named, tmp_path / "1"), "double", range(5), actors=2, slots=lambda: 1))
+    assert sorted(doubled for doubled, _ in found) == [0, 2, 4, 6, 8]
+    assert len({pid for _, pid in found}) == 1
+    with pytest.raises(InfrastructureError, match="no room left for a scorer"):
+        list(map_unordered(partial(Named, tmp_path / "0"), "double", range(5), actors=2, slots=lambda: 0))
 
 
 @pytest.mark.ray

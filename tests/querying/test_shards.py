@@ -183,6 +183,8 @@ def test_the_index_survives_a_round_trip_and_its_digest_is_that_of_its_bytes(tmp
         (lambda data: data.update(palette=[[1, 2]]), "not the index"),
         (lambda data: data.update(height="tall"), "not the index"),
         (lambda data: data["classes"].append("f"), "6 classes but 5"),
+        (lambda data: data["splits"]["train"][0].update(images="../x"), "'../x': a file in the folder"),
+        (lambda data: data["splits"]["train"][0].update(truth="/etc/passwd"), "'/etc/passwd': a file in the folder"),
     ],
 )
 def test_a_malformed_index_is_named_with_what_is_wrong(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -245,5 +247,5 @@ def test_a_truncated_shard_is_damage_that_names_the_file(tmp_path: Path, size: i
 def test_the_truth_in_place_of_the_images_is_damage(tmp_path: Path) -> None:
     index = build(tmp_path)
     (tmp_path / "truth/train-00000.arrow").replace(tmp_path / "images/train-00000.arrow")
-    with pytest.raises(DamagedError, match=r"images/train-00000\.arrow: differs from what was ingested"):
+    with pytest.raises(DamagedError, match=r"images/train-00000\.arrow: differs from what was written"):
         list(read_images(tmp_path, index.shards("train")[0]))

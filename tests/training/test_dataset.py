@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from querying.errors import UserError
+from querying.files import sha256, write_json
 from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
@@ -38,6 +39,7 @@ def parts(toy_data, tmp_path):
     rows = [{"image_id": i, "label": encode_label(pseudo), "coverage": 1.0} for i in ids[2:]]
     with pa.ipc.new_file(scores / "pseudo-00000.arrow", PSEUDO_LABELS) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=PSEUDO_LABELS))
+    write_json(scores / "shard-00000.json", {"pseudo-00000.arrow": sha256(scores / "pseudo-00000.arrow")})
     return ledger, scores, ids
 
 

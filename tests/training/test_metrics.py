@@ -84,3 +84,11 @@ def test_numbers_that_are_no_class_are_refused_by_name(predicted, true, message)
 def test_maps_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="differ"):
         Confusion.of(torch.zeros(1, 2, 3), torch.zeros(1, 3, 2), 2)
+
+
+def test_an_evaluation_of_a_network_that_gives_nan_stops(toy_data):
+    from training.evaluation import EvaluationTask, ShardEvaluator
+
+    evaluator = ShardEvaluator(lambda: lambda images, scale: torch.full((len(images), 6, 4, 4), torch.nan), 6, 4, 1)
+    with pytest.raises(FloatingPointError, match="the network's output is not finite"):
+        evaluator.evaluate_shard(EvaluationTask(toy_data.root, toy_data.shards("test")[0]))

@@ -1,0 +1,35 @@
+"""Where results are tracked: the address of an MLflow server, or a SQLite file beside the run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from querying.errors import UserError
+from querying.shown import redacted
+
+
+def default_uri(run: Path) -> str:
+    """A server from the environment, else a SQLite file beside the run."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+
+
+def check_uri(uri: str) -> None:
+    if not uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "databricks")):
+        raise UserError(f"--tracking {redacted(uri)!r}: expected sqlite:///FILE, an http(s) server, or none")
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """On SQLite, one process at a time: two that create the tables or the experiment at once would meet."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    path = Path(uri.removeprefix("sqlite:///").split("?")[0] + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,98 @@
+"""What an earlier version has stored is read; what a later one has stored is refused in one line, and kept.
+
+`tests/fixtures/run-N` are runs of the versions with schema number N (see `tests/fixtures/make_run.py`).
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tables import status_command
+from orchestrator.layout import RunLayout
+from orchestrator.manifest import digest, problems
+from orchestrator.provenance import drift_lines
+from orchestrator.recipe_file import read_recipe, write_recipe
+from orchestrator.record import Record, latest, read_record
+from orchestrator.tracking import MlflowMirror
+from querying.errors import UserError
+from querying.files import read_json, write_json
+from querying.ledger import Ledger
+from querying.shards import DataIndex
+from tests.small import small_config
+
+STORED = sorted(Path(__file__).parent.glob("fixtures/run-*"))
+
+
+@pytest.fixture
+def stored(tmp_path):
+    return Path(shutil.copytree(STORED[-1], tmp_path / "run"))
+
+
+@pytest.mark.parametrize("root", STORED, ids=lambda root: root.name)
+def test_a_stored_run_is_read_in_all_its_parts(root, tmp_path, capsys):
+    layout = RunLayout(shutil.copytree(root, tmp_path / "run"))
+    config, provenance = read_recipe(layout.recipe)
+    index = DataIndex.load(layout.root / "dataset", shards_too=False)
+    assert (config.name, provenance["data"]["sha256"]) == ("toy_s4al_plus", index.digest)
+    assert drift_lines(provenance) == []
+    ledger = Ledger(layout.ledger)
+    assert [ledger.problems(cycle) for cycle in (0, 1)] == [[], []]
+    assert ledger.spent(1).cells > ledger.spent(0).cells > 0
+    assert problems(layout.evaluation(1)) == problems(layout.query(0)) == []
+    assert ledger.answers(1) in (None, digest(layout.query(0), "*.parquet"))
+    assert problems(layout.checkpoint(0), {"labels": ledger.chain(0)}) == [
+        f"{layout.checkpoint(0)}/model.safetensors: does not exist"  # not stored: too large
+    ]
+    assert [(row["cycle"], row["stage"]) for row in latest(layout.metrics)] == [
+        (cycle, stage) for cycle in (0, 1) for stage in ("train", "evaluate")
+    ]
+    before = layout.metrics.read_bytes()
+    record = Record(layout.metrics)
+    for row in read_record(layout.metrics):
+        record.log(row)
+    assert layout.metrics.read_bytes() == before
+    assert MlflowMirror(layout.root, config, {}, "sqlite:///gone.db").state["rows"] == 4
+    status_command(layout.root)
+    assert f"{layout.root}: finished" in capsys.readouterr().out
+
+
+READERS = {
+    "cycle-000/evaluation/manifest.json": lambda root: problems(root / "cycle-000/evaluation"),
+    "dataset/index.json": lambda root: DataIndex.load(root / "dataset", shards_too=False),
+    "ledger/cycle-001.json": lambda root: Ledger(root / "ledger").problems(1),
+    "metrics.jsonl": lambda root: Record(root / "metrics.jsonl"),
+    "summary.json": status_command,
+    "recipe.yaml": lambda root: read_recipe(root / "recipe.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_of_a_later_version_is_named_with_both_numbers_and_kept(stored, name):
+    path = stored / name
+    if name == "recipe.yaml":
+        config, provenance = read_recipe(path)
+        write_recipe(path, config, {**provenance, "schema": 7})
+        text = path.read_text().rpartition("# seal: ")[0].replace("seed: 0", "seed: 0\nmood: sunny")  # a new key
+        path.write_text(f"{text}# seal: {hashlib.sha256(text.encode()).hexdigest()}\n")
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if "jsonl" in name else [read_json(path)]
+        for row in rows:
+            row.pop("seal", None)
+            write_json(path, {**row, "schema": 7})
+        path.write_text(json.dumps(json.loads(path.read_text())) + "\n")
+    before = sorted(file for file in stored.rglob("*"))
+    with pytest.raises(UserError, match=r"schema 7 is unknown, this version reads 1: use the version") as caught:
+        READERS[name](stored)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert sorted(file for file in stored.rglob("*")) == before, "set aside as if it were damaged"
+
+
+def test_the_note_on_mlflow_of_a_later_version_is_said_and_made_anew(stored, caplog):
+    write_json(stored / "mlflow.json", {**read_json(stored / "mlflow.json"), "schema": 7})
+    mirror = MlflowMirror(stored, small_config(), {}, "sqlite:///gone.db")
+    assert mirror.state["rows"] == 0
+    assert "mlflow.json: schema 7 is unknown, this version reads 1" in caplog.text
