@@ -9,7 +9,7 @@ ENVIRONMENT = {
     # Ray takes 127.0.0.1 for the machine's address, and then listens there alone, only where it believes that there
     # can be no second node; `_node_ip_address` is replaced by the address that others see (`resolve_ip_for_localhost`).
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",  # else it asks the cloud's metadata server where it runs, and reports
+    "RAY_USAGE_STATS_ENABLED": "0",  # else it reports to its makers after a minute
 }
 
 

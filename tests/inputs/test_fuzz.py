@@ -251,7 +251,7 @@ LOADERS = {
 }  # fmt: skip
 LENIENT = ("manifest", "record", "class list", "image list")
 """A manifest's problems are what its reader returns; a record may end before its last line; lists are the user's."""
-memory_map = pa.memory_map
+memory_map, read_table = pa.memory_map, pq.read_table
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -265,6 +265,7 @@ def test_files_of_runs_and_data_sets(folder_of_everything, monkeypatch, name, op
     arrow_file._intact.clear()  # two writes within a tick of the clock look like one file to it
     opened = []
     monkeypatch.setattr(pa, "memory_map", lambda name: opened.append(name) or memory_map(name))
+    monkeypatch.setattr(pq, "read_table", lambda name, **more: opened.append(str(name)) or read_table(name, **more))
     path.write_bytes(mutated(valid, operations))
     try:
         changed = path.read_bytes() != valid

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.images import read_mask
+from benchmarks.images import check_image, read_mask, read_rgb
+from querying.errors import UserError
 from tests.benchmarks.test_images import IDS_HW, png
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,14 @@ def test_a_bomb_takes_neither_memory_nor_time(tmp_path):
         assert float(seconds) < 1, name
         assert all(name in line for line in said)
         assert len(said) == 3 or name in ("itxt.png", "ztxt.png", "icc.png")
+
+
+def test_a_png_without_pixels_is_refused_by_name(tmp_path):
+    header = struct.pack(">IIBBBBB", 16, 16, 8, 2, 0, 0, 0)
+    (tmp_path / "bare.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IEND", b""))
+    for read in (check_image, read_rgb):
+        with pytest.raises(UserError, match=r"bare\.png: damaged"):
+            read(tmp_path / "bare.png")
 
 
 def interlaced():

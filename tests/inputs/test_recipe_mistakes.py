@@ -212,6 +212,12 @@ def test_a_hostile_file_is_refused_in_one_line_and_in_time(tmp_path, what):
     assert len(str(caught.value)) < 500
 
 
+def test_nesting_is_bounded_before_the_parser_recurses():
+    assert parse_yaml("[" * 20 + "]" * 20, "x") is not None
+    with pytest.raises(UserError, match="nested too deeply"):
+        parse_yaml("[" * 30 + "]" * 30, "x")
+
+
 def test_keys_that_are_no_text_are_refused():
     with pytest.raises(UserError, match="1"):
         build({"name": "x", 1: 2})
