@@ -120,7 +120,8 @@ def test_a_run_on_ray_listens_on_the_loopback_interface_alone(toy_data, tmp_path
     assert status == 0, output
     assert addresses
     exposed = {(found[0], found[2].split()[0]) for found in addresses if found[0] not in LOOPBACK}
-    assert exposed <= {("::", "ray::RayTrainWorker")}  # PyTorch's rendezvous, which takes no address to listen on
+    # PyTorch's rendezvous (TCPStore), which takes no address to listen on; the name is that of the worker's task.
+    assert exposed <= {("::", "ray::RayTrainWorker"), ("::", "ray::execute._setup_torch_process_group")}
     assert {"ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= {found[2].split()[0] for found in addresses if found[2]}
     assert (tmp_path / "home/.ray/auth_token").stat().st_mode & 0o777 == 0o600
 
