@@ -48,8 +48,15 @@ class Run:
         return status, time.monotonic() - asked, self.log.read_text()
 
 
-@pytest.mark.parametrize("backend", ["local", "ray"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("backend", "number"),
+    [
+        ("local", signal.SIGINT),
+        ("local", signal.SIGTERM),
+        ("ray", signal.SIGINT),
+        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_in_training_saves_the_step_and_exits_130(toy_data, tmp_path, backend, number):
     root = tmp_path / "run"
     two_ranks = ["train.workers=2"] if backend == "ray" else []

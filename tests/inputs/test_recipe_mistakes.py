@@ -82,8 +82,10 @@ WRONG = {
     "text": "many words",
     "true": True,
 }
-TEXT = ("name", "data.dataset", "data.evaluate_on", "model.weights")
-YES_OR_NO = ("reference", "train.nesterov", "train.sync_bn", "query.exclude_border")
+TEXT = ("name", "data.dataset", "data.evaluate_on", "model.weights", "initial.list")
+YES_OR_NO = (
+    "reference", "initial.cover", "train.nesterov", "train.sync_bn", "query.exclude_border", "methods.cps.cutmix",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("key", KEYS)
