@@ -75,6 +75,7 @@ def test_a_signal_in_training_saves_the_step_and_exits_130(toy_data, tmp_path, b
     assert f"stopped after step {step}, state saved: the same command continues there" in told
 
 
+@pytest.mark.slow
 def test_a_signal_that_ends_the_local_cluster_too_still_ends_in_time(toy_data, tmp_path):
     root = tmp_path / "run"
     run = Run(toy_data, root, "ray", *SLOW_TRAINING)

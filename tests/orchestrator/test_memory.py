@@ -32,10 +32,8 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    ("stage", "key"),
-    [pytest.param("train", "teacher.batch_size", marks=pytest.mark.slow), ("score", "query.batch_size")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "key"), [("train", "teacher.batch_size"), ("score", "query.batch_size")])
 def test_a_stage_that_runs_out_of_memory_names_what_to_lower(toy_data, tmp_path, stage, key):
     overrides = [*SMALL, "train.epochs=1", "teacher.batch_size=24", "query.batch_size=24", "model.aspp_channels=64"]
     command = [sys.executable, "-c", LIMITED, stage, "run", "toy_s4al_plus", *overrides, "--backend", "local"]
