@@ -60,6 +60,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         camvid.camvid_cpu_supervised_long,
         camvid.camvid_cpu_full,
         camvid.camvid_cpu_self_training,
+        camvid.camvid_splits,
         camvid.camvid_s4al_plus,
         camvid.camvid_s4al_plus_150,
         camvid.camvid_supervised,
