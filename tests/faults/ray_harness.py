@@ -51,6 +51,10 @@ class Broken(NamedTuple):
     seconds: float
 
 
+Find = Callable[[str], dict[int, str]]
+"""Living processes whose command line holds some words."""
+
+
 class Trials:
     def __init__(self, scratch: Path, patience: float) -> None:
         self.scratch, self.number = scratch, 0
@@ -147,19 +151,22 @@ class Trials:
                 late = "" if on else "the training did not go on"
                 yield Broken(what, problem or late, seconds)
 
-    def training(self, run: Program, root: Path, old: dict[int, str] | None = None) -> dict[int, str]:
+    def training(
+        self, run: Program, root: Path, old: dict[int, str] | None = None, find: Find | None = None
+    ) -> dict[int, str]:
         """The two workers once they make steps, none of them one of `old`; nothing if the run ends before."""
+        find = find or run.find
         begun: dict[frozenset[int], float] = {}
 
         def stepping() -> bool:
-            pair = frozenset(run.find(TRAIN_WORKER))
+            pair = frozenset(find(TRAIN_WORKER))
             if len(pair) != 2 or pair & set(old or {}):
                 return False
             since = begun.setdefault(pair, time.time())
             return any(newer(path, since) for path in root.glob("cycle-*/training/progress.json"))
 
         until(lambda: stepping() or not run.running, self.limit_s if old is None else self.recovery_s)
-        return run.find(TRAIN_WORKER) if run.running else {}
+        return find(TRAIN_WORKER) if run.running else {}
 
     def lost_driver(self, kills: int, *, soon: bool = False) -> Iterator[Broken]:
         """The driver killed at a random time, or (after one such) 0-5 s after it was started again."""
@@ -209,12 +216,11 @@ class Trials:
             problem = self.finished(run, root)
             yield from (Broken(what, problem, seconds) for what, seconds in broken)
 
-    def scoring(self, run: Program, root: Path) -> bool:
+    def scoring(self, run: Program, root: Path, find: Find | None = None) -> bool:
         """Wait until two scorers are at work; False if it is over before."""
+        find = find or run.find
         published = root / "cycle-000/scores"
-        until(
-            lambda: (len(run.find(SCORER)) == 2 and staged(root)) or published.exists() or not run.running, self.limit_s
-        )
+        until(lambda: (len(find(SCORER)) == 2 and staged(root)) or published.exists() or not run.running, self.limit_s)
         return run.running and not published.exists()
 
     def lost_service(self, kills: int, words: str) -> Iterator[Broken]:
@@ -242,11 +248,9 @@ class Trials:
             more = ["train.max_failures=1", "--address", cluster.address]
             try:
                 run = self.start(root, *more, env=cluster.env)
-                if scoring:
-                    self.scoring(run, root)
-                else:
-                    self.training(run, root)
+                hit = bool((self.scoring if scoring else self.training)(run, root, find=cluster.find))
                 time.sleep(self.rng.uniform(0, 1))
+                hit = hit and bool(cluster.nodes[-1].find(SCORER if scoring else TRAIN_WORKER))
                 asked = time.monotonic()
                 cluster.lose_node()
                 if scoring:  # the other scorer must do the rest; the training after that needs two nodes
@@ -270,7 +274,8 @@ class Trials:
                 what = f"status {run.process.returncode}"
                 if run.process.returncode:
                     run = self.start(root, *more, env=cluster.env)
-                yield Broken(f"{what}, then done", problem or self.finished(run, root), seconds)
+                missed = "" if hit else "nothing was at work on the node"
+                yield Broken(f"{what}, then done", missed or problem or self.finished(run, root), seconds)
             finally:
                 cluster.end()
 
@@ -309,6 +314,9 @@ class Cluster:
         node = self.node(f"--address={self.address}")
         assert until(lambda: "Ray runtime started" in node.told(), 120), node.told()
         self.nodes.append(node)
+
+    def find(self, words: str) -> dict[int, str]:
+        return {pid: line for node in [self.head, *self.nodes] for pid, line in node.find(words).items()}
 
     def lose_node(self) -> None:
         for pid in self.nodes[-1].find(RAYLET):
