@@ -6,12 +6,12 @@ import io
 import logging
 import sys
 import warnings
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind
 from querying.errors import Interrupted, S4ALError, UserError
 from querying.shown import one_line
 
@@ -22,18 +22,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Kind(StrEnum):
-    camvid = "camvid"
-    cityscapes = "cityscapes"
-    folder = "folder"
-    toy = "toy"
-
-
-class BackendName(StrEnum):
-    local = "local"
-    ray = "ray"
 
 
 @app.callback()
@@ -72,10 +60,10 @@ def ingest(
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file (see `s4al recipes`, `s4al show`).")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    data: Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")] = None,
+    data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
-    backend: Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")] = BackendName.ray,
-    address: Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")] = None,
+    backend: BackendOption = BackendName.ray,
+    address: AddressOption = None,
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside the run.")
     ] = None,
@@ -97,20 +85,21 @@ def splits(
     splits: Annotated[str, typer.Option(help="Shares of labelled images.")] = "1/16,1/8,1/4,1/2",
     seeds: Annotated[str, typer.Option(help="Of draws, first weights and batches.")] = "0",
     family: Annotated[str | None, typer.Option(help="Cityscapes' published lists (cps, u2pl); default: drawn.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")] = None,
+    data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of all cells; default runs/RECIPE.splits.")] = None,
-    backend: Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")] = BackendName.ray,
-    address: Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")] = None,
+    backend: BackendOption = BackendName.ray,
+    address: AddressOption = None,
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside OUT.")
     ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Cells at a time; default: as many as fit.")] = None,
 ) -> None:
     """Semi-supervised methods side by side on splits and seeds.  The same command again resumes."""
     from benchmarks.splits_command import splits_command
 
     splits_command(
         recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=data, out=out,
-        backend=backend.value, address=address, tracking=tracking,
+        backend=backend.value, address=address, tracking=tracking, parallel=parallel,
     )  # fmt: skip
 
 
@@ -119,11 +108,14 @@ def compare(
     cells: Annotated[Path, typer.Argument(help="Folder of `s4al splits`.", metavar="OUT")],
     against: Annotated[str, typer.Option(help="Method whose difference to the others is shown.")] = "supervised",
     out: Annotated[Path | None, typer.Option(help="Folder for compare.md, .csv and .png; default OUT.")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI where the cells are, or none; default as for `s4al splits`.")
+    ] = None,
 ) -> None:
     """The finished cells of a grid side by side: mean and spread over seeds, paired differences, cost."""
     from benchmarks.compare import compare_command
 
-    compare_command(cells, out, against)
+    compare_command(cells, out, against, tracking)
 
 
 @app.command()

@@ -10,13 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
+from orchestrator.mlflow_store import log_comparison
 from orchestrator.recipe_file import read_recipe
+from orchestrator.record import read_record
+from orchestrator.tracking_uri import check_uri, default_uri
 from querying.errors import UserError
 from querying.files import read_json, write_text, written
+from querying.shown import redacted
 
+CELLS = "*/*/seed-*/summary.json"
+RATE = "train/images_per_second"
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
     2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
@@ -36,7 +42,9 @@ class Result:
     """In 0..1, of the last cycle."""
     class_iou: Mapping[str, float | None]
     hours: float
-    """Of training, all its trainings together; wall time of the workers, which share it."""
+    """Of training, all its trainings together, of all devices: CPU threads, or GPUs."""
+    images_per_second: float | None
+    """Labelled and pool images together, of all workers; the median over epochs.  None where the record is gone."""
     labelled_set: str
     """Hash of the labelled images."""
     protocol: str
@@ -57,13 +65,14 @@ class Row:
     interval: float | None
     """Half the width of the difference's 95 % interval (Student, paired); None below two common seeds."""
     hours: float
+    images_per_second: float | None
 
 
 def load(root: Path) -> list[Result]:
     """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made under
     one protocol or, for a split and seed, on one labelled set."""
     results = []
-    for path in sorted(root.glob("*/*/seed-*/summary.json")):
+    for path in sorted(root.glob(CELLS)):
         summary = read_json(path)
         if summary["finished"]:
             results.append(_result(path.parent, summary))
@@ -75,18 +84,23 @@ def load(root: Path) -> list[Result]:
 
 
 def _result(cell: Path, summary: Mapping[str, Any]) -> Result:
-    config, _ = read_recipe(cell / "recipe.yaml")
+    config, found = read_recipe(cell / "recipe.yaml")
     evaluate, last = config.evaluate, summary["cycles"][-1]
     windows = f"windows {evaluate.window} by {evaluate.strides()}" if evaluate.window else "whole image"
+    gpu = found.get("device") == "cuda"
+    devices = config.train.workers * (1 if gpu else config.train.threads)
+    rates = [row[RATE] for row in read_record(cell / "metrics.jsonl") if RATE in row]
     return Result(
         method=cell.parts[-3],
         split=cell.parts[-2].replace("_", "/"),
         seed=summary["seed"],
         miou=last["miou"],
         class_iou=last["class_iou"],
-        hours=sum(row["seconds"]["train"] for row in summary["cycles"]) / 3600,
+        hours=sum(row["seconds"]["train"] for row in summary["cycles"]) * devices / 3600,
+        images_per_second=median(rates) if rates else None,
         labelled_set=summary["labelled_set"]["sha256"],
-        protocol=f"{windows}, last checkpoint, on {summary['evaluated_on']}, {config.model.backbone}",
+        protocol=f"{windows}, last checkpoint, on {summary['evaluated_on']}, {config.model.backbone},"
+        f" hours of {'GPUs' if gpu else 'CPU threads'}",
     )
 
 
@@ -114,6 +128,7 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
         paired = [100 * (own[seed].miou - other[seed].miou) for seed in own if seed in other]
         if method == against:
             paired = []
+        rates = [one.images_per_second for one in own.values() if one.images_per_second is not None]
         rows.append(
             Row(
                 method,
@@ -124,6 +139,7 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
                 mean(paired) if paired else None,
                 half_interval(paired),
                 mean(one.hours for one in own.values()),
+                mean(rates) if rates else None,
             )
         )
     return rows
@@ -143,10 +159,13 @@ def as_csv(results: Sequence[Result]) -> str:
     classes = list(results[0].class_iou)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "split", "seed", "miou", *classes, "train_hours", "labelled_set", "protocol"])
+    writer.writerow(
+        ["method", "split", "seed", "miou", *classes, "train_hours", "images_per_second", "labelled_set", "protocol"]
+    )
     for one in results:
         iou = [_percent(one.class_iou[name]) for name in classes]
-        facts = [f"{one.hours:.4f}", one.labelled_set, one.protocol]
+        rate = "" if one.images_per_second is None else f"{one.images_per_second:.2f}"
+        facts = [f"{one.hours:.4f}", rate, one.labelled_set, one.protocol]
         writer.writerow([one.method, one.split, one.seed, _percent(one.miou), *iou, *facts])
     return text.getvalue()
 
@@ -154,7 +173,7 @@ def as_csv(results: Sequence[Result]) -> str:
 def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) -> str:
     lines = [f"mIoU in %; {results[0].protocol}. Mean ± standard deviation over seeds; difference to `{against}`", ""]
     lines[0] += " over common seeds with its 95 % interval."
-    heads = ["method", "split", "seeds", "mIoU", "difference", "hours of training"]
+    heads = ["method", "split", "seeds", "mIoU", "difference", "hours of training", "images/s"]
     lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         spread = "" if row.spread is None else f" ± {row.spread:.2f}"
@@ -162,12 +181,13 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
         if row.interval is not None:
             difference += f" ± {row.interval:.2f}"
         cells = [row.method, row.split, str(row.seeds), f"{row.miou:.2f}{spread}", difference, f"{row.hours:.2f}"]
+        cells.append("" if row.images_per_second is None else f"{row.images_per_second:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def compare_command(root: Path, out: Path | None, against: str) -> None:
-    """Write compare.md, compare.csv and compare.png, and print the table."""
+def compare_command(root: Path, out: Path | None, against: str, tracking: str | None) -> None:
+    """Write compare.md, compare.csv and compare.png, print the table, and put all into the grid's run in MLflow."""
     results = load(root)
     rows = table(results, against)
     out = out or root
@@ -176,6 +196,22 @@ def compare_command(root: Path, out: Path | None, against: str) -> None:
     write_text(out / "compare.csv", as_csv(results))
     _draw(rows, out / "compare.png")
     print(text, end="")
+    uri = tracking or default_uri(root)
+    if uri == "none":
+        return
+    check_uri(uri)
+    cells = [path.parent for path in sorted(root.glob(CELLS))]
+    files = [out / f"compare.{kind}" for kind in ("md", "csv", "png")]
+    if not log_comparison(cells, uri, files, _points(rows)) and tracking:
+        raise UserError(f"--tracking {redacted(uri)}: the cells of {root} were not tracked there")
+
+
+def _points(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
+    """mIoU of each method by its share of labels in hundredths of a percent, MLflow's axis being whole numbers."""
+    points: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        points[f"compare/{row.method}"][round(10_000 * Fraction(row.split))] = row.miou / 100
+    return points
 
 
 def _draw(rows: Sequence[Row], path: Path) -> None:

@@ -12,10 +12,11 @@ from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.manifest import digest, set_aside
+from orchestrator.mlflow_store import Group
 from orchestrator.provenance import provenance as _provenance, settle
 from orchestrator.recipe_file import read_recipe, restore_recipe
 from orchestrator.record import Mirror, NoMirror, Record
-from orchestrator.tracking import Group, MlflowMirror
+from orchestrator.tracking import MlflowMirror
 from orchestrator.tracking_uri import check_uri, default_uri
 from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import DamagedError, UserError

@@ -1,4 +1,4 @@
-"""`s4al splits`: a grid of methods, splits and seeds, cell after cell on one cluster; again to continue."""
+"""`s4al splits`: a grid of methods, splits and seeds on one cluster; again to continue."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from benchmarks.cells import cell, parse_share
 from benchmarks.preflight import check_data, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
+from benchmarks.side_by_side import Task, run_all
 from orchestrator.config import RunConfig
-from orchestrator.interrupt import handled
+from orchestrator.interrupt import GRACE_S, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
+from orchestrator.mlflow_store import Group, open_group
 from orchestrator.record import Record
-from orchestrator.tracking import Group
 from orchestrator.tracking_uri import check_uri, default_uri
 from querying.errors import DamagedError, UserError
 from querying.files import read_json
@@ -54,6 +55,7 @@ def splits_command(
     backend: str,
     address: str | None,
     tracking: str | None,
+    parallel: int | None = None,
 ) -> None:
     base = with_local_weights(resolve(recipe, overrides))
     out = out or Path("runs") / f"{base.name}.splits"
@@ -62,7 +64,8 @@ def splits_command(
     uri = tracking or default_uri(out)
     if uri != "none":
         check_uri(uri)
-    index = DataIndex.load(data or generated(base, out))
+    data = data or generated(base, out)
+    index = DataIndex.load(data)
     for one in cells:  # every mistake before the first training
         check_data(one.config, index, one.layout.labelled_set)
         check_same_run(one.config, index, one.layout)
@@ -70,12 +73,23 @@ def splits_command(
     from orchestrator.progress import shown
 
     with handled(), shown() as progress, started(backend, address, progress) as ready:
-        for number, one in enumerate(cells, 1):
-            progress.say(f"cell {number} of {len(cells)}: {one.name}")
-            if finished(one):
-                progress.say(f"{one.name}: finished already")
-                continue
-            _run_cell(one, index, base, out, uri, ready, progress)
+        follow_parent()
+        for one in filter(finished, cells):
+            progress.say(f"{one.name}: finished already")
+        left = [one for one in cells if not finished(one)]
+        at_once = min(parallel or fitting(left, ready), len(left))
+        if at_once > 1:
+            progress.say(f"{len(left)} cells, {at_once} at a time")
+            options = ["--data", data, "--out", out, "--backend", backend, "--tracking", uri]
+            options += ["--family", family] if family else []
+            options += ["--address", ready.address] if ready.address else []
+            if uri != "none":
+                open_group(out, base.name, uri)
+            run_all([_task(one, [recipe, *overrides], options) for one in left], at_once, progress)
+        else:
+            for number, one in enumerate(left, 1):
+                progress.say(f"cell {number} of {len(left)}: {one.name}")
+                _run_cell(one, index, base, out, uri, ready, progress)
 
     from benchmarks.tables import print_cells
 
@@ -105,13 +119,28 @@ def finished(one: Cell) -> bool:
         return False
 
 
+def fitting(cells: Sequence[Cell], backend: Backend) -> int:
+    """How many of these cells find room at the same time, each with all its workers; at least one."""
+    rooms = [backend.room(one.config.train.workers, one.config.train.threads) for one in cells]
+    rooms += [backend.room(one.config.query.actors, one.config.query.threads) for one in cells if one.config.cycles]
+    return max(1, min(rooms, default=1))
+
+
+def _task(one: Cell, recipe: Sequence[str], options: Sequence[object]) -> Task:
+    which = ["--methods", one.method, "--splits", one.split, "--seeds", one.seed, "--parallel", 1]
+    command = ["splits", *recipe, *which, *options]
+    root = one.layout.root
+    return Task(one.name, [str(word) for word in command], root.with_name(f"{root.name}.log"))
+
+
 def _run_cell(
     one: Cell, index: DataIndex, base: RunConfig, out: Path, uri: str, backend: Backend, progress: Progress
 ) -> None:
     from orchestrator.loop import run
 
     root = one.layout.root
-    with locked(root):
+    # A cell of a grid that was killed may still be saving what it has.
+    with locked(root, patience=GRACE_S + 5):
         begin(one.config, index, one.layout)
         group = Group(out, base.name, _tags(one))
         mirror = settled(one.config, index, one.layout, backend, uri, progress, group)

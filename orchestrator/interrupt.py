@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,6 +18,9 @@ from querying.errors import Interrupted
 GRACE_S = 15.0
 """So long may saving and leaving take."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PARENT = "S4AL_PARENT"
+"""Names the process that this one works for, and may not outlive."""
+PARENT_POLL_S = 0.5
 
 requested = threading.Event()
 _active = False
@@ -47,6 +51,19 @@ def take_back() -> None:
     if _active:
         for number in SIGNALS:
             signal.signal(number, _on_signal)
+
+
+def follow_parent() -> None:
+    """Where the environment names a parent: once that is gone, end this process as by a signal.  Within `handled`."""
+    parent = os.environ.pop(PARENT, None)  # workers of this process are not children of that one
+    if parent:
+        threading.Thread(target=_follow, args=(int(parent),), daemon=True, name="parent").start()
+
+
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager

@@ -138,19 +138,26 @@ def discard(folder: Path) -> None:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Hold the run folder.  UserError when it can not be written or another process holds it (named)."""
+def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the run folder.  UserError when it can not be written or another process holds it (named) for longer than
+    `patience` seconds."""
+    deadline = time.monotonic() + patience
     try:
         make_folder(root)
         file = (root / "run.lock").open("a+")
     except OSError as error:
         raise UserError(f"{root}: can not be written: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{root}: another process works on this run ({file.read().strip()})") from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                file.seek(0)
+                raise UserError(f"{root}: another process works on this run ({file.read().strip()})") from None
         file.truncate(0)
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

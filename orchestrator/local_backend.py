@@ -1,5 +1,6 @@
 """The stages in this process: for tests, debugging, and machines without Ray."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,8 +11,14 @@ from training.job import TrainJob, Worker, device_name, run_job
 
 
 class LocalBackend:
+    address = None
+
     def __init__(self) -> None:
         self.device = device_name(torch.cuda.is_available())
+
+    def room(self, processes: int, threads: int) -> int:
+        """One process does all; on a GPU there is one of them."""
+        return 1 if self.device == "cuda" else (os.cpu_count() or 1) // threads
 
     def train(self, job: TrainJob) -> None:
         if job.train.workers > 1:

@@ -27,6 +27,13 @@ class RayBackend:
         self.use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
         self.device = device_name(self.use_gpu)
 
+    @property
+    def address(self) -> str:
+        return str(ray.get_runtime_context().gcs_address)
+
+    def room(self, processes: int, threads: int) -> int:
+        return self._slots(threads) // processes
+
     def train(self, job: TrainJob) -> None:
         slots = self._slots(job.train.threads)
         if slots < job.train.workers:  # Ray would wait for such a cluster for ever

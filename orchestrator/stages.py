@@ -41,6 +41,13 @@ class Backend(Protocol):
     device: str
     """What computes (see `training.job.device_name`)."""
 
+    @property
+    def address(self) -> str | None:
+        """Where another process finds the cluster; None where there is none."""
+
+    def room(self, processes: int, threads: int) -> int:
+        """How many groups of so many processes of so many threads find room at the same time."""
+
     def train(self, job: TrainJob) -> None: ...
 
     def map(

@@ -1,21 +1,18 @@
-"""The copy of a run's record in MLflow (the only module that knows MLflow), made beside the run and never awaited."""
+"""The copy of a run's record in MLflow, made beside the run and never awaited."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import RunConfig, flatten
+from orchestrator.mlflow_store import Group, experiment_id, find_or_create, group_run, metric_name, prepare
 from orchestrator.record import KEY, read_record
 from orchestrator.tracking_uri import alone
 from querying.errors import DamagedError, UserError
@@ -26,25 +23,7 @@ LOG = logging.getLogger(__name__)
 NOT_METRICS = (*KEY, "time")
 FINAL_WAIT_S = 30.0
 """So long may the end of a run wait for what is not copied yet."""
-SETTINGS = {
-    # Nobody waits for an answer, so a slow server gets its time; a retried POST could make a second run.
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",  # a fresh SQLite file is announced in fifty lines
-}
 MAX_PARAMS = 100  # that MLflow takes at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Runs that belong together: children of one run, in one experiment."""
-
-    root: Path
-    experiment: str
-    tags: Mapping[str, str]
-    """Of this run."""
 
 
 class MlflowMirror:
@@ -65,9 +44,7 @@ class MlflowMirror:
         key: str | None = None,
         group: Group | None = None,
     ) -> None:
-        for name, value in SETTINGS.items():
-            os.environ.setdefault(name, value)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
+        prepare()
         self.run, self.config, self.data, self.uri = run, config, data, uri
         self.group = group
         self.key = key or str(run.resolve())
@@ -172,17 +149,13 @@ class MlflowMirror:
         with alone(self.uri):
             client = MlflowClient(tracking_uri=self.uri)
             if self.state["parent"] is None:
-                self.state["experiment"] = self._experiment(client)
+                name, beside = self.config.name, self.run.resolve().parent
+                if self.group:
+                    name, beside = self.group.experiment, self.group.root.resolve()
+                self.state["experiment"] = experiment_id(client, name, self.uri, beside)
                 self.state["parent"] = self._parent(client)
                 write_json(self.path, self.state)
         return client
-
-    def _experiment(self, client: Any) -> str:
-        name = self.group.experiment if self.group else self.config.name
-        if experiment := client.get_experiment_by_name(name):
-            return str(experiment.experiment_id)
-        location = (self.run.resolve().parent / "mlartifacts").as_uri() if self.uri.startswith("sqlite") else None
-        return str(client.create_experiment(name, artifact_location=location))
 
     def _parent(self, client: Any) -> str:
         from mlflow.entities import Dataset, DatasetInput, Param
@@ -192,10 +165,9 @@ class MlflowMirror:
         with suppress(DamagedError):
             tags["s4al.labelled_set"] = read_json(self.run / "labelled_set.json")["sha256"]
         if self.group:
-            root = self.group.root.resolve()
-            self.state["group"] = self._find_or_create(client, {"s4al.key": str(root)}, root.name)
+            self.state["group"] = group_run(client, self.state["experiment"], self.group.root)
             tags |= {**self.group.tags, "mlflow.parentRunId": self.state["group"]}
-        parent = self._find_or_create(client, tags, self.run.name)
+        parent = find_or_create(client, self.state["experiment"], tags, self.run.name)
         there = client.get_run(parent).data.params  # MLflow refuses another value, which a drift may have given one
         settings = flatten(self.config.model_dump(mode="json"))
         params = [Param(k, str(v)[:6000]) for k, v in settings.items() if k not in there]
@@ -211,25 +183,5 @@ class MlflowMirror:
         if name not in children:
             parent = self.state["parent"]
             tags = {"mlflow.parentRunId": parent, "s4al.key": f"{parent}/{name}", "s4al.cycle": str(row["cycle"])}
-            children[name] = self._find_or_create(client, tags, f"{self.run.name}/{name}")
+            children[name] = find_or_create(client, self.state["experiment"], tags, f"{self.run.name}/{name}")
         return children[name]
-
-    def _find_or_create(self, client: Any, tags: Mapping[str, str], name: str) -> str:
-        """One run per key, even if the driver was killed, or the answer lost, before the id could be written down."""
-        experiment, wanted = self.state["experiment"], f"tags.`s4al.key` = '{tags['s4al.key']}'"
-        found = client.search_runs([experiment], wanted, max_results=10, order_by=["attributes.start_time ASC"])
-        for twin in found[1:]:
-            client.delete_run(twin.info.run_id)
-        if found:
-            return str(found[0].info.run_id)
-        return str(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id)
-
-
-def metric_name(name: str) -> str:
-    """A name that MLflow takes.  What stands behind the first slash may be a class name, hence anything: where it has
-    to be changed or cut, some of its hash keeps it apart from others."""
-    group, slash, part = name.partition("/")
-    allowed = re.sub(r"[^\w.\- :]", "_", part)[:150]
-    if allowed != part or not part.strip(". "):
-        allowed = f"{allowed.strip('. ')}_{hashlib.sha256(part.encode()).hexdigest()[:6]}" if slash else ""
-    return f"{group}{slash}{allowed}"

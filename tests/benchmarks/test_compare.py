@@ -3,7 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.compare import Result, as_csv, as_markdown, compare_command, half_interval, load, table
+from benchmarks.compare import RATE, Result, as_csv, as_markdown, compare_command, half_interval, load, table
+from orchestrator.config import override
+from orchestrator.recipe_file import read_recipe, write_recipe
+from orchestrator.record import Record
 from querying.errors import UserError
 from querying.files import read_json, write_json
 
@@ -16,13 +19,12 @@ MIOU = {
 
 
 def results():
-    return [
-        Result(
-            method, split, seed, miou, {"road": miou + 0.1, "train": None}, 0.5, f"set {split} {seed}", "whole image"
-        )
-        for (method, split), values in MIOU.items()
-        for seed, miou in enumerate(values)
-    ]
+    found = []
+    for (method, split), values in MIOU.items():
+        for seed, miou in enumerate(values):
+            iou, labelled = {"road": miou + 0.1, "train": None}, f"set {split} {seed}"
+            found.append(Result(method, split, seed, miou, iou, 0.5, 20.0, labelled, "whole image"))
+    return found
 
 
 def test_mean_spread_and_paired_difference():
@@ -52,7 +54,7 @@ def test_an_interval_needs_two_numbers_and_approaches_the_normal_one():
 
 def test_markdown_and_csv_say_the_same():
     text = as_markdown(table(results(), "supervised"), results(), "supervised")
-    assert "| cps | 1/16 | 3 | 57.00 ± 2.00 | +5.00 ± 4.97 | 0.50 |" in text
+    assert "| cps | 1/16 | 3 | 57.00 ± 2.00 | +5.00 ± 4.97 | 0.50 | 20.0 |" in text
     assert text.splitlines()[0].startswith("mIoU in %; whole image.")
     rows = list(csv.DictReader(as_csv(results()).splitlines()))
     assert len(rows) == 8
@@ -74,9 +76,9 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
         ("mean_teacher", "1/4", 0), ("supervised", "1/4", 0),
     ]  # fmt: skip
     assert found[0].labelled_set == found[1].labelled_set
-    assert found[0].protocol == "whole image, last checkpoint, on test, mobilenetv2_100"
+    assert found[0].protocol == "whole image, last checkpoint, on test, mobilenetv2_100, hours of CPU threads"
     capsys.readouterr()
-    compare_command(out, tmp_path / "tables", "supervised")
+    compare_command(out, tmp_path / "tables", "supervised", "none")
     assert (tmp_path / "tables/compare.md").read_text() == capsys.readouterr().out
     assert (tmp_path / "tables/compare.png").read_bytes().startswith(b"\x89PNG")
 
@@ -87,6 +89,49 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
         load(out)
     write_json(path, {**summary, "finished": False})
     assert [one.method for one in load(out)] == ["mean_teacher"]
+
+
+def test_hours_count_all_devices_and_the_rate_is_the_median(toy_data, tmp_path):
+    """Two threads: twice the wall time.  Rates of three epochs: the middle one."""
+    from tests.benchmarks.test_splits_command import grid
+
+    grid(toy_data.root, tmp_path, methods="supervised", seeds="0")
+    cell = tmp_path / "supervised/1_4/seed-0"
+    (cell / "metrics.jsonl").unlink()
+    record = Record(cell / "metrics.jsonl")
+    for epoch, rate in enumerate((10.0, 50.0, 20.0)):
+        record.log({"run": "main", "cycle": 0, "stage": "train", "from": "x", "epoch": epoch, RATE: rate})
+    config, found = read_recipe(cell / "recipe.yaml")
+    write_recipe(cell / "recipe.yaml", override(config, ["train.threads=2"]), found)
+    summary = read_json(cell / "summary.json")
+    [one] = load(tmp_path)
+    assert one.images_per_second == 20
+    assert one.hours == pytest.approx(2 * summary["cycles"][0]["seconds"]["train"] / 3600)
+    write_recipe(cell / "recipe.yaml", override(config, ["train.threads=2"]), {**found, "device": "cuda"})
+    [one] = load(tmp_path)
+    assert one.hours == pytest.approx(summary["cycles"][0]["seconds"]["train"] / 3600)
+    assert one.protocol.endswith("hours of GPUs")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_comparison_goes_to_the_run_of_the_grid(toy_data, tmp_path):
+    from mlflow import MlflowClient
+
+    from tests.benchmarks.test_splits_command import grid
+
+    out, uri = tmp_path / "grid", f"sqlite:///{tmp_path}/mlflow.db"
+    grid(toy_data.root, out, methods="supervised", splits="1/4,1/2", tracking=uri)
+    compare_command(out, None, "supervised", uri)
+    client = MlflowClient(uri)
+    [experiment] = [e for e in client.search_experiments() if e.name == "toy_splits"]
+    [group] = [r for r in client.search_runs([experiment.experiment_id]) if "mlflow.parentRunId" not in r.data.tags]
+    files = {file.path for file in client.list_artifacts(group.info.run_id, "compare")}
+    assert files == {"compare/compare.md", "compare/compare.csv", "compare/compare.png"}
+    points = {m.step: m.value for m in client.get_metric_history(group.info.run_id, "compare/supervised")}
+    assert points == {2500: pytest.approx(load(out)[1].miou), 5000: pytest.approx(load(out)[0].miou)}
+    with pytest.raises(UserError, match=r"the cells of .*grid were not tracked there"):
+        compare_command(out, None, "supervised", f"sqlite:///{tmp_path}/other.db")
+    assert not (tmp_path / "other.db").exists()
 
 
 def test_a_folder_without_cells_is_named(tmp_path):

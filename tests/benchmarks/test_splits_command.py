@@ -18,7 +18,15 @@ TINY = [*[key for key in SMALL if not key.startswith("teacher")], "train.epochs=
 
 
 def grid(data, out, methods="supervised,mean_teacher", **changes):
-    options = {"splits": "1/4", "seeds": "0", "family": None, "backend": "local", "address": None, "tracking": "none"}
+    options = {
+        "splits": "1/4",
+        "seeds": "0",
+        "family": None,
+        "backend": "local",
+        "address": None,
+        "tracking": "none",
+        "parallel": 1,
+    }
     splits_command("toy_splits", TINY, methods=methods, data=data, out=out, **{**options, **changes})
 
 

@@ -18,8 +18,9 @@ from benchmarks.datasets.folder import read_classes
 from benchmarks.deploy import find_checkpoint
 from benchmarks.ingest import ingest
 from benchmarks.report import _cell
+from orchestrator.mlflow_store import metric_name
 from orchestrator.record import Record
-from orchestrator.tracking import MlflowMirror, metric_name
+from orchestrator.tracking import MlflowMirror
 from orchestrator.tracking_uri import check_uri
 from querying.errors import UserError
 from querying.ledger import Ledger

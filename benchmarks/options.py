@@ -1,0 +1,24 @@
+"""Choices and options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Kind(StrEnum):
+    camvid = "camvid"
+    cityscapes = "cityscapes"
+    folder = "folder"
+    toy = "toy"
+
+
+class BackendName(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+DataOption = Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")]
+BackendOption = Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")]
+AddressOption = Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")]

@@ -1,0 +1,94 @@
+"""Cells of a grid side by side: each in a process of its own, which runs the grid's command for this cell alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from orchestrator.interrupt import PARENT
+from querying.errors import DamagedError, InfrastructureError, Interrupted, UserError
+from querying.files import make_folder
+
+if TYPE_CHECKING:
+    from orchestrator.progress import Progress
+
+POLL_S = 0.2
+ERRORS = {kind.exit_status: kind for kind in (UserError, DamagedError, Interrupted, InfrastructureError)}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    name: str
+    command: Sequence[str]
+    """Arguments of `python -m benchmarks`."""
+    log: Path
+    """What the process says, from its beginning."""
+
+
+@dataclass(slots=True)
+class _Running:
+    task: Task
+    process: subprocess.Popen[bytes]
+    log: TextIO
+    rest: str = field(default="")
+
+    def lines(self) -> list[str]:
+        """What it has said since the last call, whole lines only."""
+        *whole, self.rest = (self.rest + self.log.read()).split("\n")
+        return whole
+
+
+def run_all(tasks: Sequence[Task], at_once: int, progress: Progress) -> None:
+    """Run the tasks, so many at once, and show what they say.
+
+    When one fails, no other is begun, those that run are awaited, and its error is raised again.  When this process is
+    asked to stop, or dies, all of them are stopped in the same way as by Ctrl-C: they save and leave.
+    """
+    waiting, running, failed = deque(tasks), list[_Running](), list[tuple[Task, int]]()
+    try:
+        while running or (waiting and not failed):
+            while waiting and not failed and len(running) < at_once:
+                running.append(_start(waiting.popleft()))
+            time.sleep(POLL_S)
+            for one in list(running):
+                status = one.process.poll()
+                for line in one.lines():
+                    progress.say(f"[{one.task.name}] {line}")
+                if status is None:
+                    continue
+                running.remove(one)
+                one.log.close()
+                if status:
+                    failed.append((one.task, status))
+    finally:  # signals, above all
+        for one in running:
+            with suppress(ProcessLookupError):
+                one.process.send_signal(signal.SIGTERM)
+        for one in running:
+            one.process.wait()
+            one.log.close()
+    if failed:
+        task, status = failed[0]
+        how = f"status {status}" if status > 0 else signal.Signals(-status).name
+        raise ERRORS.get(status, InfrastructureError)(f"{task.name}: ended with {how}, see {task.log}")
+
+
+def _start(task: Task) -> _Running:
+    make_folder(task.log.parent)
+    with task.log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", *task.command],
+            stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            env={**os.environ, PARENT: str(os.getpid())},
+            start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which hands on one signal
+        )  # fmt: skip
+    return _Running(task, process, task.log.open(encoding="utf-8", errors="replace"))
