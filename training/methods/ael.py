@@ -118,7 +118,7 @@ def cuts(
     holds_BD = torch.where(holds_BD.any(1, keepdim=True), holds_BD, other_BD)
     donor_B = torch.multinomial(holds_BD.float(), 1, generator=generator).squeeze(1)
 
-    part_BHW = component(is_BDHW[torch.arange(batch), donor_B], generator=generator)
+    part_BHW = component(is_BDHW[torch.arange(batch, device=donor_B.device), donor_B], generator=generator)
     around_BHW = span(part_BHW.any(2)).unsqueeze(2) & span(part_BHW.any(1)).unsqueeze(1)
     anywhere_BHW = boxes(label_BHW.shape, area=(0.5, 0.5), generator=generator).to(label_BHW.device)
     large_B = part_BHW.sum((1, 2)) > settings.component * pixels
