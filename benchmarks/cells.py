@@ -30,6 +30,7 @@ METHODS: dict[str, Changes] = {
     "cps": {**_ALONE, "train": {"method": "cps"}, "methods": {"cps": {"weight": 6.0}}},
     "cps_cutmix": {**_ALONE, "train": {"method": "cps"}, "methods": {"cps": {"weight": 5.0, "cutmix": True}}},
     "u2pl": {**_ALONE, "train": {"method": "u2pl"}},
+    "ael": {**_ALONE, "train": {"method": "ael"}},
     "unimatch": {**_ALONE, "train": {"method": "unimatch"}},
 }
 """What each changes in the recipe.  S4AL+ trains three times for the recipe's steps (supervised, then two rounds), all

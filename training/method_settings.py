@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from querying.settings import Settings
 from training.settings import TrainSettings
 
-ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct")
+ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael")
 """Methods (`train.method`) that need no pseudo-labels from the cycle before."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -109,12 +109,35 @@ class U2PLSettings(Settings):
     """Embeddings kept per class (the code: 50,000 for class 0); they are in every saved state, 4 bytes a number."""
 
 
+class AELSettings(Settings):
+    decay: float = Field(0.99, ge=0, lt=1)
+    momentum: float = Field(0.999, ge=0, lt=1)
+    """Of the bank of confidences; a class's first values are averaged until there are 1 / (1 - momentum)."""
+    weight: float = Field(1.0, ge=0)
+    """Of the pool's cross entropy."""
+    focus: float = Field(2.0, ge=0)
+    """Power of the teacher's confidence that weighs a pixel."""
+    threshold: Share = 0.0
+    """Confidence below which a pseudo-label is not learned; published: 0 on Cityscapes, 0.7 on VOC."""
+    copy_paste: Share = 0.5
+    """Probability that a labelled image gets pixels of another one."""
+    pasted: int = Field(3, ge=1)
+    """Draws of a class to paste; one may come twice, or not be in the other image."""
+    cutmix: Share = 1.0
+    """Probability that a pool image gets a box of another one."""
+    held: Share = 0.01
+    """Share of an image that a class has at least, for it to be cut out of this one rather than any other."""
+    component: Share = 0.005
+    """Share of an image that a connected part of the class is above, for the box to be around it."""
+
+
 class MethodSettings(Settings):
     u2pl: U2PLSettings = U2PLSettings()
     cct: CCTSettings = CCTSettings()
     mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
     cps: CPSSettings = CPSSettings()
     unimatch: UniMatchSettings = UniMatchSettings()
+    ael: AELSettings = AELSettings()
 
 
 def check_method(train: TrainSettings, methods: MethodSettings, cycles: int) -> None:
@@ -125,7 +148,9 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int) -> 
         raise ValueError(f"train.method={train.method} labels the pool while it trains: it needs cycles=0")
     if train.method == "u2pl" and train.workers > 1:
         raise ValueError("train.method=u2pl keeps one memory of negatives: it needs train.workers=1")
-    mixes = train.method in ("unimatch", "u2pl") or (train.method == "cps" and methods.cps.cutmix)
+    if train.method == "ael" and train.batch_size // train.workers < 2:
+        raise ValueError("train.method=ael needs at least 2 labelled images per worker (copy-paste): train.batch_size")
+    mixes = train.method in ("unimatch", "u2pl", "ael") or (train.method == "cps" and methods.cps.cutmix)
     if train.batch_size_unlabelled // train.workers < 1 + mixes:
         needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"
         raise ValueError(f"train.method={train.method} needs at least {needed} in a step: train.batch_size_unlabelled")

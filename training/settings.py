@@ -65,7 +65,9 @@ class AugmentSettings(Settings):
 
 
 class TrainSettings(Settings):
-    method: Literal["supervised", "self_training", "mean_teacher", "cps", "unimatch", "u2pl", "cct"] = "self_training"
+    method: Literal["supervised", "self_training", "mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael"] = (
+        "self_training"
+    )
     """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet; the methods of ON_THE_FLY label
     the pool while they train, and have cycle 0 alone."""
     epochs: int = Field(100, ge=1)

@@ -1,6 +1,6 @@
-"""CutMix (Yun et al. 2019) within a batch: boxes of each image are replaced by those of the image before it.
+"""CutMix (Yun et al. 2019) within a batch: boxes of each image are replaced by those of another image.
 
-Shape suffixes: B = images, H and W = pixels.
+Shape suffixes: B = images, L = places along an axis, H and W = pixels.
 """
 
 import torch
@@ -48,8 +48,34 @@ def boxes(
     return inside.any(dim=1)
 
 
-def mix(own: Tensor, mask_BHW: Tensor) -> Tensor:
-    """The image before it (the last one, for the first) where the mask is True; images, labels or masks (B, ...)."""
+def mix(own: Tensor, mask_BHW: Tensor, donor_B: Tensor | None = None) -> Tensor:
+    """Another image where the mask is True; images, labels or masks (B, ...).
+
+    It is the image number `donor_B`, or else the one before it (the last one, for the first).
+    """
     assert len(own) >= 2, "CutMix needs another image in the batch"
     mask = mask_BHW.to(own.device)
-    return torch.where(mask if own.dim() == 3 else mask.unsqueeze(1), own.roll(1, dims=0), own)
+    other = own.roll(1, dims=0) if donor_B is None else own[donor_B]
+    return torch.where(mask if own.dim() == 3 else mask.unsqueeze(1), other, own)
+
+
+def component(mask_BHW: Tensor, *, generator: torch.Generator, pieces: int = 16) -> Tensor:
+    """Of each mask the connected part (4 neighbours) around a random pixel of it; nothing of an empty one.
+
+    Reaches as far as paths of `pieces` straight pieces, the first of which is horizontal.
+    """
+    noise = torch.rand(mask_BHW.shape, generator=generator, device=generator.device).to(mask_BHW.device)
+    first_B1 = noise.masked_fill(~mask_BHW, -1.0).flatten(1).argmax(1, keepdim=True)
+    part_BHW = torch.zeros_like(mask_BHW).flatten(1).scatter(1, first_B1, True).view_as(mask_BHW) & mask_BHW
+    run_of = {axis: (~mask_BHW).cumsum(axis).clamp_max(mask_BHW.shape[axis] - 1) for axis in (1, 2)}
+    for piece in range(pieces):
+        axis = 2 - piece % 2
+        run_BHW = run_of[axis]  # one number from a gap to the next
+        found = torch.zeros_like(run_BHW).scatter_add(axis, run_BHW, part_BHW.long())
+        part_BHW = (found.gather(axis, run_BHW) > 0) & mask_BHW
+    return part_BHW
+
+
+def span(mask_BL: Tensor) -> Tensor:
+    """All from the first to the last that is True."""
+    return (mask_BL.cumsum(1) > 0) & (mask_BL.flip(1).cumsum(1) > 0).flip(1)

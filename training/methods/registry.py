@@ -1,5 +1,6 @@
 """All methods by the name that a recipe uses (`train.method`)."""
 
+from training.methods.ael import AEL
 from training.methods.cct import CCT
 from training.methods.cps import CPS
 from training.methods.mean_teacher import MeanTeacher
@@ -17,4 +18,5 @@ METHODS: dict[str, type[Method]] = {
     "unimatch": UniMatch,
     "u2pl": U2PL,
     "cct": CCT,
+    "ael": AEL,
 }
