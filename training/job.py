@@ -169,8 +169,9 @@ def run_job(job: TrainJob, worker: Worker) -> None:
                 raise FloatingPointError(f"after the last step: weight {name} is not finite")
         meta = _meta(job, index, data, progress.history)
         for step, network in method.early().items():
-            make_folder(early_folder(job.out, step))
-            save_model(early_folder(job.out, step), network.state_dict(), meta)
+            folder = early_folder(job.out, step)
+            make_folder(folder)
+            save_model(folder, network.state_dict(), {**meta, "history": []})
         save_model(job.out, method.deployed().state_dict(), meta)
 
 
