@@ -76,7 +76,9 @@ def pool_of(toy_data, layout):
 def classes(folder, image_HWC):
     """What a stored network says in evaluation mode."""
     with torch.inference_mode():
-        logits = load_network(folder)(normalise(torch.from_numpy(image_HWC.copy()).permute(2, 0, 1)[None])).logits
+        logits = (
+            load_network(folder).eval()(normalise(torch.from_numpy(image_HWC.copy()).permute(2, 0, 1)[None])).logits
+        )
     return F.interpolate(logits, image_HWC.shape[:2], mode="bilinear", align_corners=False).argmax(1)[0].numpy()
 
 
