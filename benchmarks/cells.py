@@ -14,7 +14,9 @@ from orchestrator.initial import shipped_lists
 from querying.errors import UserError
 
 ROUNDS = 2
-"""Of self-training after the supervised one (S4AL+ section 4.3)."""
+"""Of self-training after the supervised one (S4AL+ section 4.3; ST++)."""
+ANY = 0.001
+"""A confidence that every prediction has: the most probable of 255 classes has more."""
 
 Changes = dict[str, Any]
 _ALONE: Changes = {"cycles": 0, "reco": {"weight": 0.0}}
@@ -25,6 +27,7 @@ METHODS: dict[str, Changes] = {
     "supervised_reco": {"cycles": 0, "train": {"method": "supervised"}},
     "self_training": _ROUNDS,
     "self_training_no_reco": {**_ROUNDS, "reco": {"weight": 0.0}},
+    "st++": {"cycles": ROUNDS, "train": {"method": "st++"}, "reco": {"weight": 0.0}, "query": {"threshold": ANY}},
     "mean_teacher": {**_ALONE, "train": {"method": "mean_teacher"}},
     "cct": {**_ALONE, "train": {"method": "cct"}},
     "cps": {**_ALONE, "train": {"method": "cps"}, "methods": {"cps": {"weight": 6.0}}},
@@ -33,8 +36,8 @@ METHODS: dict[str, Changes] = {
     "ael": {**_ALONE, "train": {"method": "ael"}},
     "unimatch": {**_ALONE, "train": {"method": "unimatch"}},
 }
-"""What each changes in the recipe.  S4AL+ trains three times for the recipe's steps (supervised, then two rounds), all
-others once."""
+"""What each changes in the recipe.  S4AL+ and ST++ train three times for the recipe's steps (supervised, then two
+rounds), all others once."""
 
 
 def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | None = None) -> RunConfig:
@@ -54,6 +57,7 @@ def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | N
         if source not in shipped_lists():
             raise UserError(f"no list {source}; there are {', '.join(shipped_lists())}")
         initial = {"list": source, "cover": False}
+    changes = _nested(base, METHODS[method])
     return changed(
         base,
         seed=seed,
@@ -62,9 +66,8 @@ def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | N
         budget=None,
         stop_at=None,
         initial=initial,
-        query={"per_image": 0},
         teacher={"epochs": None, "steps_per_epoch": None, "batch_size": None},  # the same steps and labelled images
-        **_nested(base, METHODS[method]),
+        **{**changes, "query": {"per_image": 0, **changes.get("query", {})}},
     )
 
 

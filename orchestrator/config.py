@@ -46,7 +46,7 @@ class InitialSettings(Settings):
 
 
 class RunConfig(Settings):
-    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=100)
+    name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=100)
     """Also that of the default run folder and of the experiment in MLflow."""
     seed: int = Field(0, ge=0, lt=2**31)
     cycles: int = Field(1, ge=0, le=999)
@@ -82,7 +82,7 @@ class RunConfig(Settings):
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
             if (train.batch_size + train.batch_size_unlabelled) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
-        check_method(self.train, self.methods, self.cycles)
+        check_method(self.train, self.methods, self.cycles, self.query.per_image)
         return self
 
     def train_at(self, cycle: int, *, last: bool) -> TrainSettings:
@@ -90,9 +90,12 @@ class RunConfig(Settings):
         changes: dict[str, Any] = {}
         if cycle == 0 and self.train.method not in ON_THE_FLY:
             set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
-            changes = {"method": "supervised", "batch_size_unlabelled": 0} | set_keys
+            method = "st++" if self.train.method == "st++" else "supervised"
+            changes = {"method": method, "batch_size_unlabelled": 0} | set_keys
         elif self.train.method == "supervised":
             changes = {"batch_size_unlabelled": 0}
+        elif self.train.method == "st++":
+            changes = {"method": "self_training"}
         if cycle and last and self.train.last_epochs:
             changes["epochs"] = self.train.last_epochs
         return self.train.model_copy(update=changes)

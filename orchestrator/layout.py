@@ -15,6 +15,7 @@ from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.errors import UserError
 from querying.failpoints import failpoint
 from querying.files import make_folder, sync
+from querying.reliability import RELIABILITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,16 @@ class RunLayout:
 
     def scores(self, cycle: int) -> Path:
         return self.cycle(cycle) / "scores"
+
+    def teacher_choice(self, cycle: int) -> Path | None:
+        """For the cycles after it, the scores of cycle 0 where they say which images are reliable (ST++)."""
+        return self.scores(0) if cycle and (self.scores(0) / RELIABILITY).exists() else None
+
+    def pseudo_labels(self, cycle: int) -> list[Path]:
+        """The scores whose pseudo-labels a cycle trains on."""
+        before = [self.scores(cycle - 1)] if cycle else []
+        choice = self.teacher_choice(cycle)
+        return [choice, *before] if choice and choice not in before else before
 
     def query(self, cycle: int) -> Path:
         return self.cycle(cycle) / "query"

@@ -25,6 +25,7 @@ from querying.errors import UserError
 from querying.files import write_json, written
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
+from querying.reliability import reliable_images, write_reliability
 from querying.schemas import QUERY
 from querying.scorer import ScoreTask, ShardScorer, read_scores
 from querying.selection import Cells, select_global, select_per_image, within_budget
@@ -33,6 +34,7 @@ from training.evaluation import EvaluationTask, ShardEvaluator
 from training.job import PROGRESS, TrainJob, stop_file
 from training.metrics import Confusion
 from training.predictor import Predictor
+from training.ranking import ranker_of
 
 POLL_S = 0.5
 
@@ -79,7 +81,7 @@ class Stages:
             data=self.index.root.resolve(),
             ledger=self.ledger.root.resolve(),
             cycle=cycle,
-            pseudo=self.layout.scores(cycle - 1).resolve() if cycle else None,
+            pseudo=tuple(folder.resolve() for folder in self.layout.pseudo_labels(cycle)),
             backbone=backbone if backbone.exists() else None,
             region_size=self.grid.size,
             seed=self.config.seed,
@@ -143,6 +145,8 @@ class Stages:
         for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle)), 1):
             images, seconds = images + summary.images, seconds + summary.seconds
             self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
+        if self.config.train.method == "st++" and not cycle:
+            self._rank(out)
 
     def pixels_left(self, cycle: int) -> int:
         """What may still be bought after `cycle`, of the budget or of all there is."""
@@ -173,7 +177,9 @@ class Stages:
         return _query_table(within_budget(cells, areas, self.pixels_left(cycle)), ids)
 
     def _score_tasks(self, cycle: int) -> Iterator[ScoreTask]:
-        whole, bought = frozenset(self.ledger.images(0)), self.ledger.bought(cycle)
+        choice = self.layout.teacher_choice(cycle)
+        kept = (reliable_images(choice) if choice else None) or frozenset()
+        whole, bought = kept.union(self.ledger.images(0)), self.ledger.bought(cycle)
         for number, shard in enumerate(self.index.shards("train")):
             ids = image_ids(self.index.root, shard)
             yield ScoreTask(
@@ -183,6 +189,14 @@ class Stages:
                 whole.intersection(ids),
                 {image_id: bought[image_id] for image_id in ids if image_id in bought},
             )
+
+    def _rank(self, out: Path) -> None:
+        """Write `reliability.json` over the whole pool (ST++)."""
+        checkpoint, query = self.layout.checkpoint(0).resolve(), self.config.query
+        make = partial(ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads)
+        self.progress.stage(f"{self.name} cycle 0: rank the pool by reliability")
+        found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0)) for pair in pairs]
+        write_reliability(out, found, self.config.methods.st_plus_plus.reliable)
 
     def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any]) -> Iterator[Any]:
         query = self.config.query

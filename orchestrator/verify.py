@@ -26,14 +26,16 @@ MODEL_NOTE = "model.json"
 def stage_inputs(layout: RunLayout, ledger: Ledger, stage: str, cycle: int) -> dict[str, str]:
     """Digests of what a stage of this cycle is made from: where they change, it must be made again."""
     labels = {"labels": ledger.chain(cycle)}
+    choice = layout.teacher_choice(cycle)
+    reliable = {"reliable images": digest(choice)} if choice else {}
     if stage == "train":
         pseudo = {"pseudo-labels": digest(layout.scores(cycle - 1), "pseudo-*")} if cycle else {}
         weights = {"first weights": sha256(layout.backbone)} if layout.backbone.exists() else {}
-        return labels | pseudo | weights
+        return labels | pseudo | reliable | weights
     if stage == "select":
         return labels | {"scores": digest(layout.scores(cycle), "regions-*")}
     model = {"model": digest(layout.checkpoint(cycle), "*.safetensors")}
-    return model if stage == "evaluate" else labels | model
+    return model if stage == "evaluate" else labels | model | reliable
 
 
 def audit_run(layout: RunLayout) -> Iterator[str]:

@@ -89,7 +89,7 @@ class ShardScorer:
                 written(regions) as region_file,
                 pa.ipc.new_file(region_file, REGION_SCORES) as region_writer,
             ):
-                for ids, images_BCHW in self._batches(task):
+                for ids, images_BCHW in pool_batches(task, self.batch_size):
                     region_rows, pseudo_rows = self.score(ids, images_BCHW, task.bought)
                     region_writer.write_batch(region_rows)
                     pseudo_writer.write_batch(pseudo_rows)
@@ -140,19 +140,21 @@ class ShardScorer:
             return drawn if finite else drawn * np.nan
         return self.grid.mean(ACQUISITIONS[self.acquisition](log_p_1CHW))[0].cpu().numpy()
 
-    def _batches(self, task: ScoreTask) -> Iterator[tuple[list[str], Tensor]]:
-        ids: list[str] = []
-        images: list[np.ndarray] = []
-        for image_id, image_HWC in read_images(task.root, task.shard):
-            if image_id in task.whole:
-                continue
-            ids.append(image_id)
-            images.append(image_HWC)
-            if len(ids) == self.batch_size:
-                yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-                ids, images = [], []
-        if ids:
+
+def pool_batches(task: ScoreTask, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Ids and uint8 images (B, 3, H, W) of a shard without the `whole` ones, in its order."""
+    ids: list[str] = []
+    images: list[np.ndarray] = []
+    for image_id, image_HWC in read_images(task.root, task.shard):
+        if image_id in task.whole:
+            continue
+        ids.append(image_id)
+        images.append(image_HWC)
+        if len(ids) == batch_size:
             yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+            ids, images = [], []
+    if ids:
+        yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _intact(done: Path) -> bool:

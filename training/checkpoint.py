@@ -28,6 +28,15 @@ def save_model(folder: Path, state: Mapping[str, Tensor], meta: Mapping[str, Any
     write_json(folder / META, {**meta, "sha256": sha256(folder / MODEL)})
 
 
+def early_folder(checkpoint: Path, step: int) -> Path:
+    return checkpoint / f"step-{step:08d}"
+
+
+def early_folders(checkpoint: Path) -> list[Path]:
+    """Of the networks of earlier steps that a training has kept, the first first."""
+    return sorted(checkpoint.glob("step-*"))
+
+
 def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and metadata.  DamagedError names a file that is missing or differs from its hash."""
     try:

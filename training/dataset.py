@@ -19,6 +19,7 @@ from querying.errors import UserError
 from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
+from querying.reliability import reliable_images
 from querying.schemas import PSEUDO_LABELS
 from querying.shards import DataIndex, ImageStore, decode_label, encode_label
 from training.augment import strong, weak
@@ -36,14 +37,16 @@ class TrainingData:
         ledger: Ledger,
         cycle: int,
         grid: RegionGrid,
-        pseudo: Path | None,
+        pseudo: Sequence[Path],
         *,
         augment: AugmentSettings,
         crop: tuple[int, int],
         seed: int,
         views: int | None = None,
     ) -> None:
-        """With `views`, the pool comes without pseudo-labels: all other train images, weakly augmented and in as many
+        """`pseudo` are folders of scores; of one that says which images are reliable, only these count.
+
+        With `views`, the pool comes without pseudo-labels: all other train images, weakly augmented and in as many
         strong views."""
         self.views = views
         self.store = ImageStore(index, "train")
@@ -56,7 +59,7 @@ class TrainingData:
             for image_id, cells in _cells(ledger, range(1)).items()
         }
         self.bought = _cells(ledger, range(1, cycle + 1))
-        self.pseudo = _pseudo_labels(pseudo) if pseudo else {}
+        self.pseudo = _pseudo_labels(pseudo)
         whole = set(self.labelled)
         self.pool = [
             image_id
@@ -152,10 +155,13 @@ def _cells(ledger: Ledger, cycles: range) -> dict[str, list[tuple[int, bytes]]]:
     return cells
 
 
-def _pseudo_labels(folder: Path) -> dict[str, pa.BinaryScalar]:
+def _pseudo_labels(folders: Sequence[Path]) -> dict[str, pa.BinaryScalar]:
     """Image id -> PNG bytes, left in the mapped files until they are read."""
     labels: dict[str, pa.BinaryScalar] = {}
-    for path in sorted(folder.glob("pseudo-*.arrow")):
-        table = scored_file(path, PSEUDO_LABELS).table()
-        labels.update(zip(table["image_id"].to_pylist(), table["label"], strict=True))
+    for folder in folders:
+        reliable = reliable_images(folder)
+        for path in sorted(folder.glob("pseudo-*.arrow")):
+            table = scored_file(path, PSEUDO_LABELS).table()
+            rows = zip(table["image_id"].to_pylist(), table["label"], strict=True)
+            labels.update(row for row in rows if reliable is None or row[0] in reliable)
     return labels

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from querying.errors import InfrastructureError
-from querying.files import write_text
+from querying.files import make_folder, write_text
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
 from training.backbones import load_backbone
 from training.batch import Batch
-from training.checkpoint import TrainingStates, save_model
+from training.checkpoint import TrainingStates, early_folder, save_model
 from training.dataset import TrainingData, prefetched
 from training.loop import train
 from training.method_settings import MethodSettings
@@ -42,8 +42,8 @@ class TrainJob:
     data: Path
     ledger: Path
     cycle: int
-    pseudo: Path | None
-    """Folder of the previous cycle's scores."""
+    pseudo: tuple[Path, ...]
+    """Folders of scores: the previous cycle's, and that of cycle 0 where its reliable images keep their labels."""
     backbone: Path | None
     """Local weight file; None starts from random weights."""
     region_size: int
@@ -58,7 +58,7 @@ class TrainJob:
     made_from: str
     """A key of labels, pseudo-labels and first weights: states of other ones are not continued from."""
     out: Path
-    """Receives `model.safetensors` and `meta.json`."""
+    """Receives `model.safetensors` and `meta.json`; a method's early networks likewise in `step-<number>/`."""
 
 
 def device_name(use_gpu: bool) -> str:
@@ -167,7 +167,12 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         for name, tensor in method.state_dict().items():  # a loss sees the weights of the step before it
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"after the last step: weight {name} is not finite")
-        save_model(job.out, method.deployed().state_dict(), _meta(job, index, data, progress.history))
+        meta = _meta(job, index, data, progress.history)
+        for step, network in method.early().items():
+            folder = early_folder(job.out, step)
+            make_folder(folder)
+            save_model(folder, network.state_dict(), {**meta, "history": []})
+        save_model(job.out, method.deployed().state_dict(), meta)
 
 
 def _new_network(job: TrainJob, num_classes: int, device: torch.device) -> NewNetwork:

@@ -131,7 +131,13 @@ class AELSettings(Settings):
     """Share of an image that a connected part of the class is above, for the box to be around it."""
 
 
+class STPlusPlusSettings(Settings):
+    reliable: float = Field(0.5, gt=0, lt=1)
+    """Share of the pool's images that the first student learns, rounded down; the others wait for its labels."""
+
+
 class MethodSettings(Settings):
+    st_plus_plus: STPlusPlusSettings = STPlusPlusSettings()
     u2pl: U2PLSettings = U2PLSettings()
     cct: CCTSettings = CCTSettings()
     mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
@@ -140,8 +146,12 @@ class MethodSettings(Settings):
     ael: AELSettings = AELSettings()
 
 
-def check_method(train: TrainSettings, methods: MethodSettings, cycles: int) -> None:
-    """ValueError where a method that labels the pool on the fly can not do so."""
+def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, queried: int) -> None:
+    """ValueError where a method can not label the pool as it is meant to; `queried` is what a cycle asks per image."""
+    if train.method == "st++" and cycles != 2:
+        raise ValueError(f"train.method=st++ trains a teacher and two students: it needs cycles=2, not {cycles}")
+    if train.method == "st++" and queried:
+        raise ValueError("train.method=st++ asks nothing: it needs query.per_image=0")
     if train.method not in ON_THE_FLY:
         return
     if cycles:

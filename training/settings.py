@@ -65,11 +65,12 @@ class AugmentSettings(Settings):
 
 
 class TrainSettings(Settings):
-    method: Literal["supervised", "self_training", "mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael"] = (
+    method: Literal["supervised", "self_training", "st++", "mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael"] = (
         "self_training"
     )
-    """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet; the methods of ON_THE_FLY label
-    the pool while they train, and have cycle 0 alone."""
+    """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet, `st++` is too, and then
+    self-training on the most reliable images first; the methods of ON_THE_FLY label the pool while they train, and
+    have cycle 0 alone."""
     epochs: int = Field(100, ge=1)
     last_epochs: int | None = Field(None, ge=1)
     """Epochs of the last cycle, where it is to be longer."""

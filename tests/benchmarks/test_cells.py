@@ -16,7 +16,7 @@ def test_every_method_keeps_what_the_recipe_fixes(name):
         assert getattr(found, group) == getattr(BASE, group)
     assert found.train.model_copy(update={"method": BASE.train.method}) == BASE.train
     assert (found.seed, found.query.per_image, found.reference) == (3, 0, False)
-    rounds = 3 if name.startswith("self_training") else 1
+    rounds = 3 if name.startswith("self_training") or name == "st++" else 1
     assert total_steps(found) == rounds * BASE.train.epochs * BASE.train.steps_per_epoch
     first = found.train_at(0, last=False)
     assert first.batch_size == BASE.train.batch_size
@@ -43,6 +43,15 @@ def test_published_settings_of_cps():
     with_it, without = (cell(BASE, name, "1/8", 0).methods.cps for name in ("cps_cutmix", "cps"))
     assert (with_it.weight, with_it.cutmix, with_it.boxes) == (5.0, True, 3)
     assert (without.weight, without.cutmix) == (6.0, False)
+
+
+def test_st_plus_plus_labels_every_pixel_and_contrasts_nothing():
+    found = cell(BASE, "st++", "1/8", 0)
+    assert (found.train.method, found.cycles, found.reco.weight) == ("st++", 2, 0.0)
+    assert found.query.model_copy(update={"threshold": BASE.query.threshold}) == BASE.query
+    assert found.query.threshold < 1 / 255
+    assert [found.train_at(cycle, last=cycle == 2).method for cycle in range(3)] == ["st++", *["self_training"] * 2]
+    assert found.as_reference().train_at(0, last=True).method == "supervised"
 
 
 @pytest.mark.parametrize(

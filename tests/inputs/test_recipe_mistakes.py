@@ -114,7 +114,7 @@ TOO_MUCH = {
     "train.epochs": 1.5, "teacher.epochs": 0, "reco.hard_threshold": 0, "augment.flip": 1.1, "augment.scale_max": 5,
     "augment.jitter": [0.8, 0.8, 0.8, 0.6], "augment.blur_sigma": [1], "query.threshold": 0, "query.scales": [],
     "query.region_size": 0, "query.batch_size": 0, "query.actors": 0, "data.size": [1, 2, 3], "name": "a b",
-    "name ": "..",
+    "name ": "..", "methods.st_plus_plus.reliable": 1,
 }  # fmt: skip
 CONFLICTS = {
     "train.workers=3": "train.batch_size", "stop_at=0.9 reference=false": "stop_at",
@@ -123,6 +123,7 @@ CONFLICTS = {
     "train.method=supervised train.batch_size=1": "2 images",
     "train.workers=2 train.batch_size_unlabelled=3": "unlabelled",
     "train.workers=2 teacher.batch_size=3": "batch_size",
+    "train.method=st++ cycles=1 query.per_image=0": "needs cycles=2", "train.method=st++ cycles=2": "query.per_image=0",
 }  # fmt: skip
 AGAINST_THE_DATA = {
     "data.dataset=camvid": "toy_s4al_plus is for 'camvid'", "data.size=[96,128]": "--size 96x128",

@@ -45,7 +45,7 @@ def parts(toy_data, tmp_path):
 
 def data(toy_data, parts, augment=PLAIN, seed=0, cycle=1):
     ledger, scores, _ = parts
-    return TrainingData(toy_data, ledger, cycle, GRID, scores, augment=augment, crop=(48, 64), seed=seed)
+    return TrainingData(toy_data, ledger, cycle, GRID, [scores], augment=augment, crop=(48, 64), seed=seed)
 
 
 def test_bought_over_pseudo_over_ignore(toy_data, parts):
@@ -115,7 +115,7 @@ def test_the_pools_truth_is_not_needed(toy_data, parts, tmp_path):
 def views(toy_data, parts, count, augment, cycle=0):
     ledger = parts[0]
     options = {"augment": augment, "crop": (96, 80), "seed": 0, "views": count}
-    return TrainingData(toy_data, ledger, cycle, GRID, None, **options)
+    return TrainingData(toy_data, ledger, cycle, GRID, [], **options)
 
 
 def test_views_show_the_same_place_and_say_what_is_seen(toy_data, parts):

@@ -1,6 +1,6 @@
 """The interface of a method: networks, teachers and memories in one module, whose forward pass is the loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from torch import nn
@@ -43,3 +43,7 @@ class Method(nn.Module):
     def deployed(self) -> DeepLabV3Plus:
         """The network that is evaluated and kept in the end."""
         return self.network
+
+    def early(self) -> Mapping[int, DeepLabV3Plus]:
+        """Networks of earlier steps that are kept, too, by the number of finished steps."""
+        return {}

@@ -6,6 +6,7 @@ from training.methods.cps import CPS
 from training.methods.mean_teacher import MeanTeacher
 from training.methods.method import Method
 from training.methods.self_training import SelfTraining
+from training.methods.st_plus_plus import STPlusPlus
 from training.methods.supervised import Supervised
 from training.methods.u2pl import U2PL
 from training.methods.unimatch import UniMatch
@@ -13,6 +14,7 @@ from training.methods.unimatch import UniMatch
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "self_training": SelfTraining,
+    "st++": STPlusPlus,
     "mean_teacher": MeanTeacher,
     "cps": CPS,
     "unimatch": UniMatch,
