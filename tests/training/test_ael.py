@@ -340,6 +340,6 @@ def test_without_a_known_or_a_class_nothing_is_nan():
 @pytest.mark.parametrize(("key", "message"), [("batch_size", "labelled"), ("batch_size_unlabelled", "pool images")])
 def test_each_worker_needs_two_images_of_each_kind(key, message):
     sizes = {"batch_size": 4, "batch_size_unlabelled": 4, "workers": 2}
-    check_method(TrainSettings(method="ael", **sizes), MethodSettings(), cycles=0)
+    check_method(TrainSettings(method="ael", **sizes), MethodSettings(), cycles=0, queried=0)
     with pytest.raises(ValueError, match=f"2 {message}.*train.{key}$"):
-        check_method(TrainSettings(method="ael", **{**sizes, key: 2}), MethodSettings(), cycles=0)
+        check_method(TrainSettings(method="ael", **{**sizes, key: 2}), MethodSettings(), cycles=0, queried=0)
