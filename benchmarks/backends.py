@@ -12,8 +12,8 @@ from orchestrator.local_cluster import prepare_local_cluster
 from querying.errors import UserError
 
 if TYPE_CHECKING:
+    from orchestrator.backend import Backend
     from orchestrator.progress import Progress
-    from orchestrator.stages import Backend
 
 
 def check_backend(name: str, address: str | None) -> None:

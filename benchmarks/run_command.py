@@ -24,8 +24,8 @@ from querying.files import sha256, write_json
 from querying.shards import DataIndex
 
 if TYPE_CHECKING:
+    from orchestrator.backend import Backend
     from orchestrator.progress import Progress
-    from orchestrator.stages import Backend
 
 
 def run_command(

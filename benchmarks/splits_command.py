@@ -25,8 +25,8 @@ from querying.files import read_json
 from querying.shards import DataIndex
 
 if TYPE_CHECKING:
+    from orchestrator.backend import Backend
     from orchestrator.progress import Progress
-    from orchestrator.stages import Backend
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.backend import Backend
 from orchestrator.config import RunConfig
 from orchestrator.initial import labelled_set
 from orchestrator.layout import RunLayout, discard, once, sweep
 from orchestrator.manifest import digest, set_aside
 from orchestrator.progress import Progress
 from orchestrator.record import Mirror, Record, epoch_rows, evaluation_key
-from orchestrator.stages import Backend, Stages, whole_images, write_query
+from orchestrator.stages import Stages, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
 from orchestrator.verify import stage_inputs
 from querying.ledger import Ledger

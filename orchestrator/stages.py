@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.backend import Backend
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import deferred, requested
 from orchestrator.layout import RunLayout
@@ -37,25 +38,6 @@ from training.predictor import Predictor
 from training.ranking import ranker_of
 
 POLL_S = 0.5
-
-
-class Backend(Protocol):
-    device: str
-    """What computes (see `training.job.device_name`)."""
-
-    @property
-    def address(self) -> str | None:
-        """Where another process finds the cluster; None where there is none."""
-
-    def room(self, processes: int, threads: int) -> int:
-        """How many groups of so many processes of so many threads find room at the same time."""
-
-    def train(self, job: TrainJob) -> None: ...
-
-    def map(
-        self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
-    ) -> Iterator[Any]:
-        """Yield `make_worker().method(item)` in any order; an item may be tried again after a crash."""
 
 
 class Stages:
