@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import mkdtemp
@@ -31,6 +32,7 @@ SHAPE = (
     "train.batch_size_unlabelled=4",
     "teacher.batch_size=4",
 )
+MEETING_S = 20
 STOPPED_AFTER = (1, 3, 4, 5, 6, 7)
 
 
@@ -48,7 +50,9 @@ def rank(job: TrainJob, number: int, world: int, meeting: str, stop_after: int) 
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     worker = Worker(rank=number, world=world, device=torch.device("cpu"))
     if world > 1:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=world)
+        # One that is killed before it comes would be waited for; on Ray, that ends the group.
+        wait = timedelta(seconds=MEETING_S)
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=number, world_size=world, timeout=wait)
         worker = replace(worker, wrap=_distributed, mean=_mean)
     if stop_after and number == 0:
         seen = iter(range(1, 1000))
