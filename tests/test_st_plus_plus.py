@@ -187,6 +187,7 @@ def test_two_ranks_train_the_same_teacher_with_and_without_its_copies(toy_data, 
     assert (tmp_path / "st/summary.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
 def test_two_scorers_rank_as_one_process(local_ray, finished, toy_data, tmp_path):

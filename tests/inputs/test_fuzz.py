@@ -239,8 +239,8 @@ LOADERS = {
     "region scores": (
         "scores/regions-00000.arrow", lambda root: read_scores(root / "scores/regions-00000.arrow", GRID.num_regions),
     ),
-    "pseudo-labels": ("scores/pseudo-00000.arrow", lambda root: _pseudo_labels(root / "scores")),
-    "score hashes": ("scores/shard-00000.json", lambda root: _pseudo_labels(root / "scores")),
+    "pseudo-labels": ("scores/pseudo-00000.arrow", lambda root: _pseudo_labels([root / "scores"])),
+    "score hashes": ("scores/shard-00000.json", lambda root: _pseudo_labels([root / "scores"])),
     "manifest": ("scores/manifest.json", lambda root: problems(root / "scores")),
     "ledger": ("ledger/cycle-001.parquet", lambda root: Ledger(root / "ledger").bought(1)),
     "ledger note": ("ledger/cycle-001.json", lambda root: Ledger(root / "ledger").spent(1)),
