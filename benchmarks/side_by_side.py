@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -39,7 +39,7 @@ class _Running:
     task: Task
     process: subprocess.Popen[bytes]
     log: TextIO
-    rest: str = field(default="")
+    rest: str = ""
 
     def lines(self) -> list[str]:
         """What it has said since the last call, whole lines only."""

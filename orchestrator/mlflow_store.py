@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.tracking_uri import alone
-from querying.errors import DamagedError, UserError
+from querying.errors import DamagedError, InfrastructureError
 from querying.files import read_json
 from querying.shown import one_line, redacted
 
@@ -96,7 +96,7 @@ def log_comparison(
     cells: Sequence[Path], uri: str, files: Sequence[Path], metrics: Mapping[str, Mapping[int, float]]
 ) -> bool:
     """Put files and numbers (name -> step -> value) into the run of the grid of these cells; False where they were not
-    tracked at `uri`.  UserError where MLflow does not answer."""
+    tracked at `uri`.  InfrastructureError where MLflow does not answer."""
     wanted = {state["group"] for state in map(_state, cells) if state.get("uri") == redacted(uri) and "group" in state}
     if len(wanted) != 1:
         return False
@@ -114,7 +114,7 @@ def log_comparison(
             client.log_artifact(group, str(file), "compare")
         client.log_batch(group, metrics=points)
     except (MlflowException, OSError) as error:
-        raise UserError(f"--tracking {redacted(uri)}: {one_line(str(error))[:200]}") from None
+        raise InfrastructureError(f"--tracking {redacted(uri)}: {one_line(str(error))[:200]}") from None
     return True
 
 
