@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind
+from benchmarks.options import AddressOption, BackendName, BackendOption, Checkpoint, DataOption, Kind
 from querying.errors import Interrupted, S4ALError, UserError
 from querying.shown import one_line
 
@@ -111,11 +111,15 @@ def compare(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI where the cells are, or none; default as for `s4al splits`.")
     ] = None,
+    checkpoint: Annotated[
+        Checkpoint,
+        typer.Option(help="Weights that count; the best need evaluate.best_on_val=true in the cells."),
+    ] = Checkpoint.last,
 ) -> None:
     """The finished cells of a grid side by side: mean and spread over seeds, paired differences, cost."""
     from benchmarks.compare import compare_command
 
-    compare_command(cells, out, against, tracking)
+    compare_command(cells, out, against, tracking, checkpoint)
 
 
 @app.command()

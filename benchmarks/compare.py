@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from benchmarks.options import Checkpoint
 from orchestrator.mlflow_store import log_comparison
 from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
@@ -68,14 +69,14 @@ class Row:
     images_per_second: float | None
 
 
-def load(root: Path) -> list[Result]:
+def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
     """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made under
-    one protocol or, for a split and seed, on one labelled set."""
+    one protocol or, for a split and seed, on one labelled set, or have no such checkpoint."""
     results = []
     for path in sorted(root.glob(CELLS)):
         summary = read_json(path)
         if summary["finished"]:
-            results.append(_result(path.parent, summary))
+            results.append(_result(path.parent, summary, checkpoint))
     if not results:
         raise UserError(f"{root}: no finished cell of `s4al splits`")
     _refuse_mixed(results, "protocol", lambda one: (), root)
@@ -83,10 +84,13 @@ def load(root: Path) -> list[Result]:
     return results
 
 
-def _result(cell: Path, summary: Mapping[str, Any]) -> Result:
+def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> Result:
     config, found = read_recipe(cell / "recipe.yaml")
     evaluate, last = config.evaluate, summary["cycles"][-1]
     windows = f"windows {evaluate.window} by {evaluate.strides()}" if evaluate.window else "whole image"
+    accuracy = last if checkpoint == Checkpoint.last else last.get("best_on_val")
+    if accuracy is None:
+        raise UserError(f"{cell}: kept no best checkpoint; it was run without evaluate.best_on_val=true")
     gpu = found.get("device") == "cuda"
     devices = config.train.workers * (1 if gpu else config.train.threads)
     rates = [row[RATE] for row in read_record(cell / "metrics.jsonl") if RATE in row]
@@ -94,13 +98,13 @@ def _result(cell: Path, summary: Mapping[str, Any]) -> Result:
         method=cell.parts[-3],
         split=cell.parts[-2].replace("_", "/"),
         seed=summary["seed"],
-        miou=last["miou"],
-        class_iou=last["class_iou"],
+        miou=accuracy["miou"],
+        class_iou=accuracy["class_iou"],
         hours=sum(row["seconds"]["train"] for row in summary["cycles"]) * devices / 3600,
         images_per_second=median(rates) if rates else None,
         labelled_set=summary["labelled_set"]["sha256"],
-        protocol=f"{windows}, last checkpoint, on {summary['evaluated_on']}, {config.model.backbone},"
-        f" hours of {'GPUs' if gpu else 'CPU threads'}",
+        protocol=f"{windows}, {checkpoint.replace('_', ' ')} checkpoint, on {summary['evaluated_on']},"
+        f" {config.model.backbone}, hours of {'GPUs' if gpu else 'CPU threads'}",
     )
 
 
@@ -186,31 +190,35 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
     return "\n".join(lines) + "\n"
 
 
-def compare_command(root: Path, out: Path | None, against: str, tracking: str | None) -> None:
-    """Write compare.md, compare.csv and compare.png, print the table, and put all into the grid's run in MLflow."""
-    results = load(root)
+def compare_command(
+    root: Path, out: Path | None, against: str, tracking: str | None, checkpoint: Checkpoint = Checkpoint.last
+) -> None:
+    """Write compare.md, .csv and .png (compare_best_on_val.* of the best checkpoints), print the table, and put all
+    into the grid's run in MLflow."""
+    results = load(root, checkpoint)
+    stem = "compare" if checkpoint == Checkpoint.last else f"compare_{checkpoint}"
     rows = table(results, against)
     out = out or root
     text = as_markdown(rows, results, against)
-    write_text(out / "compare.md", text)
-    write_text(out / "compare.csv", as_csv(results))
-    _draw(rows, out / "compare.png")
+    write_text(out / f"{stem}.md", text)
+    write_text(out / f"{stem}.csv", as_csv(results))
+    _draw(rows, out / f"{stem}.png")
     print(text, end="")
     uri = tracking or default_uri(root)
     if uri == "none":
         return
     check_uri(uri)
     cells = [path.parent for path in sorted(root.glob(CELLS))]
-    files = [out / f"compare.{kind}" for kind in ("md", "csv", "png")]
-    if not log_comparison(cells, uri, files, _points(rows)) and tracking:
+    files = [out / f"{stem}.{kind}" for kind in ("md", "csv", "png")]
+    if not log_comparison(cells, uri, files, _points(rows, stem)) and tracking:
         raise UserError(f"--tracking {redacted(uri)}: the cells of {root} were not tracked there")
 
 
-def _points(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
+def _points(rows: Sequence[Row], stem: str) -> dict[str, dict[int, float]]:
     """mIoU of each method by its share of labels in hundredths of a percent, MLflow's axis being whole numbers."""
     points: dict[str, dict[int, float]] = defaultdict(dict)
     for row in rows:
-        points[f"compare/{row.method}"][round(10_000 * Fraction(row.split))] = row.miou / 100
+        points[f"{stem}/{row.method}"][round(10_000 * Fraction(row.split))] = row.miou / 100
     return points
 
 

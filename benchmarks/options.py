@@ -19,6 +19,11 @@ class BackendName(StrEnum):
     ray = "ray"
 
 
+class Checkpoint(StrEnum):
+    last = "last"
+    best_on_val = "best_on_val"
+
+
 DataOption = Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")]
 BackendOption = Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")]
 AddressOption = Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")]

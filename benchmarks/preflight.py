@@ -14,6 +14,7 @@ from querying.errors import DamagedError, UserError
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
 from training.method_settings import ON_THE_FLY
+from training.settings import VAL_SPLIT
 
 ANSWER_WITHIN_S = 3.0
 
@@ -47,9 +48,10 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
         raise UserError(f"reference=true: {images - masked} of {images} train images have no mask; set reference=false")
     if labelled_set is None or not labelled_set.exists():
         _check_first(config, images, masked)
-    for shard in index.shards(config.data.evaluate_on):
-        if shard.masked < shard.rows:
-            raise UserError(f"{index.root / shard.truth}: an image of split {config.data.evaluate_on!r} has no mask")
+    for split in [config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]:
+        for shard in index.shards(split):
+            if shard.masked < shard.rows:
+                raise UserError(f"{index.root / shard.truth}: an image of split {split!r} has no mask")
     for shard in index.shards("train"):
         if config.cycles and config.query.per_image and shard.masked < shard.rows:
             raise UserError(

@@ -31,7 +31,9 @@ def outcome_table(summary: dict[str, Any]) -> Table:
     table = Table(
         title=f"{summary['recipe']}, seed {summary['seed']}, on {summary['evaluated_on']}", title_justify="left"
     )
-    for heading in ("cycle", "labelled %", "of non-void %", "cells", "mIoU %", "of full %", "seconds"):
+    best = any("best_on_val" in row for row in summary["cycles"])
+    chosen = ["best on val %"] if best else []
+    for heading in ("cycle", "labelled %", "of non-void %", "cells", "mIoU %", *chosen, "of full %", "seconds"):
         table.add_column(heading, justify="right")
     for row in summary["cycles"]:
         valid = row["labelled_fraction_valid"]
@@ -41,11 +43,12 @@ def outcome_table(summary: dict[str, Any]) -> Table:
             "-" if valid is None else f"{100 * valid:.2f}",
             str(row["cells"]),
             f"{100 * row['miou']:.2f}",
+            *([f"{100 * row['best_on_val']['miou']:.2f}"] if best else []),
             f"{100 * row['miou'] / supervised:.1f}" if supervised else "-",
             f"{sum(row['seconds'].values()):.0f}",
         )
     if supervised:
-        table.add_row("full", "100.00", "100.00", "", f"{100 * supervised:.2f}", "100.0", "")
+        table.add_row("full", "100.00", "100.00", "", f"{100 * supervised:.2f}", *([""] if best else []), "100.0", "")
     return table
 
 

@@ -82,6 +82,8 @@ class RunConfig(Settings):
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
             if (train.batch_size + train.batch_size_unlabelled) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
+        if self.evaluate.best_on_val and not self.train.validate_epochs:
+            raise ValueError("evaluate.best_on_val=true needs train.validate_epochs: how often to look")
         check_method(self.train, self.methods, self.cycles, self.query.per_image)
         return self
 

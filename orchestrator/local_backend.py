@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from querying.errors import UserError
-from training.job import TrainJob, Worker, device_name, run_job
+from training.job import TrainJob, device_name, run_job
+from training.worker import Worker
 
 
 class LocalBackend:

@@ -77,7 +77,7 @@ def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
 
 def evaluation_key(evaluation: Path, run: str, cycle: int) -> dict[str, Any]:
     """What says which evaluation a row of the record is about."""
-    return {"run": run, "cycle": cycle, "stage": "evaluate", "from": digest(evaluation, "confusion.json")[:16]}
+    return {"run": run, "cycle": cycle, "stage": "evaluate", "from": digest(evaluation, "confusion*.json")[:16]}
 
 
 class Mirror(Protocol):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,13 @@ import pyarrow.parquet as pq
 
 from orchestrator.backend import Backend
 from orchestrator.config import RunConfig
-from orchestrator.interrupt import deferred, requested
+from orchestrator.following import followed
+from orchestrator.interrupt import deferred
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import inputs_key
 from orchestrator.memory import memory_for
 from orchestrator.progress import Progress
+from orchestrator.summary import BEST_COUNTS, COUNTS
 from orchestrator.verify import stage_inputs
 from querying.errors import UserError
 from querying.files import write_json, written
@@ -31,13 +30,13 @@ from querying.schemas import QUERY
 from querying.scorer import ScoreTask, ShardScorer, read_scores
 from querying.selection import Cells, select_global, select_per_image, within_budget
 from querying.shards import DataIndex, image_ids
+from training.checkpoint import best_folder
 from training.evaluation import EvaluationTask, ShardEvaluator
-from training.job import PROGRESS, TrainJob, stop_file
+from training.heartbeat import PROGRESS, VALIDATION
+from training.job import TrainJob, stop_file
 from training.metrics import Confusion
 from training.predictor import Predictor
 from training.ranking import ranker_of
-
-POLL_S = 0.5
 
 
 class Stages:
@@ -73,23 +72,32 @@ class Stages:
             augment=self.config.augment,
             methods=self.config.methods,
             work=self.layout.work(cycle).resolve(),
+            evaluate=self.config.evaluate,
+            evaluate_batch=self.config.query.batch_size,
             made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle)),
             out=out.resolve(),
         )
         self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
         images = settings.batch_size + settings.batch_size_unlabelled
-        for leftover in (stop_file(job.work), job.work / PROGRESS):
+        for leftover in (stop_file(job.work), job.work / PROGRESS, job.work / VALIDATION):
             leftover.unlink(missing_ok=True)
         keys = ("teacher.batch_size",) if not cycle else ("train.batch_size", "train.batch_size_unlabelled")
-        what = f"{self.name} cycle {cycle}, training"
-        with memory_for(what, keys), deferred(), _watched(job.work, self.progress, images):
+        what = f"{self.name} cycle {cycle}"
+        with memory_for(f"{what}, training", keys), deferred(), followed(job.work, self.progress, what, images):
             self.backend.train(job)
 
     def evaluate(self, cycle: int, out: Path) -> None:
-        """Write `confusion.json`: exact counts over the evaluation split."""
+        """Write `confusion.json`: exact counts over the evaluation split; `confusion_best_on_val.json` likewise for the
+        weights that were best on val, where they are kept."""
+        checkpoint = self.layout.checkpoint(cycle).resolve()
+        self._count(cycle, checkpoint, out / COUNTS)
+        if self.config.evaluate.best_on_val:
+            self._count(cycle, best_folder(checkpoint), out / BEST_COUNTS)
+
+    def _count(self, cycle: int, model: Path, out: Path) -> None:
         make = partial(
             ShardEvaluator,
-            partial(Predictor, self.layout.checkpoint(cycle).resolve()),
+            partial(Predictor, model),
             self.index.num_classes,
             self.config.query.batch_size,
             self.config.query.threads,
@@ -97,12 +105,13 @@ class Stages:
         )
         split = self.config.data.evaluate_on
         tasks = [EvaluationTask(self.index.root.resolve(), shard) for shard in self.index.shards(split)]
-        self.progress.stage(f"{self.name} cycle {cycle}: evaluate on {split}")
+        which = "the best on val " if out.name == BEST_COUNTS else ""
+        self.progress.stage(f"{self.name} cycle {cycle}: evaluate {which}on {split}")
         confusion = Confusion.empty(self.index.num_classes)
         for done, counts in enumerate(self._map(make, "evaluate_shard", tasks), 1):
             confusion += Confusion.from_list(counts)
             self.progress.update(done, len(tasks), "shards")
-        write_json(out / "confusion.json", {"split": split, "counts": confusion.to_list()})
+        write_json(out, {"split": split, "counts": confusion.to_list()})
 
     def score(self, cycle: int, out: Path) -> None:
         """Write `regions-*.arrow` and `pseudo-*.arrow` for every shard of the train split."""
@@ -208,31 +217,3 @@ def _query_table(cells: Cells, ids: list[str]) -> pa.Table:
         "score": pa.array(cells.score_S),
     }
     return pa.table(columns, schema=QUERY)
-
-
-@contextmanager
-def _watched(work: Path, progress: Progress, images_per_step: int) -> Iterator[None]:
-    """Show what the workers of a training write while the driver waits for them, and tell them when to stop."""
-    finished = threading.Event()
-    path = work / PROGRESS
-
-    def watch() -> None:
-        first: tuple[int, float] | None = None  # a resumed training starts at a later step
-        while not finished.wait(POLL_S):
-            if requested.is_set():
-                work.mkdir(parents=True, exist_ok=True)
-                stop_file(work).touch()
-            if not path.exists():
-                continue
-            row, now = json.loads(path.read_text()), path.stat().st_mtime
-            first = first or (row["step"], now)
-            rate = images_per_step * (row["step"] - first[0]) / (now - first[1]) if now > first[1] else 0.0
-            progress.update(row["step"], row["total"], f"steps, loss {row['loss']:.3f}, {rate:.1f} images/s")
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import RunConfig
@@ -13,8 +14,12 @@ from querying.errors import DamagedError
 from querying.files import read_json, write_json
 from querying.ledger import Ledger, shares
 from querying.shards import DataIndex
+from training.checkpoint import META, best_folder
 from training.metrics import Confusion
+from training.validation import MIOU
 
+COUNTS, BEST_COUNTS = "confusion.json", "confusion_best_on_val.json"
+"""Of an evaluation: of the last weights, and of the best on val where they are asked for."""
 SET_KEYS = ("source", "source_sha256", "sha256")
 """What is said of the images of cycle 0 (`orchestrator/initial.py`) besides their number."""
 
@@ -22,26 +27,39 @@ SET_KEYS = ("source", "source_sha256", "sha256")
 def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int, *, scored: bool) -> dict[str, Any]:
     """One cycle: accuracy on the evaluation split, the labels it was trained on, and the seconds of its stages (those
     of scoring and selection only where `scored` says that they are known to be intact)."""
-    confusion = Confusion.from_list(read_json(layout.evaluation(cycle) / "confusion.json")["counts"])
-    iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
+    evaluation, checkpoint = layout.evaluation(cycle), layout.checkpoint(cycle)
+    chosen = {}
+    if (evaluation / BEST_COUNTS).exists():
+        meta = read_json(best_folder(checkpoint) / META)
+        found = {"epoch": meta["epoch"], "val_miou": meta[MIOU]}
+        chosen = {"best_on_val": {**_accuracy(evaluation / BEST_COUNTS, index), **found}}
     spent = ledger.spent(cycle)
     train = index.shards("train")
     total_pixels = index.num_images("train") * index.height * index.width
     complete = all(shard.masked == shard.rows for shard in train)
     valid_pixels = total_pixels - sum(shard.void_pixels for shard in train) if complete else None
-    stages = {"train": layout.checkpoint(cycle), "evaluate": layout.evaluation(cycle)}
+    stages = {"train": checkpoint, "evaluate": evaluation}
     if scored:
         stages |= {"score": layout.scores(cycle), "select": layout.query(cycle)}
     return {
         "cycle": cycle,
-        "miou": confusion.mean_iou(),
-        "pixel_accuracy": confusion.pixel_accuracy(),
-        "class_iou": dict(zip(index.classes, iou, strict=True)),
+        **_accuracy(evaluation / COUNTS, index),
+        **chosen,
         "labelled_pixels": spent.pixels,
         **shares(spent, ledger.spent(0), total_pixels, valid_pixels),
         "cells": spent.cells,
         "void_pixels": spent.void_pixels,
         "seconds": {name: seconds(folder) for name, folder in stages.items()},
+    }
+
+
+def _accuracy(counts: Path, index: DataIndex) -> dict[str, Any]:
+    confusion = Confusion.from_list(read_json(counts)["counts"])
+    iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
+    return {
+        "miou": confusion.mean_iou(),
+        "pixel_accuracy": confusion.pixel_accuracy(),
+        "class_iou": dict(zip(index.classes, iou, strict=True)),
     }
 
 
@@ -80,7 +98,7 @@ def flat_numbers(row: dict[str, Any]) -> dict[str, float]:
     flat: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, dict):
-            flat |= {f"{name}/{part}": number for part, number in value.items() if number is not None}
+            flat |= {f"{name}/{part}": number for part, number in flat_numbers(value).items()}
         elif isinstance(value, (int, float)) and name != "cycle":
             flat[name] = value
     return flat

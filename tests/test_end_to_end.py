@@ -173,7 +173,7 @@ def test_weights_that_are_not_finite_are_never_published(toy_data, tmp_path):
 
 def test_a_clock_that_jumps_back_a_day_changes_nothing(undisturbed, toy_data, tmp_path, monkeypatch):
     """Stopped in mid-training; all that was written is from tomorrow then, what is older from the day after."""
-    from training.job import _Heartbeat
+    from training.heartbeat import Heartbeat
 
     steps = []
 
@@ -182,7 +182,7 @@ def test_a_clock_that_jumps_back_a_day_changes_nothing(undisturbed, toy_data, tm
         if steps == [1, 2, 3, 4, 5]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Heartbeat, "step", stopped)
+    monkeypatch.setattr(Heartbeat, "step", stopped)
     with pytest.raises(KeyboardInterrupt):
         small_run(toy_data.root, tmp_path)
     now = time.time()

@@ -37,6 +37,11 @@ def early_folders(checkpoint: Path) -> list[Path]:
     return sorted(checkpoint.glob("step-*"))
 
 
+def best_folder(checkpoint: Path) -> Path:
+    """Of the network of the best epoch on val, where one was asked for."""
+    return checkpoint / "best_on_val"
+
+
 def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State dict and metadata.  DamagedError names a file that is missing or differs from its hash."""
     try:
@@ -57,6 +62,8 @@ class TrainingStates:
         self.keep = keep
         self.saved: int | None = None
         """Step of the state that this process has published last."""
+        self.best: dict[str, Tensor] = {}
+        """Weights of the best epoch on val so far, where they are wanted; part of every state."""
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Publish the state after `progress.step` steps.
@@ -73,9 +80,10 @@ class TrainingStates:
             buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum/{name}"] = buffer
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         save_model(staging, tensors, {"progress": progress.to_json(), "made_from": self.made_from})
         sync(staging)
-        if folder.exists():  # damaged or made from something else, or it would have been continued from
+        if folder.exists():  # damaged, made from something else, or stopped before its epoch was validated
             shutil.rmtree(folder)
         failpoint(f"{folder.name}:written")
         os.replace(staging, folder)
@@ -100,6 +108,7 @@ class TrainingStates:
                 if f"momentum/{name}" in tensors:
                     buffer = torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"])  # keeps the memory format
                     optimizer.state[parameter]["momentum_buffer"] = buffer
+            self.best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
             return Progress(**meta["progress"])
         return Progress()
 

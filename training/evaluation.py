@@ -1,6 +1,6 @@
 """Count agreements with the truth, shard by shard, at the resolution of the data; whole images or windows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from training.sliding import probabilities
 class EvaluationTask:
     root: Path
     shard: Shard
+    ids: Collection[str] | None = None
+    """The images to count; None is all of them."""
 
 
 class ShardEvaluator:
@@ -44,7 +46,8 @@ class ShardEvaluator:
         confusion = Confusion.empty(self.num_classes)
         images: list[np.ndarray] = []
         masks: list[np.ndarray] = []
-        pairs = zip(read_images(task.root, task.shard), read_truth(task.root, task.shard), strict=True)
+        files = task.root, task.shard, task.ids
+        pairs = zip(read_images(*files), read_truth(*files), strict=True)
         for (image_id, image_HWC), (truth_id, mask_HW) in pairs:
             assert image_id == truth_id, "image and truth shards hold the same images in the same order"
             if mask_HW is None:

@@ -1,10 +1,8 @@
 """One training from its description: what a Ray Train worker runs, and what the local back end runs in-process."""
 
 import itertools
-import json
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,26 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from querying.errors import InfrastructureError
-from querying.files import make_folder, write_text
+from querying.errors import InfrastructureError, Interrupted
+from querying.files import make_folder
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
 from training.backbones import load_backbone
 from training.batch import Batch
-from training.checkpoint import TrainingStates, early_folder, save_model
+from training.checkpoint import TrainingStates, best_folder, early_folder, save_model
 from training.dataset import TrainingData, prefetched
-from training.loop import train
+from training.heartbeat import Heartbeat
+from training.loop import STOPPED, train
 from training.method_settings import MethodSettings
 from training.methods.method import NewNetwork
 from training.methods.parts import Step
 from training.methods.registry import METHODS
 from training.model import DeepLabV3Plus, build_model, parameter_groups
 from training.optim import poly_lr
-from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TrainSettings
-
-HEARTBEAT_S = 0.5
-PROGRESS = "progress.json"
+from training.settings import AugmentSettings, EvaluateSettings, ModelSettings, ReCoSettings, TrainSettings
+from training.validation import MIOU, Validator, best_epoch, due
+from training.worker import Worker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,32 +53,20 @@ class TrainJob:
     methods: MethodSettings
     work: Path
     """States to continue from and progress; may vanish once `out` is published."""
+    evaluate: EvaluateSettings
+    """On val during training."""
+    evaluate_batch: int
+    """Images at a time there."""
     made_from: str
     """A key of labels, pseudo-labels and first weights: states of other ones are not continued from."""
     out: Path
-    """Receives `model.safetensors` and `meta.json`; a method's early networks likewise in `step-<number>/`."""
+    """Receives `model.safetensors` and `meta.json`; a method's early networks likewise in `step-<number>/`, the best
+    one on val in `best_on_val/`."""
 
 
 def device_name(use_gpu: bool) -> str:
     """What computes, as far as it decides the last bits: `cuda`, or `cpu` and its instructions."""
     return "cuda" if use_gpu else f"cpu {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _identity(value: Tensor) -> Tensor:
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """What differs between one process and a group of them."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
-    mean: Callable[[Tensor], Tensor] = _identity
-    """Mean of a tensor over the ranks."""
-    report: Callable[[dict[str, float]], None] = lambda metrics: None
 
 
 def run_job(job: TrainJob, worker: Worker) -> None:
@@ -117,6 +103,9 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
         raise InfrastructureError(f"{job.work}: the workers do not see the same saved states")
     total = job.train.epochs * job.train.steps_per_epoch
+    heartbeat = Heartbeat(job.work, total)
+    should_stop = stop_file(job.work).exists
+    validator = Validator(index, job.evaluate, job.evaluate_batch, job.train.threads, worker, should_stop)
 
     def seed_at(step: int) -> None:
         numbers = np.random.SeedSequence([job.seed, job.cycle, step, worker.rank]).generate_state(2, np.uint64) >> 1
@@ -127,6 +116,19 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=_bf16(job.train, worker.device)):
             parts: dict[str, Tensor] = model(batch.to(worker.device), context._replace(done=step / total))
             return parts
+
+    def validate() -> dict[str, float]:
+        if not due(job.train, len(progress.history) + 1):
+            return {}
+        miou = validator.miou(method.deployed())
+        if miou is None:
+            save()
+            raise Interrupted(STOPPED.format(progress.step))
+        if worker.rank == 0:
+            if job.evaluate.best_on_val and miou > best_epoch(progress.history)[MIOU]:
+                states.best = {name: tensor.cpu().clone() for name, tensor in method.deployed().state_dict().items()}
+            heartbeat.validated(progress, miou)
+        return {MIOU: miou}
 
     def save() -> None:
         if worker.rank == 0:
@@ -157,9 +159,10 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         lr_at=lambda epoch: poly_lr(epoch, total=job.train.epochs, base=job.train.lr, power=job.train.poly_power),
         seed_at=seed_at,
         mean_over_ranks=worker.mean,
-        should_stop=stop_file(job.work).exists,
+        should_stop=should_stop,
         after_step=method.after_step,
-        on_step=_Heartbeat(job).step if worker.rank == 0 else lambda step, loss: None,
+        on_step=heartbeat.step if worker.rank == 0 else lambda step, loss: None,
+        validate=validate,
         on_epoch=on_epoch,
         save=save,
     )
@@ -172,6 +175,9 @@ def run_job(job: TrainJob, worker: Worker) -> None:
             folder = early_folder(job.out, step)
             make_folder(folder)
             save_model(folder, network.state_dict(), {**meta, "history": []})
+        if states.best:
+            make_folder(best_folder(job.out))
+            save_model(best_folder(job.out), states.best, {**meta, "history": [], **best_epoch(progress.history)})
         save_model(job.out, method.deployed().state_dict(), meta)
 
 
@@ -219,18 +225,3 @@ def _meta(job: TrainJob, index: DataIndex, data: TrainingData, history: list[dic
 def stop_file(work: Path) -> Path:
     """Where it exists, the workers finish their step, save the state and stop; the driver removes it at the start."""
     return work / "stop"
-
-
-class _Heartbeat:
-    """A small file that the driver polls: workers stay silent."""
-
-    def __init__(self, job: TrainJob) -> None:
-        self.path = job.work / PROGRESS
-        self.total = job.train.epochs * job.train.steps_per_epoch
-        self.next = 0.0
-
-    def step(self, step: int, loss: float) -> None:
-        now = time.monotonic()
-        if now >= self.next or step == self.total:
-            self.next = now + HEARTBEAT_S
-            write_text(self.path, json.dumps({"step": step, "total": self.total, "loss": round(loss, 4)}))

@@ -48,15 +48,18 @@ def train(
     should_stop: Callable[[], bool],
     after_step: Callable[[int], None],
     on_step: Callable[[int, float], None],
+    validate: Callable[[], dict[str, float]],
     on_epoch: Callable[[dict[str, float]], None],
     save: Callable[[], None],
 ) -> None:
     """Go on from `progress` to the end of the last epoch; each step is a function of its number alone.
 
     FloatingPointError names the epoch and step of a loss that is not finite; every rank raises it together.  Where
-    any rank should stop, all of them finish the step, `save`, and raise Interrupted.
+    any rank should stop, all of them finish the step, `save`, and raise Interrupted.  `validate` adds metrics when the
+    steps of an epoch are done; where it raises, the epoch is not finished, and the next attempt begins with it.
     """
-    for epoch in range(progress.step // steps_per_epoch, epochs):
+    stop = 0.0
+    for epoch in range(len(progress.history), epochs):
         model.train()
         lr = lr_at(epoch)
         set_lr(optimizer, lr)
@@ -93,6 +96,7 @@ def train(
         metrics["train/loss"] = sum(progress.sums.values()) / steps_per_epoch
         metrics["train/lr"] = lr
         metrics["train/images_per_second"] = progress.images / progress.seconds
+        metrics |= validate()
         progress.history.append({"epoch": epoch, **metrics})
         progress.sums, progress.images, progress.seconds = {}, 0, 0.0
         on_epoch(metrics)

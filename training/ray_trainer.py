@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from querying.errors import InfrastructureError, Interrupted, S4ALError
-from training.job import TrainJob, Worker, run_job
+from training.job import TrainJob, run_job
+from training.worker import Worker
 
 
 def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
@@ -75,6 +76,7 @@ def _worker(config: dict[str, Any]) -> Exception | None:
         device=ray.train.torch.get_device(),
         wrap=_distributed if world > 1 else lambda model: model,
         mean=_mean if world > 1 else lambda value: value,
+        broadcast=_broadcast if world > 1 else lambda value: None,
         report=ray.train.report,
     )
     try:
@@ -91,6 +93,10 @@ def _worker(config: dict[str, Any]) -> Exception | None:
 def _distributed(model: nn.Module) -> nn.Module:
     device = next(model.parameters()).device
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def _broadcast(value: Tensor) -> None:
+    dist.broadcast(value, src=0)
 
 
 def _mean(value: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from querying.settings import Settings
 
+VAL_SPLIT = "val"
+"""What is looked at during training, where anything is."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -108,6 +110,8 @@ class TrainSettings(Settings):
     """Of training: `auto` is bf16 autocast on a GPU, float32 on a CPU, where bf16 is faster only with AVX-512 BF16."""
     checkpoint_epochs: int = Field(1, ge=1)
     """Epochs between two resumable checkpoints."""
+    validate_epochs: int = Field(0, ge=0)
+    """Epochs between two evaluations of the val split during training, the last epoch included; 0 makes none."""
 
 
 class TeacherSettings(Settings):
@@ -119,7 +123,11 @@ class TeacherSettings(Settings):
 
 
 class EvaluateSettings(Settings):
-    """How the reported mIoU is measured; of the last checkpoint."""
+    """How the reported mIoU is measured; `miou` is that of the last checkpoint."""
+
+    best_on_val: bool = False
+    """Also keep the weights of the epoch with the highest mIoU on val, and report theirs as `best_on_val` beside the
+    last ones' (needs `train.validate_epochs`).  The teacher of the next cycle is always the last."""
 
     window: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = None
     """Height and width of a sliding window; default: the whole image at once."""

@@ -4,7 +4,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.compare import RATE, Result, as_csv, as_markdown, compare_command, half_interval, load, table
+from benchmarks.options import Checkpoint
+from benchmarks.tables import print_outcome
 from orchestrator.config import override
+from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
 from orchestrator.record import Record
 from querying.errors import UserError
@@ -91,6 +94,30 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
     assert [one.method for one in load(out)] == ["mean_teacher"]
 
 
+def test_the_best_weights_are_compared_where_they_were_kept(toy_data, tmp_path, monkeypatch, capsys):
+    from tests.benchmarks import test_splits_command
+
+    kept = ["train.validate_epochs=1", "evaluate.best_on_val=true"]
+    test_splits_command.grid(toy_data.root, tmp_path / "plain", methods="supervised")
+    monkeypatch.setattr(test_splits_command, "TINY", [*test_splits_command.TINY, *kept])
+    test_splits_command.grid(toy_data.root, tmp_path / "kept", methods="supervised")
+    path = tmp_path / "kept/supervised/1_4/seed-0/summary.json"
+    summary = read_json(path)
+    summary["cycles"][0]["best_on_val"] |= {"miou": 0.9}
+    write_json(path, summary)
+    [last], [best] = load(tmp_path / "kept"), load(tmp_path / "kept", Checkpoint.best_on_val)
+    assert (last.miou, best.miou) == (summary["cycles"][0]["miou"], 0.9)
+    assert best.class_iou == summary["cycles"][0]["best_on_val"]["class_iou"]
+    assert best.protocol == last.protocol.replace("last checkpoint", "best on val checkpoint")
+    compare_command(tmp_path / "kept", tmp_path, "supervised", "none", Checkpoint.best_on_val)
+    assert "| supervised | 1/4 | 1 | 90.00 |" in (tmp_path / "compare_best_on_val.md").read_text()
+    print_outcome(RunLayout(path.parent), "none")
+    assert "best on val %" in (shown := capsys.readouterr().out)
+    assert "90.00" in shown
+    with pytest.raises(UserError, match=r"seed-0: kept no best checkpoint; .*evaluate\.best_on_val=true"):
+        load(tmp_path / "plain", Checkpoint.best_on_val)
+
+
 def test_hours_count_all_devices_and_the_rate_is_the_median(toy_data, tmp_path):
     """Two threads: twice the wall time.  Rates of three epochs: the middle one."""
     from tests.benchmarks.test_splits_command import grid
@@ -142,7 +169,7 @@ def test_a_folder_without_cells_is_named(tmp_path):
 def test_another_protocol_is_not_compared(monkeypatch, tmp_path):
     first = results()[0]
     cells = iter([first, replace(first, method="cps", protocol="windows")])
-    monkeypatch.setattr("benchmarks.compare._result", lambda cell, summary: next(cells))
+    monkeypatch.setattr("benchmarks.compare._result", lambda cell, summary, checkpoint: next(cells))
     for method in ("a", "b"):
         (tmp_path / method / "1_4" / "seed-0").mkdir(parents=True)
         write_json(tmp_path / method / "1_4/seed-0/summary.json", {"finished": True})

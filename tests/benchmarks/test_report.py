@@ -63,6 +63,14 @@ def test_every_figure_and_table_is_written(report):
     }  # fmt: skip
 
 
+def test_the_best_on_val_stands_beside_the_last_where_it_was_asked_for(copy, report, tmp_path):
+    edit_json(copy / "summary.json", lambda s: [row.update(best_on_val={"miou": 0.4321}) for row in s["cycles"]])
+    page = write_report([copy], tmp_path / "report").read_text()
+    assert page.count("<td>43.21</td>") == len(read_json(copy / "summary.json")["cycles"])
+    assert page.count("best on val<br>") == 1
+    assert "best on val" not in report.read_text()
+
+
 def test_the_page_needs_nothing_but_itself_and_runs_nothing(report):
     page = report.read_text()
     assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in page

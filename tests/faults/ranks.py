@@ -43,8 +43,9 @@ def rank(job: TrainJob, number: int, world: int, meeting: str, stop_after: int) 
 
     import training.job
     from querying.errors import Interrupted
-    from training.job import Worker, run_job
+    from training.job import run_job
     from training.ray_trainer import _distributed, _mean
+    from training.worker import Worker
 
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -74,7 +74,7 @@ def test_other_errors_stay_what_they_are():
 
 
 def test_states_of_a_training_that_ran_out_of_memory_are_continued_from(toy_data, tmp_path, monkeypatch):
-    from training.job import _Heartbeat
+    from training.heartbeat import Heartbeat
 
     def full(self, step, loss):
         steps.append(step)
@@ -82,7 +82,7 @@ def test_states_of_a_training_that_ran_out_of_memory_are_continued_from(toy_data
             raise MemoryError
 
     steps = []
-    monkeypatch.setattr(_Heartbeat, "step", full)
+    monkeypatch.setattr(Heartbeat, "step", full)
     with pytest.raises(InfrastructureError, match=r"main cycle 0, training: out of memory; .* teacher\.batch_size"):
         small_run(toy_data.root, tmp_path, "cycles=0")
     small_run(toy_data.root, tmp_path, "cycles=0")

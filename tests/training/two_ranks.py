@@ -37,13 +37,15 @@ def train_as(rank, job, meet, stop_after):
     import torch.distributed as dist
 
     import training.job
-    from training.ray_trainer import _distributed, _mean
+    import training.worker
+    from training.ray_trainer import _broadcast, _distributed, _mean
 
     if stop_after:
         asked = itertools.count(1)
         training.job.stop_file = lambda work: SimpleNamespace(exists=lambda: next(asked) == stop_after)
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
-    worker = training.job.Worker(rank=rank, world=2, device=torch.device("cpu"), wrap=_distributed, mean=_mean)
+    parts = {"wrap": _distributed, "mean": _mean, "broadcast": _broadcast}
+    worker = training.worker.Worker(rank=rank, world=2, device=torch.device("cpu"), **parts)
     try:
         training.job.run_job(job, worker)
     except Interrupted:
