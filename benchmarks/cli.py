@@ -105,9 +105,12 @@ def splits(
 
 @app.command()
 def compare(
-    cells: Annotated[Path, typer.Argument(help="Folder of `s4al splits`.", metavar="OUT")],
-    against: Annotated[str, typer.Option(help="Method whose difference to the others is shown.")] = "supervised",
-    out: Annotated[Path | None, typer.Option(help="Folder for compare.md, .csv and .png; default OUT.")] = None,
+    paths: Annotated[list[Path], typer.Argument(help="Folder of `s4al splits`, or run folders.", metavar="OUT|RUN...")],
+    against: Annotated[
+        str | None,
+        typer.Option(help="Whose difference to the others is shown; default: supervised, or the first."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures; default OUT, or compare/.")] = None,
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI where the cells are, or none; default as for `s4al splits`.")
     ] = None,
@@ -116,10 +119,10 @@ def compare(
         typer.Option(help="Weights that count; the best need evaluate.best_on_val=true in the cells."),
     ] = Checkpoint.last,
 ) -> None:
-    """The finished cells of a grid side by side: mean and spread over seeds, paired differences, cost."""
-    from benchmarks.compare import compare_command
+    """Side by side: the cells of a grid, or the runs of several systems and seeds: accuracy, labels, cost."""
+    from benchmarks.compare import compare_any
 
-    compare_command(cells, out, against, tracking, checkpoint)
+    compare_any(paths, out, against, tracking, checkpoint)
 
 
 @app.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from benchmarks.curves import half_interval
 from benchmarks.options import Checkpoint
 from orchestrator.mlflow_store import log_comparison
 from orchestrator.recipe_file import read_recipe
@@ -24,12 +24,6 @@ from querying.shown import redacted
 
 CELLS = "*/*/seed-*/summary.json"
 RATE = "train/images_per_second"
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""97.5 % quantile of Student's t for 1 to 30 degrees of freedom; above, 1.96."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +143,6 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
     return rows
 
 
-def half_interval(differences: Sequence[float]) -> float | None:
-    """t * s / sqrt(n) for a 95 % interval around the mean; None below two numbers."""
-    count = len(differences)
-    if count < 2:
-        return None
-    t = T_975[count - 2] if count - 2 < len(T_975) else 1.96
-    return t * stdev(differences) / math.sqrt(count)
-
-
 def as_csv(results: Sequence[Result]) -> str:
     """A line per cell, IoU of every class included; in percent, empty for a class that is nowhere."""
     classes = list(results[0].class_iou)
@@ -188,6 +173,23 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
         cells.append("" if row.images_per_second is None else f"{row.images_per_second:.1f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def compare_any(
+    paths: Sequence[Path], out: Path | None, against: str | None, tracking: str | None, checkpoint: Checkpoint
+) -> None:
+    """A grid's folder, or run folders; UserError where they are neither, or not alike."""
+    runs = [path for path in paths if (path / "recipe.yaml").exists()]
+    if not runs and len(paths) == 1:
+        compare_command(paths[0], out, against or "supervised", tracking, checkpoint)
+        return
+    if len(runs) < len(paths):
+        raise UserError(f"{next(path for path in paths if path not in runs)}: not a run folder (no recipe.yaml)")
+    if checkpoint != Checkpoint.last:
+        raise UserError(f"--checkpoint {checkpoint}: of runs, the last checkpoints are compared")
+    from benchmarks.compare_systems import compare_systems
+
+    compare_systems(runs, out, against, tracking)
 
 
 def compare_command(

@@ -118,6 +118,30 @@ def log_comparison(
     return True
 
 
+def log_systems(runs: Sequence[Path], uri: str, files: Sequence[Path], metrics: Mapping[str, float]) -> None:
+    """Put a comparison of runs into one run of the experiment `comparisons`, the same for the same runs.
+    InfrastructureError where MLflow does not answer."""
+    prepare()
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    roots = sorted(str(run.resolve()) for run in runs)
+    key = hashlib.sha256("\n".join(roots).encode()).hexdigest()
+    now = int(time.time() * 1000)
+    try:
+        with alone(uri):
+            client = MlflowClient(tracking_uri=uri)
+            experiment = experiment_id(client, "comparisons", uri, runs[0].resolve().parent)
+            run = find_or_create(client, experiment, {"s4al.key": key, "s4al.runs": " ".join(roots)[:5000]}, "systems")
+        for file in files:
+            client.log_artifact(run, str(file))
+        client.log_batch(run, metrics=[Metric(metric_name(name), value, now, 0) for name, value in metrics.items()])
+        client.set_terminated(run)
+    except (MlflowException, OSError) as error:
+        raise InfrastructureError(f"--tracking {redacted(uri)}: {one_line(str(error))[:200]}") from None
+
+
 def _state(cell: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = read_json(cell / "mlflow.json")

@@ -1,6 +1,7 @@
 """The val split looked at during training: the same figure as afterwards, the same from any number of workers, and no
 influence on what is trained."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -123,6 +124,20 @@ def test_every_number_of_workers_counts_the_same(toy_data):
     assert counted(2) == counted(3) == alone
 
 
+def test_every_worker_looks_with_the_statistics_of_rank_0(toy_data):
+    """Another worker's BatchNorm has seen other images since the last step."""
+    torch.manual_seed(0)
+    first = build_model(ModelSettings(aspp_channels=8, decoder_channels=8, low_level_channels=8), 6, embedding=False)
+    other = copy.deepcopy(first)
+    for buffer in other.buffers():
+        buffer.add_(1)
+    theirs = first.buffers()
+    worker = Worker(1, 1, torch.device("cpu"), broadcast=lambda own: own.copy_(next(theirs)))
+    Validator(toy_data, EvaluateSettings(), 2, 1, worker, lambda: False).miou(other)
+    assert next(theirs, None) is None
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), other.buffers(), strict=True))
+
+
 def test_all_workers_meet_a_stop_and_an_output_that_is_not_finite_together(toy_data):
     """What another worker has met arrives with the sum."""
     network = build_model(ModelSettings(aspp_channels=8, decoder_channels=8, low_level_channels=8), 6, embedding=False)
@@ -145,7 +160,7 @@ def test_all_workers_meet_a_stop_and_an_output_that_is_not_finite_together(toy_d
 
 @pytest.mark.slow  # processes that import torch
 def test_two_ranks_look_and_end_as_without_looking(toy_data, tmp_path):
-    two = ("train.workers=2", "train.batch_size=4", "teacher.batch_size=4")
+    two = ("train.workers=2", "train.batch_size=4", "teacher.batch_size=4", "query.batch_size=1")
     summary = small_run(toy_data.root, tmp_path / "seen", *BEST, *two, backend=TwoRanks())
     small_run(toy_data.root, tmp_path / "unseen", "cycles=0", "data.evaluate_on=val", *two, backend=TwoRanks())
     assert weights(tmp_path / "seen/cycle-000/checkpoint") == weights(tmp_path / "unseen/cycle-000/checkpoint")

@@ -1,0 +1,87 @@
+"""Accuracy against labels as numbers: area under a curve, labels for a level, paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """mIoU of one run against its labelled share, both in 0..1; the shares ascend."""
+
+    shares: Sequence[float]
+    mious: Sequence[float]
+
+    def at(self, share: float) -> float:
+        """Linear between the cycles; ValueError outside of them."""
+        if not self.shares[0] <= share <= self.shares[-1]:
+            raise ValueError(f"{share} is outside of {self.shares[0]}..{self.shares[-1]}")
+        for left in range(len(self.shares) - 1):
+            x0, x1 = self.shares[left : left + 2]
+            if x0 <= share <= x1 and x0 < x1:
+                y0, y1 = self.mious[left : left + 2]
+                return y0 + (y1 - y0) * (share - x0) / (x1 - x0)
+        return self.mious[0]
+
+    def area(self, low: float, high: float) -> float:
+        """Mean mIoU between two shares: the area under the curve over its width."""
+        inside = [x for x in self.shares if low < x < high]
+        x = [low, *inside, high]
+        y = [self.at(share) for share in x]
+        total = sum((x1 - x0) * (y0 + y1) / 2 for x0, x1, y0, y1 in zip(x, x[1:], y, y[1:], strict=False))
+        return total / (high - low)
+
+    def labels_for(self, level: float) -> float | None:
+        """The smallest share at which the curve reaches `level`; None where it does not."""
+        if self.mious[0] >= level:
+            return self.shares[0]
+        for left in range(len(self.shares) - 1):
+            (x0, x1), (y0, y1) = self.shares[left : left + 2], self.mious[left : left + 2]
+            if y1 >= level:
+                return x0 + (x1 - x0) * (level - y0) / (y1 - y0)
+        return None
+
+
+def common_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """The shares that all curves cover; None where there are not two of them."""
+    low, high = max(curve.shares[0] for curve in curves), min(curve.shares[-1] for curve in curves)
+    return (low, high) if low < high else None
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """Differences over common seeds."""
+
+    mean: float
+    half_interval: float | None
+    """Of the 95 % interval (Student); None below two seeds."""
+    p: float | None
+    """Two-sided, of Student's paired t-test; None below two seeds or where all differences are equal."""
+    seeds: int
+
+
+def paired(differences: Sequence[float]) -> Paired | None:
+    """None without a common seed."""
+    if not differences:
+        return None
+    half = half_interval(differences)
+    p = None
+    if half:
+        from scipy.stats import t
+
+        statistic = mean(differences) / (stdev(differences) / math.sqrt(len(differences)))
+        p = float(2 * t.sf(abs(statistic), len(differences) - 1))
+    return Paired(mean(differences), half, p, len(differences))
+
+
+def half_interval(differences: Sequence[float]) -> float | None:
+    """t * s / sqrt(n) for a 95 % interval around the mean; None below two numbers."""
+    count = len(differences)
+    if count < 2:
+        return None
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
