@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.options import AddressOption, BackendName, BackendOption, Checkpoint, DataOption, Kind
+from benchmarks.cli_many import compare, splits, sweep, trial
+from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind
 from querying.errors import Interrupted, S4ALError, UserError
 from querying.shown import one_line
 
@@ -77,52 +78,9 @@ def run(
     run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift)
 
 
-@app.command()
-def splits(
-    recipe: Annotated[str, typer.Argument(help="What all cells share: a recipe's name or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    methods: Annotated[str, typer.Option(help="Separated by commas.")] = "supervised,self_training",
-    splits: Annotated[str, typer.Option(help="Shares of labelled images.")] = "1/16,1/8,1/4,1/2",
-    seeds: Annotated[str, typer.Option(help="Of draws, first weights and batches.")] = "0",
-    family: Annotated[str | None, typer.Option(help="Cityscapes' published lists (cps, u2pl); default: drawn.")] = None,
-    data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of all cells; default runs/RECIPE.splits.")] = None,
-    backend: BackendOption = BackendName.ray,
-    address: AddressOption = None,
-    tracking: Annotated[
-        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside OUT.")
-    ] = None,
-    parallel: Annotated[int | None, typer.Option(min=1, help="Cells at a time; default: as many as fit.")] = None,
-) -> None:
-    """Semi-supervised methods side by side on splits and seeds.  The same command again resumes."""
-    from benchmarks.splits_command import splits_command
-
-    splits_command(
-        recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=data, out=out,
-        backend=backend.value, address=address, tracking=tracking, parallel=parallel,
-    )  # fmt: skip
-
-
-@app.command()
-def compare(
-    paths: Annotated[list[Path], typer.Argument(help="Folder of `s4al splits`, or run folders.", metavar="OUT|RUN...")],
-    against: Annotated[
-        str | None,
-        typer.Option(help="Whose difference to the others is shown; default: supervised, or the first."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures; default OUT, or compare/.")] = None,
-    tracking: Annotated[
-        str | None, typer.Option(help="MLflow URI where the cells are, or none; default as for `s4al splits`.")
-    ] = None,
-    checkpoint: Annotated[
-        Checkpoint,
-        typer.Option(help="Weights that count; the best need evaluate.best_on_val=true in the cells."),
-    ] = Checkpoint.last,
-) -> None:
-    """Side by side: the cells of a grid, or the runs of several systems and seeds: accuracy, labels, cost."""
-    from benchmarks.compare import compare_any
-
-    compare_any(paths, out, against, tracking, checkpoint)
+for _command in (splits, sweep, compare):
+    app.command()(_command)
+app.command(hidden=True)(trial)
 
 
 @app.command()

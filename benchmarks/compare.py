@@ -175,23 +175,6 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
     return "\n".join(lines) + "\n"
 
 
-def compare_any(
-    paths: Sequence[Path], out: Path | None, against: str | None, tracking: str | None, checkpoint: Checkpoint
-) -> None:
-    """A grid's folder, or run folders; UserError where they are neither, or not alike."""
-    runs = [path for path in paths if (path / "recipe.yaml").exists()]
-    if not runs and len(paths) == 1:
-        compare_command(paths[0], out, against or "supervised", tracking, checkpoint)
-        return
-    if len(runs) < len(paths):
-        raise UserError(f"{next(path for path in paths if path not in runs)}: not a run folder (no recipe.yaml)")
-    if checkpoint != Checkpoint.last:
-        raise UserError(f"--checkpoint {checkpoint}: of runs, the last checkpoints are compared")
-    from benchmarks.compare_systems import compare_systems
-
-    compare_systems(runs, out, against, tracking)
-
-
 def compare_command(
     root: Path, out: Path | None, against: str, tracking: str | None, checkpoint: Checkpoint = Checkpoint.last
 ) -> None:

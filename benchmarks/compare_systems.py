@@ -10,8 +10,10 @@ from statistics import mean, stdev
 
 import numpy as np
 
+from benchmarks.compare import compare_command
 from benchmarks.curves import Paired
 from benchmarks.drawing import save, styled
+from benchmarks.options import Checkpoint
 from benchmarks.systems import (
     NEARLY,
     System,
@@ -28,6 +30,26 @@ from orchestrator.mlflow_store import log_systems
 from orchestrator.tracking_uri import check_uri, default_uri
 from querying.errors import UserError
 from querying.files import make_folder, write_text
+
+
+def compare_any(
+    paths: Sequence[Path], out: Path | None, against: str | None, tracking: str | None, checkpoint: Checkpoint
+) -> None:
+    """A grid's folder, or run folders; UserError where they are neither, or not alike."""
+    if len(paths) == 1 and (paths[0] / "sweep.json").exists():
+        from benchmarks.sweep_results import sweep_again
+
+        sweep_again(paths[0], tracking)
+        return
+    runs = [path for path in paths if (path / "recipe.yaml").exists()]
+    if not runs and len(paths) == 1:
+        compare_command(paths[0], out, against or "supervised", tracking, checkpoint)
+        return
+    if len(runs) < len(paths):
+        raise UserError(f"{next(path for path in paths if path not in runs)}: not a run folder (no recipe.yaml)")
+    if checkpoint != Checkpoint.last:
+        raise UserError(f"--checkpoint {checkpoint}: of runs, the last checkpoints are compared")
+    compare_systems(runs, out, against, tracking)
 
 
 def compare_systems(roots: Sequence[Path], out: Path | None, against: str | None, tracking: str | None) -> None:

@@ -19,6 +19,22 @@ class BackendName(StrEnum):
     ray = "ray"
 
 
+class Scheduler(StrEnum):
+    asha = "asha"
+    fifo = "fifo"
+
+
+class Search(StrEnum):
+    random = "random"
+    optuna = "optuna"
+    grid = "grid"
+
+
+class Mode(StrEnum):
+    max = "max"
+    min = "min"
+
+
 class Checkpoint(StrEnum):
     last = "last"
     best_on_val = "best_on_val"

@@ -142,6 +142,67 @@ def log_systems(runs: Sequence[Path], uri: str, files: Sequence[Path], metrics: 
         raise InfrastructureError(f"--tracking {redacted(uri)}: {one_line(str(error))[:200]}") from None
 
 
+def log_sweep(
+    uri: str,
+    trials: Mapping[Path, Mapping[str, Mapping[int, float]]],
+    ended: Mapping[Path, str],
+    files: Sequence[Path],
+    line: Mapping[str, Mapping[int, float]],
+    name: str,
+    winner: Path | None,
+    model: Path | None,
+) -> None:
+    """Put each trial's numbers (name -> step -> value) into its run and close it, the sweep's files and its `line` into
+    the run above, and register the winner's model with the alias `best`.  InfrastructureError where MLflow fails."""
+    prepare()
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    now = int(time.time() * 1000)
+
+    def points(numbers: Mapping[str, Mapping[int, float]]) -> list[Metric]:
+        return [Metric(metric_name(key), v, now, step) for key, steps in numbers.items() for step, v in steps.items()]
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        group = None
+        for folder, numbers in trials.items():
+            state = _state(folder)
+            if state.get("uri") != redacted(uri) or not state.get("parent"):
+                continue
+            group = state.get("group")
+            client.log_batch(state["parent"], metrics=points(numbers))
+            for run in [*state["children"].values(), state["parent"]]:
+                client.set_terminated(run, "FINISHED" if ended[folder] == "finished" else "KILLED")
+        if group is None:
+            return
+        for file in files:
+            client.log_artifact(group, str(file), "sweep")
+        client.log_batch(group, metrics=points(line))
+        client.set_terminated(group)
+        if winner and model and (run := _state(winner).get("parent")):
+            _register(client, f"{name}.sweep", run, model)
+    except (MlflowException, OSError) as error:
+        raise InfrastructureError(f"MLflow at {redacted(uri)}: {one_line(str(error))[:200]}") from None
+
+
+def _register(client: Any, name: str, run: str, model: Path) -> None:
+    """A version for this run's model, once, and the alias `best` on it."""
+    from mlflow.exceptions import MlflowException
+
+    client.log_artifact(run, str(model), "model")
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    found = [one for one in client.search_model_versions(f"name = '{name}'") if one.run_id == run]
+    source = f"{client.get_run(run).info.artifact_uri}/model"
+    version = found[0] if found else client.create_model_version(name, source, run_id=run)
+    client.set_registered_model_alias(name, "best", version.version)
+
+
 def _state(cell: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = read_json(cell / "mlflow.json")

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy.stats import ttest_rel
 
-from benchmarks.compare import compare_any
-from benchmarks.compare_systems import as_markdown
+from benchmarks.compare_systems import as_markdown, compare_any
 from benchmarks.curves import Curve, common_range, paired
 from benchmarks.options import Checkpoint
 from benchmarks.systems import (

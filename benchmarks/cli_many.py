@@ -1,0 +1,99 @@
+"""The commands that start or compare many runs; `benchmarks.cli` registers them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.options import (
+    AddressOption,
+    BackendName,
+    BackendOption,
+    Checkpoint,
+    DataOption,
+    Mode,
+    Scheduler,
+    Search,
+)
+
+
+def splits(
+    recipe: Annotated[str, typer.Argument(help="What all cells share: a recipe's name or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    methods: Annotated[str, typer.Option(help="Separated by commas.")] = "supervised,self_training",
+    splits: Annotated[str, typer.Option(help="Shares of labelled images.")] = "1/16,1/8,1/4,1/2",
+    seeds: Annotated[str, typer.Option(help="Of draws, first weights and batches.")] = "0",
+    family: Annotated[str | None, typer.Option(help="Cityscapes' published lists (cps, u2pl); default: drawn.")] = None,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of all cells; default runs/RECIPE.splits.")] = None,
+    backend: BackendOption = BackendName.ray,
+    address: AddressOption = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside OUT.")
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Cells at a time; default: as many as fit.")] = None,
+) -> None:
+    """Semi-supervised methods side by side on splits and seeds.  The same command again resumes."""
+    from benchmarks.splits_command import splits_command
+
+    splits_command(
+        recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=data, out=out,
+        backend=backend.value, address=address, tracking=tracking, parallel=parallel,
+    )  # fmt: skip
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="What all trials share: a recipe's name or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    space: Annotated[str, typer.Option(help="YAML file, or threshold, reco, ratio, regions, rates, paper.")] = "paper",
+    samples: Annotated[int | None, typer.Option(min=1, help="Trials; with --search grid at most so many.")] = None,
+    scheduler: Annotated[Scheduler, typer.Option(help="asha stops bad trials early, fifo none.")] = Scheduler.asha,
+    search: Annotated[Search, typer.Option(help="How samples are chosen.")] = Search.random,
+    objective: Annotated[str, typer.Option(help="A number of the last cycle, on the val split.")] = "miou",
+    mode: Annotated[Mode, typer.Option(help="Its better direction.")] = Mode.max,
+    seed: Annotated[int, typer.Option(min=0, help="Of the samples; trials have the recipe's.")] = 0,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; default runs/RECIPE.sweep.")] = None,
+    address: AddressOption = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside OUT.")
+    ] = None,
+    parallel: Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: as many as fit.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts of a trial that fails.")] = 1,
+) -> None:
+    """Trials of a recipe over a space of its keys with Ray Tune, judged on val; the same command again continues."""
+    from benchmarks.sweep_command import sweep_command
+
+    sweep_command(
+        recipe, overrides or [], space=space, samples=samples, scheduler=scheduler.value, search=search.value,
+        objective=objective, mode=mode.value, seed=seed, data=data, out=out, address=address, tracking=tracking,
+        parallel=parallel, retries=retries,
+    )  # fmt: skip
+
+
+def trial(root: Path, number: int, data: Path, tracking: str, backend: str, address: str) -> None:
+    """One trial of a sweep, in a process of its own."""
+    from benchmarks.sweep_command import trial_command
+
+    trial_command(root, number, data, tracking, backend, address)
+
+
+def compare(
+    paths: Annotated[list[Path], typer.Argument(help="Folder of `s4al splits`, or run folders.", metavar="OUT|RUN...")],
+    against: Annotated[
+        str | None,
+        typer.Option(help="Whose difference to the others is shown; default: supervised, or the first."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and figures; default OUT, or compare/.")] = None,
+    tracking: Annotated[
+        str | None, typer.Option(help="MLflow URI where the cells are, or none; default as for `s4al splits`.")
+    ] = None,
+    checkpoint: Annotated[
+        Checkpoint,
+        typer.Option(help="Weights that count; the best need evaluate.best_on_val=true in the cells."),
+    ] = Checkpoint.last,
+) -> None:
+    """Side by side: the cells of a grid, or the runs of several systems and seeds: accuracy, labels, cost."""
+    from benchmarks.compare_systems import compare_any
+
+    compare_any(paths, out, against, tracking, checkpoint)

@@ -1,0 +1,221 @@
+"""Trials under Ray Tune: each is a process of its own, started by an actor that holds what it needs.
+
+Tune decides where and how many at a time, and its scheduler which are stopped early; what is tried and what came out is
+the caller's to remember (`Trials`).  Tune's own state on the disk is never read: it is a pickle.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints tables also where it is asked not to
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last result of a trial has no metric
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.config import build
+from orchestrator.interrupt import GRACE_S, PARENT
+from orchestrator.trial_rows import curve, outcome
+from querying.errors import InfrastructureError, Interrupted, UserError
+from querying.files import make_folder
+
+POLL_S = 0.2
+REDUCTION = 3
+"""Of the trials that reach a rung, one in so many goes on (ASHA, Li et al. 2020)."""
+RUNGS = 2
+"""Rungs before the end: at 1/9 and 1/3 of the steps.  Earlier a network has not begun to tell the classes apart."""
+END = "end"
+"""Key of a result that is the last: finished, failed or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What an actor has to know."""
+
+    number: int
+    root: Path
+    """The run's folder."""
+    recipe: Mapping[str, Any]
+    command: Sequence[str]
+    """Arguments of `python -m benchmarks`."""
+    log: Path
+
+
+class Trials(Protocol):
+    """Called in the driver, one at a time."""
+
+    def next(self) -> Trial | None:
+        """The next to begin, written down already; None where there is none left."""
+
+    def known(self) -> Sequence[Sequence[Mapping[str, float]]]:
+        """The curves of the trials that have ended before, as far as they came."""
+
+    def reached(self, number: int, row: Mapping[str, float]) -> None:
+        """A new point of a curve."""
+
+    def ended(self, number: int, how: str, error: str) -> None:
+        """`finished`, `pruned`, or `failed` with an error; not called for one that was stopped with the sweep."""
+
+
+class _Run(tune.Trainable):
+    """A step is the next evaluation on val; the process ends with the trial."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.trial: Trial = config["trial"]
+        self.stop_file: Path = config["stop"]
+        self.config_of_run = build(self.trial.recipe)
+        self.said = 0
+        make_folder(self.trial.log.parent)
+        with self.trial.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks", *self.trial.command],
+                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env={**os.environ, PARENT: str(os.getpid())}, start_new_session=True,
+            )  # fmt: skip
+
+    def step(self) -> dict[str, Any]:
+        while True:
+            status = self.process.poll()  # before the rows: what is there at the end is all there will be
+            rows = curve(self.trial.root, self.config_of_run)
+            if len(rows) > self.said:
+                self.said += 1
+                return dict(rows[self.said - 1])
+            if status is not None:
+                return self._end(status)
+            if self.stop_file.exists():
+                self.cleanup()
+                return {"done": True, END: "stopped"}
+            time.sleep(POLL_S)
+
+    def _end(self, status: int) -> dict[str, Any]:
+        if not status and outcome(self.trial.root) is not None:
+            return {"done": True, END: "finished"}
+        error = f"{_how(status)}: {_last_line(self.trial.log)}"
+        if status == UserError.exit_status:  # another attempt would end in the same way
+            return {"done": True, END: "failed", "error": error}
+        raise RuntimeError(error)
+
+    def cleanup(self) -> None:
+        """End the process as Ctrl-C would: it saves and leaves."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(GRACE_S + 5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def _how(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+class _Next(Searcher):
+    def __init__(self, trials: Trials, stop: Path) -> None:
+        super().__init__(metric="miou", mode="max")
+        self.trials, self.stop = trials, stop
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = None if self.stop.exists() else self.trials.next()
+        return Searcher.FINISHED if trial is None else {"trial": trial, "stop": self.stop}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()  # Tune moves it where it would look for it
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class _Told(tune.Callback):
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+        self.steps: dict[int, int] = {}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        number = trial.config["trial"].number
+        if "step" in result and result["step"] > self.steps.get(number, 0):  # another attempt says them again
+            self.steps[number] = result["step"]
+            self.trials.reached(number, {"step": result["step"], "miou": result["miou"]})
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        how = trial.last_result.get(END, "pruned")
+        if how != "stopped":
+            self.trials.ended(trial.config["trial"].number, how, trial.last_result.get("error", ""))
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        one: Trial = trial.config["trial"]
+        self.trials.ended(one.number, "failed", f"after {trial.num_failures} attempts: {_last_line(one.log)}")
+
+
+def scheduler_of(name: str, mode: str, steps: int, known: Sequence[Sequence[Mapping[str, float]]]) -> TrialScheduler:
+    """`fifo` lets every trial run to its end; `asha` knows the curves of those that have ended before."""
+    if name == "fifo":
+        return FIFOScheduler()
+    first = max(1, steps // REDUCTION**RUNGS)
+    asha = AsyncHyperBandScheduler(
+        time_attr="step", metric="miou", mode=mode, max_t=max(steps, first), grace_period=first,
+        reduction_factor=REDUCTION, stop_last_trials=False,
+    )  # fmt: skip
+    for number, rows in enumerate(known):
+        nobody: Any = None
+        past: Any = SimpleNamespace(trial_id=f"past-{number}")
+        asha.on_trial_add(nobody, past)
+        for row in rows:
+            asha.on_trial_result(nobody, past, dict(row))
+    return asha
+
+
+def run_trials(
+    trials: Trials, *, scheduler: TrialScheduler, at_once: int, resources: Mapping[str, float], retries: int, work: Path
+) -> None:
+    """Until `trials` has no more.  A signal stops all of them, each with its state saved, and is raised again then."""
+    stop = work / "stop"
+    make_folder(work)
+    stop.unlink(missing_ok=True)
+    tuner = tune.Tuner(
+        tune.with_resources(_Run, dict(resources)),
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler, search_alg=_Next(trials, stop), num_samples=-1, max_concurrent_trials=at_once,
+            reuse_actors=False,
+        ),
+        run_config=tune.RunConfig(
+            name=f"sweep-{os.getpid()}", storage_path=str((work / "ray").resolve()), verbose=0,
+            failure_config=tune.FailureConfig(max_failures=retries), callbacks=[_Told(trials)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )  # fmt: skip
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is said in one line by `trials`
+    # Not in the main thread, where Tune would take SIGINT for itself.
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(tuner.fit)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            stop.touch()
+            done = threading.Event()
+            running.add_done_callback(lambda _: done.set())
+            done.wait(GRACE_S + 10)
+            raise Interrupted("stopped, trials saved: the same command continues") from None
+        except tune.TuneError as error:
+            raise InfrastructureError(f"Ray Tune: {' '.join(str(error).split())[:300]}") from error
