@@ -97,3 +97,19 @@ def compare(
     from benchmarks.compare_systems import compare_any
 
     compare_any(paths, out, against, tracking, checkpoint)
+
+
+def replay(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[query.KEY=VALUE]...")] = None,
+    acquisition: Annotated[str | None, typer.Option(help="Short for query.acquisition=...")] = None,
+    data: Annotated[Path | None, typer.Option(help="Ingested data set; default: where the run had it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default RUN.replay-ACQUISITION beside the run.")] = None,
+    backend: BackendOption = BackendName.local,
+    address: AddressOption = None,
+) -> None:
+    """What another acquisition would have asked, given a run's networks, and how much of it the run has bought."""
+    from benchmarks.replay import replay_command
+
+    replay_command(run, overrides or [], acquisition=acquisition, data=data, out=out, backend=backend.value,
+                   address=address)  # fmt: skip

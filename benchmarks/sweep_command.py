@@ -26,7 +26,7 @@ from training.settings import VAL_SPLIT
 if TYPE_CHECKING:
     from orchestrator.backend import Backend
     from orchestrator.progress import Progress
-    from orchestrator.tuning import Trial
+    from orchestrator.ray_tuning import Trial
 
 OBJECTIVES = ("miou", "pixel_accuracy", "labelled_fraction", "labelled_pixels", "cells", "void_pixels", "seconds")
 """Numbers of a run's last cycle, besides each class's IoU."""
@@ -134,8 +134,8 @@ def _run(
     retries: int,
     progress: Progress,
 ) -> None:
+    from orchestrator.ray_tuning import run_trials, scheduler_of
     from orchestrator.trial_rows import total_steps
-    from orchestrator.tuning import run_trials, scheduler_of
 
     for one in record.samples:
         sampler.tell(one.number, one.values, one.objective(settings["objective"]))
@@ -183,7 +183,7 @@ class _Trials:
         return [one.rows for one in self.record.samples if one.state in (FINISHED, PRUNED)]
 
     def next(self) -> Trial | None:
-        from orchestrator.tuning import Trial
+        from orchestrator.ray_tuning import Trial
 
         if self.waiting:
             sample = self.waiting.pop(0)
@@ -237,5 +237,6 @@ def trial_command(root: Path, number: int, data: Path, uri: str, backend: str, a
         begin(config, index, layout)
         group = Group(root, settings["recipe"]["name"], {"s4al.trial": str(number)})
         mirror = settled(config, index, layout, ready, uri, progress, group)
+        mirror.sync()
         run(config, index, layout, ready, Record(layout.metrics), mirror, progress)
         mirror.finish(None, None)

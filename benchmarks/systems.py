@@ -147,7 +147,7 @@ def overlap(one: Bought, other: Bought) -> float | None:
     first, second = one.cells(cycle), other.cells(cycle)
     both = either = 0
     for image_id in first.keys() | second.keys():
-        a_HW, b_HW = _mask(one.grid, first.get(image_id, ())), _mask(other.grid, second.get(image_id, ()))
+        a_HW, b_HW = masked(one.grid, first.get(image_id, ())), masked(other.grid, second.get(image_id, ()))
         both += int((a_HW & b_HW).sum())
         either += int((a_HW | b_HW).sum())
     return both / either if either else None
@@ -170,7 +170,8 @@ def shares_bought(systems: Sequence[System]) -> dict[str, Mapping[str, float]]:
     return shares
 
 
-def _mask(grid: RegionGrid, regions: Sequence[int]) -> np.ndarray:
+def masked(grid: RegionGrid, regions: Sequence[int]) -> np.ndarray:
+    """True for the pixels of these regions, bool (H, W)."""
     mask_HW = np.zeros((grid.height, grid.width), bool)
     for region in regions:
         mask_HW[grid.box(region)] = True

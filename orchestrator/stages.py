@@ -145,18 +145,19 @@ class Stages:
         allowed = int(total * self.config.budget + 1e-6) if self.config.budget else total
         return max(0, allowed - self.ledger.spent(cycle).pixels)
 
-    def select(self, cycle: int) -> pa.Table:
-        """The next query (schema QUERY), never beyond the budget.  Holds one shard of scores at a time."""
+    def select(self, cycle: int, scores: Path | None = None) -> pa.Table:
+        """The next query (schema QUERY), never beyond the budget, from the cycle's scores or those of another folder.
+        Holds one shard of scores at a time."""
         query, areas = self.config.query, self.grid.areas()
         self.progress.stage(f"{self.name} cycle {cycle}: select")
         ids: list[str] = []
 
         def shards() -> Iterator[tuple[int, np.ndarray]]:
-            for path in sorted(self.layout.scores(cycle).glob("regions-*.arrow")):
-                shard_ids, scores = read_scores(path, self.grid.num_regions)
+            for path in sorted((scores or self.layout.scores(cycle)).glob("regions-*.arrow")):
+                shard_ids, score_NR = read_scores(path, self.grid.num_regions)
                 first = len(ids)
                 ids.extend(shard_ids)
-                yield first, scores
+                yield first, score_NR
 
         if query.select == "global":
             pool = self.index.num_images("train") - len(self.ledger.images(0))

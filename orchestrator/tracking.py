@@ -106,9 +106,7 @@ class MlflowMirror:
         if self.state["rows"] > len(rows):  # the record was damaged and is written anew
             self.state["rows"] = 0
         rows = rows[self.state["rows"] :]
-        if not rows:
-            return
-        client = self._client()
+        client = self._client()  # also without a row: a trial that is stopped before its first has a run
         for name, group in groupby(rows, lambda row: f"{row['run']}/{row['cycle']}"):
             self._copy_cycle(client, name, list(group))
 

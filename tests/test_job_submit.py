@@ -105,6 +105,42 @@ def test_a_stopped_job_saves_its_step_and_the_same_command_continues_it(head, to
     assert_same(root, tmp_path / "calm")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_submitted_sweep_is_stopped_with_its_trials_and_goes_on(head, toy_data, tmp_path):
+    out, space = tmp_path / "sweep", tmp_path / "space.yaml"
+    space.write_text("train.lr: {choice: [0.01, 0.1]}\n")
+    command = ["python", "-m", "benchmarks", "sweep", "toy_s4al_plus", *SMALL, "cycles=0", "train.steps_per_epoch=100"]
+    command += ["--space", space, "--samples", 2, "--scheduler", "fifo", "--data", toy_data.root, "--out", out]
+    job = ["--working-dir", ".", "--", *command, "--tracking", "none"]
+    started = head.ray("job", "submit", "--no-wait", "--submission-id", "sweep", *job)
+    assert started.returncode == 0, started.stdout + started.stderr
+    wait_until(lambda: len(list(out.glob("trials/*/cycle-000/training/progress.json"))) == 2, 240)
+    head.ray("job", "stop", "sweep")
+    assert "was stopped" in head.ray("job", "status", "sweep").stdout
+    told = head.ray("job", "logs", "sweep").stdout
+    assert "stopped, trials saved: the same command continues" in told
+    wait_until(lambda: not trials_of(out), 30)
+    for number in range(2):
+        assert read_json(out / f"trials/{number:04d}.json")["state"] == "drawn"
+        assert list(out.glob(f"trials/{number:04d}/cycle-000/training/states/step-*"))
+
+    done = head.ray("job", "submit", *job)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials: 2 finished" in done.stdout
+
+
+def trials_of(out):
+    """Processes that work on a trial of this sweep."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"trial" in words and str(out).encode() in words:
+                found.append(process.name)
+    return found
+
+
 def wait_until(true, limit=120):
     deadline = time.monotonic() + limit
     while not true():

@@ -116,7 +116,7 @@ def test_asha_knows_what_ended_before():
     """Rungs at 3 and 9 of 27 steps; of four trials at a rung all but the best are stopped, also after a restart."""
     from types import SimpleNamespace
 
-    from orchestrator.tuning import scheduler_of
+    from orchestrator.ray_tuning import scheduler_of
 
     past = [
         [{"step": 1, "miou": 0.5}, {"step": 3, "miou": 0.6}],
