@@ -20,6 +20,8 @@ from querying.errors import UserError
 from querying.files import write_text
 
 FIGURES = ("progress", "importance", "parallel")
+WIDE = 20
+"""An axis whose ends are further apart than this factor is logarithmic."""
 LOGGED = ("miou", "labelled_fraction", "seconds")
 """Of every finished trial, whatever the objective."""
 
@@ -222,9 +224,11 @@ def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]
     """Heights in 0..1 (NaN where there is no value), and the marks of the axis."""
     there = [value for value in values if value is not None]
     if all(_is_number(value) for value in there) and len(set(there)) > 6:
-        low, high = min(there), max(there)
-        heights = [np.nan if value is None else (value - low) / (high - low) for value in values]
-        return heights, [(share, _shown(low + share * (high - low))) for share in (0, 0.5, 1)]
+        logarithmic = min(there) > 0 and max(there) > WIDE * min(there)
+        scale, unscale = (np.log, np.exp) if logarithmic else (float, float)
+        low, high = scale(min(there)), scale(max(there))
+        heights = [np.nan if value is None else (scale(value) - low) / (high - low) for value in values]
+        return heights, [(share, _shown(float(unscale(low + share * (high - low))))) for share in (0, 0.5, 1)]
     numbers = all(_is_number(value) for value in there)
     names = sorted(set(there)) if numbers else sorted({_shown(value) for value in there})
     step = {name: at / max(1, len(names) - 1) for at, name in enumerate(names)}

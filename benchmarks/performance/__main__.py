@@ -7,13 +7,15 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks.performance import bench_memory, bench_reco, bench_scoring
+from benchmarks.performance import bench_forward, bench_memory, bench_reco, bench_scoring
 from querying.files import write_text
 
 
 def main(out: Path) -> None:
-    results = [*bench_scoring.main(), bench_reco.main(), *bench_memory.main()]
+    results: list[dict[str, Any]] = [*bench_forward.main(), *bench_scoring.main()]
+    results += [bench_reco.main(), *bench_memory.main()]
     lines = ["| what | ratio | bar | |", "|---|---|---|---|"]
     for result in results:
         verdict = "holds" if result["passes"] else "falls short"

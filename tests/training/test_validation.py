@@ -44,8 +44,9 @@ def calm(toy_data, tmp_path_factory):
 
 
 def test_the_last_epochs_figure_is_the_evaluations(calm):
+    """But for a pixel that the folding of BatchNorm has moved over an edge."""
     root, summary = calm
-    assert history(root)[-1][MIOU] == pytest.approx(summary["cycles"][0]["miou"], abs=1e-12)
+    assert history(root)[-1][MIOU] == pytest.approx(summary["cycles"][0]["miou"], abs=2e-3)
     assert len({row[MIOU] for row in history(root)}) > 1
 
 
@@ -63,7 +64,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(calm, toy_data, tmp_path):
     best = max(rows, key=lambda one: one[MIOU])
     found = row["best_on_val"]
     assert (found["epoch"], found["val_miou"]) == (best["epoch"], best[MIOU])
-    assert found["miou"] == pytest.approx(best[MIOU], abs=1e-12)
+    assert found["miou"] == pytest.approx(best[MIOU], abs=2e-3)
     assert set(found["class_iou"]) == set(row["class_iou"])
     kept = load_file(best_folder(root / "cycle-000/checkpoint") / "model.safetensors")
     last = load_file(root / "cycle-000/checkpoint/model.safetensors")
@@ -164,7 +165,7 @@ def test_two_ranks_look_and_end_as_without_looking(toy_data, tmp_path):
     summary = small_run(toy_data.root, tmp_path / "seen", *BEST, *two, backend=TwoRanks())
     small_run(toy_data.root, tmp_path / "unseen", "cycles=0", "data.evaluate_on=val", *two, backend=TwoRanks())
     assert weights(tmp_path / "seen/cycle-000/checkpoint") == weights(tmp_path / "unseen/cycle-000/checkpoint")
-    assert history(tmp_path / "seen")[-1][MIOU] == pytest.approx(summary["cycles"][0]["miou"], abs=1e-12)
+    assert history(tmp_path / "seen")[-1][MIOU] == pytest.approx(summary["cycles"][0]["miou"], abs=2e-3)
 
 
 def test_the_student_learns_from_the_last_teacher(toy_data, tmp_path, monkeypatch):
