@@ -12,11 +12,11 @@ from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
 from benchmarks.samplers import Sampler, new_sampler
 from benchmarks.space import load_space, with_values
-from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, config_of
+from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, config_of, group_of
 from orchestrator.config import RunConfig, changed
 from orchestrator.interrupt import GRACE_S, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
-from orchestrator.mlflow_store import Group, open_group
+from orchestrator.mlflow_store import open_group
 from orchestrator.record import Record
 from orchestrator.tracking_uri import check_uri, default_uri
 from querying.errors import InfrastructureError, UserError
@@ -235,8 +235,7 @@ def trial_command(root: Path, number: int, data: Path, uri: str, backend: str, a
     ):
         follow_parent()
         begin(config, index, layout)
-        group = Group(root, settings["recipe"]["name"], {"s4al.trial": str(number)})
-        mirror = settled(config, index, layout, ready, uri, progress, group)
+        mirror = settled(config, index, layout, ready, uri, progress, group_of(root, settings, number))
         mirror.sync()
         run(config, index, layout, ready, Record(layout.metrics), mirror, progress)
         mirror.finish(None, None)

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.samplers import Sampler
 from benchmarks.space import Values, with_values
 from orchestrator.config import RunConfig, build
+from orchestrator.mlflow_store import Group
 from orchestrator.trial_rows import outcome
 from querying.errors import DamagedError, UserError
 from querying.files import make_folder, read_json, write_json
@@ -106,6 +107,11 @@ def config_of(base: Mapping[str, Any], sample: Sample) -> RunConfig:
     """The recipe of a trial: an ordinary one."""
     config = with_values(build(base), sample.values)
     return config.model_copy(update={"name": f"{config.name}.trial-{sample.number:04d}"})
+
+
+def group_of(root: Path, settings: Mapping[str, Any], number: int) -> Group:
+    """Where a trial stands in MLflow: below the sweep."""
+    return Group(root, settings["recipe"]["name"], {"s4al.trial": str(number)})
 
 
 def best(samples: Sequence[Sample], objective: str, mode: str) -> Sample | None:

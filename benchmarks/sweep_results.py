@@ -8,20 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
-from benchmarks.drawing import BLUE, INK, MUTED, RULE, WIDTH, save, styled
-from benchmarks.sweep_record import FAILED, FINISHED, PRUNED, Sample, SweepRecord, best
+from benchmarks.drawing import save, styled
+from benchmarks.sweep_figures import best_so_far, figures, shown
+from benchmarks.sweep_record import FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
 from orchestrator.layout import RunLayout
 from orchestrator.mlflow_store import log_sweep
+from orchestrator.tracking import copy_now
 from orchestrator.tracking_uri import default_uri
 from querying.errors import UserError
 from querying.files import write_text
 
 FIGURES = ("progress", "importance", "parallel")
-WIDE = 20
-"""An axis whose ends are further apart than this factor is logarithmic."""
 LOGGED = ("miou", "labelled_fraction", "seconds")
 """Of every finished trial, whatever the objective."""
 
@@ -50,6 +47,9 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str) -> None
         print(f"best: trial {winner.number}; s4al run {folder / 'recipe.yaml'} makes it again")
     if uri == "none":
         return
+    for one in samples:  # a trial that was stopped within seconds has not reached MLflow
+        if (record.folder(one.number) / "recipe.yaml").exists():
+            copy_now(record.folder(one.number), uri, group_of(record.root, settings, one.number))
     model = None
     if winner:
         from benchmarks.deploy import export_onnx
@@ -74,39 +74,6 @@ def _numbers(sample: Sample, objective: str) -> dict[str, dict[int, float]]:
         if name in sample.outcome:
             found[f"sweep/{name}"] = {end: sample.outcome[name]}
     return found
-
-
-def best_so_far(samples: Sequence[Sample], objective: str, mode: str) -> list[float | None]:
-    """After each trial in the order of their numbers, of the finished ones."""
-    line: list[float | None] = []
-    for count in range(1, len(samples) + 1):
-        found = best(samples[:count], objective, mode)
-        line.append(found.outcome[objective] if found else None)
-    return line
-
-
-def importance(samples: Sequence[Sample], objective: str) -> dict[str, float]:
-    """How much of the objective goes with a key, 0..1, over finished trials that had it: |Spearman's rho| of a number,
-    the correlation ratio eta of anything else.  Neither is a cause; with few trials both are large by chance.
-
-    Left out where fewer than three trials had the key or it never changed.
-    """
-    from scipy.stats import rankdata
-
-    found: dict[str, float] = {}
-    done = [one for one in samples if one.state == FINISHED and objective in one.outcome]
-    for key in dict.fromkeys(key for one in done for key in one.values):
-        having = [one for one in done if key in one.values]
-        x, y = [one.values[key] for one in having], np.array([one.outcome[objective] for one in having])
-        if len(having) < 3 or len(set(map(str, x))) < 2 or not y.std():
-            continue
-        if all(_is_number(value) for value in x):
-            found[key] = abs(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
-        else:
-            groups = [y[[str(value) == name for value in x]] for name in dict.fromkeys(map(str, x))]
-            between = sum(len(group) * (group.mean() - y.mean()) ** 2 for group in groups)
-            found[key] = float(np.sqrt(between / ((y - y.mean()) ** 2).sum()))
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 def as_markdown(samples: Sequence[Sample], settings: Mapping[str, Any]) -> str:
@@ -134,7 +101,7 @@ def as_markdown(samples: Sequence[Sample], settings: Mapping[str, Any]) -> str:
             "" if labels is None else f"{100 * labels:.2f}",
             "" if seconds is None else f"{seconds:.0f}",
         ]
-        lines.append(_row([*cells, *(_shown(one.values.get(key, "")) for key in keys)]))
+        lines.append(_row([*cells, *(shown(one.values.get(key, "")) for key in keys)]))
     return "\n".join(lines) + "\n"
 
 
@@ -150,98 +117,6 @@ def as_csv(samples: Sequence[Sample], objective: str) -> str:
         writer.writerow([one.number, one.state, *figures, last.get("miou", ""), last.get("step", "")]
                         + [one.values.get(key, "") for key in keys] + [one.error])  # fmt: skip
     return text.getvalue()
-
-
-def figures(samples: Sequence[Sample], settings: Mapping[str, Any]) -> dict[str, Figure]:
-    """Those for which there are trials enough."""
-    objective, mode = settings["objective"], settings["mode"]
-    drawn = {"progress": draw_progress(samples, objective, mode)}
-    weights = importance(samples, objective)
-    if weights:
-        drawn["importance"] = draw_importance(weights, objective)
-    done = [one for one in samples if one.objective(objective) is not None]
-    if len(done) > 1:
-        drawn["parallel"] = draw_parallel(done, objective, mode)
-    return drawn
-
-
-def draw_progress(samples: Sequence[Sample], objective: str, mode: str) -> Figure:
-    """Every trial's objective, and the best so far."""
-    figure = Figure((WIDTH, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for state, marker, colour in ((FINISHED, "o", BLUE), (PRUNED, "x", MUTED)):
-        dots = [(one.number, value) for one in samples
-                if one.state == state and (value := one.objective(objective)) is not None]  # fmt: skip
-        if dots:
-            axes.scatter(*zip(*dots, strict=True), marker=marker, color=colour, label=state, zorder=3)
-    line = best_so_far(samples, objective, mode)
-    axes.step(range(len(line)), [np.nan if value is None else value for value in line], where="post", color=INK,
-              linewidth=1.2, label="best so far")  # fmt: skip
-    axes.set_xlabel("trial")
-    axes.set_ylabel(f"{objective} on val")
-    axes.grid(axis="y")
-    axes.legend(fontsize="small")
-    return figure
-
-
-def draw_importance(weights: Mapping[str, float], objective: str) -> Figure:
-    figure = Figure((WIDTH, 1.0 + 0.35 * len(weights)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.barh(list(weights), list(weights.values()), color=BLUE)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel(f"association with {objective} over finished trials (|rank correlation| or correlation ratio)")
-    return figure
-
-
-def draw_parallel(samples: Sequence[Sample], objective: str, mode: str) -> Figure:
-    """A line per trial through its values, an axis per key, the objective last; the best in colour."""
-    keys = list(dict.fromkeys(key for one in samples for key in one.values))
-    columns: list[tuple[str, list[Any]]] = [(key, [one.values.get(key) for one in samples]) for key in keys]
-    columns.append((objective, [one.objective(objective) for one in samples]))
-    places, ticks = zip(*(_places(values) for _, values in columns), strict=True)
-    figure = Figure((max(WIDTH, 1.3 * len(columns)), 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    order = np.argsort([(1 if mode == "max" else -1) * one.objective(objective) for one in samples])  # type: ignore[operator]
-    for rank, number in enumerate(order):  # the best is drawn last, on top
-        share = (rank + 1) / len(samples)
-        y = [column[number] for column in places]
-        first = rank == len(samples) - 1
-        axes.plot(range(len(columns)), y, color=BLUE if first else MUTED, alpha=1 if first else 0.15 + 0.6 * share,
-                  linewidth=2.2 if first else 1, zorder=3 if first else 2, marker="o", markersize=4)  # fmt: skip
-    for at, marks in enumerate(ticks):
-        axes.axvline(at, color=RULE, linewidth=1, zorder=1)
-        for place, word in marks:
-            axes.annotate(word, (at, place), (4, 0), textcoords="offset points", fontsize=7.5, va="center", color=INK)
-    axes.set_xticks(range(len(columns)), [name.replace(".", ".\n") for name, _ in columns])
-    axes.set_xlim(-0.1, len(columns) - 0.6)
-    axes.yaxis.set_visible(False)
-    axes.spines[:].set_visible(False)
-    return figure
-
-
-def _places(values: Sequence[Any]) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights in 0..1 (NaN where there is no value), and the marks of the axis."""
-    there = [value for value in values if value is not None]
-    if all(_is_number(value) for value in there) and len(set(there)) > 6:
-        logarithmic = min(there) > 0 and max(there) > WIDE * min(there)
-        scale, unscale = (np.log, np.exp) if logarithmic else (float, float)
-        low, high = scale(min(there)), scale(max(there))
-        heights = [np.nan if value is None else (scale(value) - low) / (high - low) for value in values]
-        return heights, [(share, _shown(float(unscale(low + share * (high - low))))) for share in (0, 0.5, 1)]
-    numbers = all(_is_number(value) for value in there)
-    names = sorted(set(there)) if numbers else sorted({_shown(value) for value in there})
-    step = {name: at / max(1, len(names) - 1) for at, name in enumerate(names)}
-    heights = [np.nan if value is None else step[value if numbers else _shown(value)] for value in values]
-    return heights, [(place, _shown(name)) for name, place in step.items()]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _row(cells: Sequence[str]) -> str:

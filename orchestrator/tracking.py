@@ -13,9 +13,10 @@ from typing import Any
 
 from orchestrator.config import RunConfig, flatten
 from orchestrator.mlflow_store import Group, experiment_id, find_or_create, group_run, metric_name, prepare
+from orchestrator.recipe_file import read_recipe
 from orchestrator.record import KEY, read_record
 from orchestrator.tracking_uri import alone
-from querying.errors import DamagedError, UserError
+from querying.errors import DamagedError, InfrastructureError, UserError
 from querying.files import read_json, write_json
 from querying.shown import one_line, redacted
 
@@ -183,3 +184,17 @@ class MlflowMirror:
             tags = {"mlflow.parentRunId": parent, "s4al.key": f"{parent}/{name}", "s4al.cycle": str(row["cycle"])}
             children[name] = find_or_create(client, self.state["experiment"], tags, f"{self.run.name}/{name}")
         return children[name]
+
+
+def copy_now(run: Path, uri: str, group: Group) -> None:
+    """Copy what a run's process had no time to: its run in MLflow with its parameters, and what is recorded.  Waits.
+    InfrastructureError where MLflow fails."""
+    from mlflow.exceptions import MlflowException
+
+    config, provenance = read_recipe(run / "recipe.yaml")
+    data = provenance["data"]
+    where = {"name": data["name"], "digest": data["sha256"], "root": data["root"]}
+    try:
+        MlflowMirror(run, config, where, uri, provenance.get("id"), group).copy()
+    except (MlflowException, OSError) as error:
+        raise InfrastructureError(f"MLflow at {redacted(uri)}: {one_line(str(error))[:200]}") from None

@@ -16,8 +16,9 @@ from benchmarks.compare_systems import compare_any
 from benchmarks.options import Checkpoint
 from benchmarks.recipes import find
 from benchmarks.sweep_command import _base, sweep_command
+from benchmarks.sweep_figures import _places, best_so_far, figures, importance
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, config_of
-from benchmarks.sweep_results import _places, as_csv, as_markdown, best_so_far, conclude, figures, importance
+from benchmarks.sweep_results import as_csv, as_markdown, conclude
 from orchestrator.config import override
 from orchestrator.trial_rows import curve, outcome, total_steps
 from querying.errors import DamagedError, UserError
