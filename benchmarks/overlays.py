@@ -30,6 +30,9 @@ SCORE_NAMES = {
     "least_confidence": "mean 1 - top probability",
     "margin": "mean 1 - margin",
     "random": "random number",
+    "bald": "mean mutual information (nats)",
+    "flip": "mean inconsistency (nats)",
+    "equal": "mean entropy over the flip (nats)",
 }
 
 

@@ -11,6 +11,7 @@ from orchestrator.layout import RunLayout
 from orchestrator.provenance import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
+from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
 from training.method_settings import ON_THE_FLY
@@ -33,6 +34,8 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
             f"{index.root}: images are {index.height}x{index.width}, recipe {config.name} expects {height}x{width}:"
             f" ingest again with --size {height}x{width}"
         )
+    if ":" in config.query.acquisition:
+        own_acquisition(config.query.acquisition)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     if config.query.exclude_border and config.cycles and config.query.per_image and grid.border().all():
         raise UserError(

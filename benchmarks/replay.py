@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.backends import check_backend, started
 from benchmarks.findings import find_data, load_findings
+from benchmarks.preflight import check_data
 from benchmarks.systems import masked
 from orchestrator.config import RunConfig, override
 from orchestrator.interrupt import handled
@@ -56,6 +57,7 @@ def replay_command(
         index, why = find_data(found)
         if not index:
             raise UserError(f"{run}: {why} Name it with --data")
+    check_data(config, index, found.layout.labelled_set)
     check_backend(backend, address)
     cycles = [row["cycle"] for row in found.cycles if (found.layout.query(row["cycle"]) / "query.parquet").exists()]
     if not cycles:

@@ -84,6 +84,8 @@ class RunConfig(Settings):
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
         if self.evaluate.best_on_val and not self.train.validate_epochs:
             raise ValueError("evaluate.best_on_val=true needs train.validate_epochs: how often to look")
+        if self.query.acquisition == "bald" and not (self.model.dropout or self.model.drop_path):
+            raise ValueError("query.acquisition=bald needs model.dropout above 0: its passes would all be the same")
         check_method(self.train, self.methods, self.cycles, self.query.per_image)
         return self
 
@@ -226,6 +228,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | 
 def _literals(key: str) -> Sequence[str]:
     model: Any = RunConfig
     for part in key.split("."):
-        annotation = model.model_fields[part].annotation
-        model = annotation
-    return [str(value) for value in getattr(annotation, "__args__", ())]
+        field = model.model_fields[part]
+        model = field.annotation
+    return [str(value) for value in getattr(model, "__args__", None) or field.examples or ()]

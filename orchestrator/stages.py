@@ -129,6 +129,7 @@ class Stages:
             threads=query.threads,
             seed=self.config.seed,
             cycle=cycle,
+            passes=query.passes,
         )
         shards = self.index.shards("train")
         self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")

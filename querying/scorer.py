@@ -17,9 +17,12 @@ from torch import Tensor
 
 from querying.acquisition import ACQUISITIONS, random_scores
 from querying.arrow_file import scored_file
+from querying.disagreement import FURTHER
 from querying.errors import DamagedError
 from querying.files import read_json, sha256, write_json, written
+from querying.further_passes import FurtherPasses
 from querying.labels import IGNORE, pseudo_label
+from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS, REGION_SCORES
 from querying.shards import Shard, encode_label, read_images
@@ -62,6 +65,7 @@ class ShardScorer:
         threads: int,
         seed: int,
         cycle: int,
+        passes: int = 10,
     ) -> None:
         torch.set_num_threads(threads)
         self.predict = load_predict()  # once per process: this is the expensive part
@@ -74,6 +78,17 @@ class ShardScorer:
         self.batch_size = batch_size
         self.seed, self.cycle = seed, cycle
         self.forward_seconds = 0.0
+        self.one_pass = ACQUISITIONS.get(acquisition)
+        if ":" in acquisition:
+            self.one_pass = own_acquisition(acquisition)
+        self.further = (
+            FurtherPasses(
+                acquisition, self.predict, self._log_probabilities,
+                scales=scales, passes=passes, seed=seed, cycle=cycle,
+            )
+            if acquisition in FURTHER
+            else None
+        )  # fmt: skip
 
     def score_shard(self, task: ScoreTask) -> ScoreSummary:
         """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, and their hashes as `shard-<number>.json`; files
@@ -106,12 +121,14 @@ class ShardScorer:
         started = time.perf_counter()
         logits = [self.predict(images_BCHW, scale) for scale in self.scales]
         self.forward_seconds += time.perf_counter() - started
+        maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
         scores, labels, coverage = [], [], []
         for i, image_id in enumerate(ids):  # one image at a time stays in the cache
             log_p_1CHW = self._log_probabilities([z_BChw[i : i + 1] for z_BChw in logits])
-            score_R = self._region_scores(image_id, log_p_1CHW)
+            score_R = self._region_scores(image_id, log_p_1CHW, next(maps, None))
             if not np.isfinite(score_R).all():
-                raise FloatingPointError(f"image {image_id}: the network's output is not finite")
+                what = "the network's output" + (" or its score" if ":" in self.acquisition else "")
+                raise FloatingPointError(f"image {image_id}: {what} is not finite")
             closed_R = self.closed.copy()
             closed_R[bought.get(image_id, [])] = True
             scores.append([None if closed else float(s) for s, closed in zip(score_R, closed_R, strict=True)])
@@ -132,13 +149,18 @@ class ShardScorer:
             mean = mean + other
         return (mean / len(full)).log_softmax(dim=1)
 
-    def _region_scores(self, image_id: str, log_p_1CHW: Tensor) -> np.ndarray:
-        # Every acquisition is finite where the log-probabilities are, so one check of the scores covers both.
-        if self.acquisition == "random":
-            finite = bool(torch.isfinite(log_p_1CHW).all())
-            drawn = random_scores(self.seed, self.cycle, image_id, self.grid.num_regions)
-            return drawn if finite else drawn * np.nan
-        return self.grid.mean(ACQUISITIONS[self.acquisition](log_p_1CHW))[0].cpu().numpy()
+    def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None) -> np.ndarray:
+        """`map_1HW` is the score of every pixel where it takes further passes; NaN where a number is not finite."""
+        # Our acquisitions of one pass are finite only where the log-probabilities are: the caller's check covers both.
+        if self.one_pass and self.acquisition in ACQUISITIONS:
+            return self.grid.mean(self.one_pass(log_p_1CHW))[0].cpu().numpy()
+        if self.one_pass:
+            map_1HW = self.one_pass(log_p_1CHW).float()
+        if map_1HW is not None:
+            score_R = self.grid.mean(map_1HW)[0].cpu().numpy()
+        else:
+            score_R = random_scores(self.seed, self.cycle, image_id, self.grid.num_regions)
+        return score_R if bool(torch.isfinite(log_p_1CHW).all()) else score_R * np.nan
 
 
 def pool_batches(task: ScoreTask, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:

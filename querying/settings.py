@@ -1,8 +1,10 @@
 """Validated settings of the query.  Imports nothing heavy: a wrong key must be found before torch is loaded."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
@@ -23,9 +25,16 @@ class Settings(BaseModel):
         return value
 
 
+ACQUISITION_NAMES = ("entropy", "least_confidence", "margin", "random", "bald", "flip", "equal")
+OWN_ACQUISITION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+
 class QuerySettings(Settings):
-    acquisition: Literal["entropy", "least_confidence", "margin", "random"] = "entropy"
-    """Per-pixel uncertainty; a region's score is its mean over pixels that are not yet bought."""
+    acquisition: str = Field("entropy", examples=list(ACQUISITION_NAMES))
+    """Per-pixel score of which a region's is the mean: one of ACQUISITION_NAMES, or a function of the user's own as
+    `package.module:function`."""
+    passes: int = Field(10, ge=2)
+    """Dropout passes of `bald`."""
     region_size: int = Field(30, ge=1)
     """Side of a square region in pixels."""
     per_image: int = Field(4, ge=0)
@@ -47,3 +56,11 @@ class QuerySettings(Settings):
     """Scorer actors (Ray back end)."""
     threads: int = Field(2, ge=1)
     """CPU threads of one scorer; part of the result, since another number changes the last bits."""
+
+    @field_validator("acquisition")
+    @classmethod
+    def _known_acquisition(cls, value: str) -> str:
+        if value in ACQUISITION_NAMES or OWN_ACQUISITION.fullmatch(value):
+            return value
+        names = ", ".join(repr(name) for name in ACQUISITION_NAMES)
+        raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:function")

@@ -1,5 +1,6 @@
 """A checkpoint as a function from images to logits: evaluation mode, class head only."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from training.checkpoint import load_model
 from training.folding import fold
 from training.model import DeepLabV3Plus, build_model, normalise
+from training.passes import dropout_passes
 from training.settings import ModelSettings
 
 
@@ -27,12 +29,24 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, images_BCHW: Tensor, scale: float = 1.0) -> Tensor:
+        logits: Tensor = self.model(self._input(images_BCHW, scale)).logits
+        return logits.float()
+
+    @torch.inference_mode()
+    def dropout_passes(
+        self, image_1CHW: Tensor, scales: Sequence[float], passes: int, seed: int
+    ) -> Iterator[list[Tensor]]:
+        """See `training.passes`: uint8 image (1, 3, H, W) -> float32 logits (1, C, h, w) at every scale, per pass."""
+        inputs = [self._input(image_1CHW, scale) for scale in scales]
+        for logits in dropout_passes(self.model, inputs, passes, seed):
+            yield [z_1Chw.float() for z_1Chw in logits]
+
+    def _input(self, images_BCHW: Tensor, scale: float) -> Tensor:
         x_BCHW = normalise(images_BCHW.to(self.device)).contiguous(memory_format=torch.channels_last)
         if scale != 1.0:
             size = [max(1, round(side * scale)) for side in x_BCHW.shape[2:]]
             x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", align_corners=False)
-        logits: Tensor = self.model(x_BCHW.to(self.dtype)).logits
-        return logits.float()
+        return x_BCHW.to(self.dtype)
 
 
 def load_network(checkpoint: Path) -> DeepLabV3Plus:

@@ -8,6 +8,7 @@ import torch
 
 from querying.errors import InfrastructureError
 from querying.files import sha256, write_json
+from querying.further_passes import dropout_seed
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
 from querying.schemas import REGION_SCORES
@@ -73,7 +74,7 @@ def test_logits_are_averaged_over_the_scales_before_the_softmax(tmp_path):
     assert regions["score"][0].as_py() == pytest.approx([expected.mean()], abs=1e-5)
 
 
-@pytest.mark.parametrize("acquisition", ["entropy", "random", "margin"])
+@pytest.mark.parametrize("acquisition", ["entropy", "random", "margin", "flip", "equal"])
 def test_a_broken_network_stops_the_query_and_names_the_image(tmp_path, acquisition):
     with pytest.raises(FloatingPointError, match="image a"):
         scorer(tmp_path, RegionGrid(4, 4, 2), broken, acquisition=acquisition).score(
@@ -212,3 +213,94 @@ def test_one_actor_two_actors_and_this_process_write_the_same_bytes(local_ray, t
     expected = {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()}
     for actors in (1, 2):
         assert {p.name: p.read_bytes() for p in (tmp_path / str(actors)).iterdir()} == expected
+
+
+class WithDropout:
+    """A stand-in network: the colours as logits, and in a pass with dropout each pixel's either doubled or gone."""
+
+    def __call__(self, images, scale):
+        return images.float() / 10
+
+    def dropout_passes(self, image, scales, passes, seed):
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(passes):
+            kept = torch.randint(0, 2, (len(scales), *image.shape[2:]), generator=generator)
+            yield [2 * self(image, scale) * kept_HW for scale, kept_HW in zip(scales, kept, strict=True)]
+
+
+class Lopsided:
+    """Sees nothing in the left half of an image."""
+
+    def __call__(self, images, scale):
+        logits = images.float() / 10
+        logits[..., : images.shape[3] // 2] = 0
+        return logits
+
+
+def colours(count, size=(8, 8)):
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 60, (count, 3, *size), dtype=np.uint8))
+
+
+def softmax(z):
+    p = np.exp(z - z.max(axis=0))
+    return p / p.sum(axis=0)
+
+
+def bits(p):
+    return -(p * np.log(p)).sum(axis=0)
+
+
+def test_bald_equals_a_float64_derivation_over_the_same_passes(tmp_path):
+    image, grid = colours(1), RegionGrid(8, 8, 4)
+    regions, _ = scorer(tmp_path, grid, WithDropout, acquisition="bald", passes=5, seed=3, cycle=2).score(
+        ["a"], image, {}
+    )
+    passes = WithDropout().dropout_passes(image, (1.0,), 5, dropout_seed(3, 2, "a"))
+    p = np.stack([softmax(z[0][0].double().numpy()) for z in passes])
+    information = bits(p.mean(axis=0)) - np.mean([bits(one) for one in p], axis=0)
+    expected = information.reshape(2, 4, 2, 4).mean(axis=(1, 3)).ravel()
+    assert expected.min() > 0.01
+    np.testing.assert_allclose(regions["score"][0].as_py(), expected, atol=1e-6)
+
+
+def test_bald_depends_on_seed_cycle_and_image_not_on_its_batch(tmp_path):
+    images, grid = colours(5), RegionGrid(8, 8, 4)
+    ids = list("abcde")
+
+    def scores(order, **changes):
+        one = scorer(tmp_path, grid, WithDropout, acquisition="bald", passes=4, **changes)
+        regions, _ = one.score([ids[i] for i in order], images[order], {})
+        return dict(zip(regions["image_id"].to_pylist(), regions["score"].to_pylist(), strict=True))
+
+    whole = scores([0, 1, 2, 3, 4])
+    assert scores([4, 2, 0, 1, 3]) == whole
+    assert {**scores([0, 1]), **scores([4]), **scores([3, 2])} == whole
+    assert scores([0], cycle=1)["a"] != whole["a"]
+    assert scores([0], seed=1)["a"] != whole["a"]
+
+
+@pytest.mark.parametrize("acquisition", ["bald", "flip", "equal"])
+def test_pseudo_labels_are_those_of_the_ordinary_pass(tmp_path, acquisition):
+    _, plain = scorer(tmp_path, RegionGrid(8, 8, 4), WithDropout).score(["a", "b"], colours(2), {})
+    _, found = scorer(tmp_path, RegionGrid(8, 8, 4), WithDropout, acquisition=acquisition).score(
+        ["a", "b"], colours(2), {}
+    )
+    assert found.equals(plain)
+
+
+def test_a_prediction_that_turns_with_the_image_is_consistent(tmp_path):
+    regions, _ = scorer(tmp_path, RegionGrid(8, 8, 4), acquisition="flip").score(["a"], colours(1), {})
+    assert regions["score"][0].as_py() == pytest.approx([0.0] * 4, abs=1e-6)
+
+
+@pytest.mark.parametrize("acquisition", ["flip", "equal"])
+def test_what_is_seen_in_the_mirror_alone_is_inconsistent(tmp_path, acquisition):
+    """On the left the prediction is uniform, and the mirrored image's is the colours'; on the right the reverse."""
+    image = colours(1)
+    regions, _ = scorer(tmp_path, RegionGrid(8, 8, 4), Lopsided, acquisition=acquisition).score(["a"], image, {})
+    p = softmax(image[0].double().numpy() / 10)
+    mean = bits((p + 1 / 3) / 2)
+    pixels = mean - (acquisition == "flip") * (bits(p) + math.log(3)) / 2
+    expected = pixels.reshape(2, 4, 2, 4).mean(axis=(1, 3)).ravel()
+    assert expected.min() > 0.01
+    np.testing.assert_allclose(regions["score"][0].as_py(), expected, atol=1e-6)
