@@ -53,7 +53,7 @@ def main() -> list[dict[str, Any]]:
 
 
 def _prepare(root: Path, pool: int) -> None:
-    from querying.files import write_json
+    from querying.files import sha256, write_json
     from querying.schemas import REGION_SCORES
     from querying.shard_writer import ShardWriter
     from querying.shards import image_ids
@@ -72,8 +72,10 @@ def _prepare(root: Path, pool: int) -> None:
     for number, shard in enumerate(shards):
         ids = [image_id for image_id in image_ids(root, shard) if image_id not in whole]
         columns = {"image_id": ids, "score": list(rng.random((len(ids), regions), dtype=np.float32))}
-        with pa.ipc.new_file(scores / f"regions-{number:05d}.arrow", REGION_SCORES) as sink:
+        path = scores / f"regions-{number:05d}.arrow"
+        with pa.ipc.new_file(path, REGION_SCORES) as sink:
             sink.write_table(pa.table(columns, schema=REGION_SCORES))
+        write_json(scores / f"shard-{number:05d}.json", {path.name: sha256(path)})
     names = [f"class {number}" for number in range(6)]
     index = {
         "schema": 1, "name": "noise", "classes": names, "palette": [[40 * n, 0, 0] for n in range(6)],
