@@ -109,7 +109,7 @@ class Stages:
         query = self.config.query
         make = partial(
             ShardScorer,
-            partial(Predictor, self.layout.checkpoint(cycle).resolve()),
+            partial(Predictor, self.layout.checkpoint(cycle).resolve(), precision=query.precision),
             self.grid,
             out.resolve(),
             acquisition=query.acquisition,

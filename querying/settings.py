@@ -40,6 +40,8 @@ class QuerySettings(Settings):
     """Leave the outermost ring of regions out of the query."""
     batch_size: int = Field(4, ge=1)
     """Images per forward pass when scoring and evaluating."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the network when it scores; `bf16` moves a few labels and scores, and is slow on a CPU without bf16 units."""
     actors: int = Field(1, ge=1)
     """Scorer actors (Ray back end)."""
     threads: int = Field(2, ge=1)
