@@ -28,7 +28,7 @@ HARMLESS_KEYS = ("train.max_failures", "train.checkpoint_epochs", "train.timeout
 """May change in mid-run: the results are the same bit for bit."""
 MACHINE_KEYS = (
     "train.workers", "train.threads", "train.batch_size", "train.batch_size_unlabelled", "train.precision",
-    "teacher.batch_size", "query.threads", "query.batch_size",
+    "teacher.batch_size", "query.threads", "query.batch_size", "query.precision",
 )  # fmt: skip
 """How much of which machine a run uses; may change in mid-run with `--allow-drift`."""
 

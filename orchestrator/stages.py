@@ -118,7 +118,7 @@ class Stages:
         query = self.config.query
         make = partial(
             ShardScorer,
-            partial(Predictor, self.layout.checkpoint(cycle).resolve(), bf16=query.precision == "bf16"),
+            partial(Predictor, self.layout.checkpoint(cycle).resolve(), precision=query.precision),
             self.grid,
             out.resolve(),
             acquisition=query.acquisition,

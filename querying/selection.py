@@ -45,16 +45,17 @@ def select_global(shards: Iterable[Shard], count: int) -> Cells:
 
     Keeps at most about twice `count` candidates: cells below the running threshold are dropped shard by shard.
     """
-    best = Cells.concatenate([])
-    threshold = -np.inf
+    if not count:
+        return Cells.concatenate([])
+    kept, num, threshold = [Cells.concatenate([])], 0, -np.inf
     for first, score_NR in shards:
-        row, region = np.nonzero((score_NR >= threshold) & (score_NR > -np.inf))
-        fresh = Cells(first + row.astype(np.int64), region.astype(np.int32), score_NR[row, region])
-        best = Cells.concatenate([best, fresh])
-        if best.num > 2 * count:
-            best = _best(best, count)
-            threshold = best.score_S.min() if count else np.inf
-    return ranked(_best(best, count))
+        fresh = _at_least(first, score_NR, threshold)
+        kept.append(fresh)
+        num += fresh.num
+        if num > 2 * count:
+            best = _best(Cells.concatenate(kept), count)
+            kept, num, threshold = [best], best.num, best.score_S.min()
+    return ranked(_best(Cells.concatenate(kept), count))
 
 
 def ranked(cells: Cells) -> Cells:
@@ -69,18 +70,32 @@ def within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
     return best.take(np.lexsort((best.region_S, best.position_S)))
 
 
+def _at_least(first: int, score_NR: np.ndarray, threshold: float) -> Cells:
+    """The eligible cells of a shard that reach the threshold, in its order."""
+    place = np.flatnonzero(score_NR >= threshold if threshold > -np.inf else score_NR > -np.inf)
+    row, region = np.divmod(place, score_NR.shape[1])
+    return Cells(first + row, region.astype(np.int32), score_NR.ravel()[place])
+
+
 def _top_of_images(first: int, score_NR: np.ndarray, k: int) -> Cells:
-    left_NR = score_NR.copy()
+    """The k largest of each row, found one after another: each is masked for the next search, and put back at the end.
+
+    `score_NR` is as before when this returns; it is copied only where it may not be written to.
+    """
+    left_NR = score_NR if score_NR.flags.writeable else score_NR.copy()
     images = np.arange(len(left_NR))
-    parts = []
-    for _ in range(min(k, left_NR.shape[1])):
-        region_N = left_NR.argmax(axis=1)  # the first of equals, hence the lower region id
-        score_N = left_NR[images, region_N]
-        eligible = score_N > -np.inf
-        parts.append(Cells(first + images[eligible], region_N[eligible].astype(np.int32), score_N[eligible]))
-        left_NR[images, region_N] = -np.inf
-    cells = Cells.concatenate(parts)
-    return cells.take(np.argsort(cells.position_S, kind="stable"))
+    rounds = min(k, left_NR.shape[1])
+    region_KN = np.zeros((rounds, len(left_NR)), np.int32)
+    score_KN = np.full((rounds, len(left_NR)), -np.inf, np.float32)
+    for turn in range(rounds):
+        region_KN[turn] = left_NR.argmax(axis=1)  # the first of equals, hence the lower region id
+        score_KN[turn] = left_NR[images, region_KN[turn]]
+        left_NR[images, region_KN[turn]] = -np.inf
+    for turn in reversed(range(rounds)):  # a row that has run out was masked at region 0 again: the first value wins
+        left_NR[images, region_KN[turn]] = score_KN[turn]
+    eligible_NK = ~np.isneginf(score_KN.T)
+    row, _ = np.nonzero(eligible_NK)
+    return Cells(first + row, region_KN.T[eligible_NK], score_KN.T[eligible_NK])
 
 
 def _best(cells: Cells, count: int) -> Cells:

@@ -1,67 +1,131 @@
-"""BatchNorm folded into the convolution before it, for a network that is only evaluated: the same function, with fewer
-passes over memory."""
+"""Networks for inference: BatchNorm multiplied into the convolution before it, activations applied by the convolution.
+
+Both save passes over memory, and change the function by rounding at most.  Shape suffix: O = output channels.
+"""
 
 from __future__ import annotations
-
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-Network = TypeVar("Network", bound=nn.Module)
+from training.decoder import UpsampleConcatConv
+
 PROBE = 64
-"""Side of the image whose way through the network says which BatchNorm follows which convolution."""
+"""Side of the image that shows which module reads which convolution."""
+ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+}
+"""What oneDNN can apply while a convolution's output is still in a register, and how it calls it."""
 
 
 @torch.no_grad()
-def fold(network: Network) -> Network:
-    """In place, in evaluation mode, and with what follows a BatchNorm (timm's has an activation) left where it is.
+def fold_batch_norm(model: nn.Module) -> None:
+    """Fold, in place, every BatchNorm of a network in evaluation mode; an activation that timm joins to it stays.
 
-    A BatchNorm is folded where its input is what a convolution has just given.  Dropout stays.
+    Pairs are found by running the network once, not by names or by the order of modules.  ValueError in training mode,
+    or where a BatchNorm does not read a convolution of its own.
     """
-    network.eval()
-    names = {module: name for name, module in network.named_modules()}
-    for bn, conv in _pairs(network).items():
-        # In float64: the product of two rounded numbers would be rounded once more.
-        weight, bias = (value.double() for value in _scale_and_shift(bn))
-        conv.weight.data = (conv.weight.double() * weight.view(-1, 1, 1, 1)).to(conv.weight.dtype)
-        before = 0.0 if conv.bias is None else conv.bias.double()
-        conv.bias = nn.Parameter((before * weight + bias).to(conv.weight.dtype))
-        parent, _, name = names[bn].rpartition(".")
-        setattr(network.get_submodule(parent), name, getattr(bn, "act", nn.Identity()))
-    return network
+    if model.training:
+        raise ValueError("BatchNorm can only be folded in evaluation mode")
+    pairs = _fed_by_a_convolution(model, nn.BatchNorm2d)
+    for name, norm in list(model.named_modules()):
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        if norm not in pairs:
+            raise ValueError(f"{name}: it does not follow a convolution of its own")
+        conv = pairs[norm]
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale_O = (norm.running_var.double() + norm.eps).rsqrt() * norm.weight.double()
+        shift_O = norm.bias.double() - norm.running_mean.double() * scale_O
+        if conv.bias is not None:
+            shift_O = shift_O + conv.bias.double() * scale_O
+        conv.bias = _constant(shift_O, conv.weight)
+        conv.weight = _constant(conv.weight.double() * scale_O.view(-1, 1, 1, 1), conv.weight)
+        _replace(model, name, getattr(norm, "act", nn.Identity()))
 
 
-def _scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = bn.weight.double() * (bn.running_var.double() + bn.eps).rsqrt()
-    return scale, bn.bias.double() - bn.running_mean.double() * scale
+def fuse_activations(model: nn.Module) -> None:
+    """Let plain convolutions apply the ReLU or ReLU6 that reads them; float32 on a CPU with oneDNN, else nothing.
 
-
-def _pairs(network: nn.Module) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-    """Each BatchNorm whose input is the very tensor that a convolution gives.
-
-    Were that tensor read by anything else, too, folding would change what that reads; no network here does so.
+    Inference only: the fused operation has no gradient.
     """
-    given: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-    pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+    weight = next(model.parameters())
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not known:
+        return
+    pairs = {act: conv for kind in ACTIVATIONS for act, conv in _fed_by_a_convolution(model, kind).items()}
+    names = {module: name for name, module in model.named_modules()}
+    for act, conv in pairs.items():
+        if not isinstance(conv, UpsampleConcatConv):
+            _replace(model, names[conv], ConvAct(conv, act))
+            _replace(model, names[act], nn.Identity())
+
+
+class ConvAct(nn.Module):
+    """A convolution and the activation after it in one pass."""
+
+    def __init__(self, conv: nn.Conv2d, act: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.kind, self.limits = ACTIVATIONS[type(act)]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        conv = self.conv
+        place = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        # What TorchInductor calls for a frozen network; torch has no public name for it.
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x_BCHW, conv.weight, conv.bias, *place, self.kind, self.limits, ""
+        )
+        return fused
+
+
+class WideConv(nn.Module):
+    """A convolution that computes in float32 whatever comes in: the class scores of a bf16 network."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv.float()
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.conv(x_BCHW.float())  # type: ignore[no-any-return]
+
+
+def _constant(value: Tensor, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.to(like.dtype), requires_grad=False)
+
+
+def _replace(model: nn.Module, name: str, by: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, by)
+
+
+def _fed_by_a_convolution(model: nn.Module, kind: type[nn.Module]) -> dict[nn.Module, nn.Conv2d]:
+    """Modules of a kind -> the convolution whose output they read, where no other module of it or of this kind does."""
+    made: dict[int, tuple[Tensor, int, nn.Conv2d]] = {}  # holds the tensors, or an id could be given twice
+    readers: dict[int, list[nn.Module]] = {}
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for given in inputs:
+            # Another version is another value: an activation or a sum has been computed in place.
+            if id(given) in made and made[id(given)][1] == given._version:
+                readers.setdefault(id(given), []).append(module)
 
     def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
-            given[id(output)] = module, output  # kept, so that no other tensor gets this id
-        elif isinstance(module, nn.BatchNorm2d) and (found := given.get(id(inputs[0]))):
-            pairs[module] = found[0]
+            made[id(output)] = (output, output._version, module)
 
-    handles = [
-        module.register_forward_hook(after)
-        for module in network.modules()
-        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
-    ]
-    first = next(network.parameters())
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, kind)):
+            hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    weight = next(model.parameters())
     try:
-        network(torch.zeros(1, 3, PROBE, PROBE, dtype=first.dtype, device=first.device))
+        with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode have no version
+            model(torch.zeros(1, 3, PROBE, PROBE, dtype=weight.dtype, device=weight.device))
     finally:
-        for handle in handles:
-            handle.remove()
-    return pairs
+        for hook in hooks:
+            hook.remove()
+    single = {place: found[0] for place, found in readers.items() if len(found) == 1}
+    return {module: made[place][2] for place, module in single.items() if isinstance(module, kind)}

@@ -1,31 +1,32 @@
-"""A checkpoint as a function from images to logits: evaluation mode, class head only."""
+"""A checkpoint as a function from images to logits: evaluation mode, class head only, folded for inference."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.checkpoint import load_model
-from training.folding import fold
+from training.folding import WideConv, fold_batch_norm, fuse_activations
 from training.model import DeepLabV3Plus, build_model, normalise
 from training.passes import dropout_passes
 from training.settings import ModelSettings
+
+Precision = Literal["fp32", "bf16"]
 
 
 class Predictor:
     """Callable (uint8 images (B, 3, H, W), scale) -> float32 logits (B, C, h, w) at stride 4 of the scaled image.
 
-    With `bf16` weights and activations are bfloat16: some 0.4 % of the labels differ, and a region's entropy by up to
-    0.05 nats (docs/performance.md).
+    With `bf16` some 0.4 % of the labels differ, and a region's entropy by up to 0.05 nats (docs/performance.md).
     """
 
-    def __init__(self, checkpoint: Path, device: str | None = None, *, bf16: bool = False) -> None:
+    def __init__(self, checkpoint: Path, device: str | None = None, *, precision: Precision = "fp32") -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = torch.bfloat16 if bf16 else torch.float32
-        network = fold(load_network(checkpoint))
-        self.model = network.to(self.device, self.dtype).to(memory_format=torch.channels_last)
+        self.model = for_inference(load_network(checkpoint), self.device, precision)
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
 
     @torch.inference_mode()
     def __call__(self, images_BCHW: Tensor, scale: float = 1.0) -> Tensor:
@@ -42,11 +43,11 @@ class Predictor:
             yield [z_1Chw.float() for z_1Chw in logits]
 
     def _input(self, images_BCHW: Tensor, scale: float) -> Tensor:
-        x_BCHW = normalise(images_BCHW.to(self.device)).contiguous(memory_format=torch.channels_last)
+        x_BCHW = normalise(images_BCHW.to(self.device, non_blocking=True))
         if scale != 1.0:
             size = [max(1, round(side * scale)) for side in x_BCHW.shape[2:]]
             x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", align_corners=False)
-        return x_BCHW.to(self.dtype)
+        return x_BCHW.to(self.dtype, memory_format=torch.channels_last)
 
 
 def load_network(checkpoint: Path) -> DeepLabV3Plus:
@@ -56,3 +57,17 @@ def load_network(checkpoint: Path) -> DeepLabV3Plus:
     wanted = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
     return model.eval()
+
+
+def for_inference(model: DeepLabV3Plus, device: torch.device, precision: Precision) -> DeepLabV3Plus:
+    """The network itself, folded in place.  `bf16` rounds the weights but for the last convolution, which gives the
+    class scores: rounded scores would tie."""
+    fold_batch_norm(model)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if precision == "bf16":
+        last, model.class_head.out = model.class_head.out, nn.Identity()  # type: ignore[assignment]
+        model = model.to(torch.bfloat16)
+        model.class_head.out = WideConv(last)  # type: ignore[assignment]
+    else:
+        fuse_activations(model)
+    return model

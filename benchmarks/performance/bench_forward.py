@@ -44,7 +44,7 @@ def main(*, rounds: int = 7, threads: int = 2) -> list[dict[str, Any]]:
         plain.set_fused(False)
         ours = {"fp32": Predictor(checkpoint, device)}
         if fast_bf16():
-            ours["bf16"] = Predictor(checkpoint, device, bf16=True)
+            ours["bf16"] = Predictor(checkpoint, device, precision="bf16")
 
     @torch.inference_mode()
     def reference() -> Tensor:

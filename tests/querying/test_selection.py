@@ -75,3 +75,28 @@ def test_global_selection_keeps_few_candidates(count, monkeypatch):
     rng = np.random.default_rng(0)
     select_global(((i * 50, rng.random((50, 20), dtype=np.float32)) for i in range(40)), count)
     assert max(seen) <= 2 * count + 50 * 20
+
+
+@given(SCORES, st.integers(1, 7), st.booleans())
+@settings(deadline=None)
+def test_the_scores_are_unchanged_afterwards_and_may_be_read_only(rows, k, writable):
+    """Rows with fewer eligible cells than k mask the same cell again."""
+    table = np.array(rows, np.float32)
+    table.flags.writeable = writable
+    first, again = select_per_image([(0, table)], k), select_per_image([(0, table)], k)
+    assert np.array_equal(table, np.array(rows, np.float32))
+    assert picked(first) == picked(again)
+    assert first.position_S.dtype == np.int64
+    assert first.region_S.dtype == np.int32
+    assert first.score_S.dtype == np.float32
+
+
+def test_cells_of_an_image_come_best_first():
+    cells = select_per_image([(7, np.array([[0.5, -np.inf, 1.0, 0.75]], np.float32))], 4)
+    assert picked(cells) == [(7, 2), (7, 3), (7, 0)]
+    assert cells.score_S.tolist() == [1.0, 0.75, 0.5]
+
+
+def test_a_later_tie_with_the_running_threshold_loses_to_an_earlier_image():
+    shards = [(i, np.full((1, 4), 0.5, np.float32)) for i in range(6)]
+    assert picked(select_global(shards, 3)) == picked(select_global(shards[::-1], 3)) == [(0, 0), (0, 1), (0, 2)]
