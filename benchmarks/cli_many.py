@@ -73,7 +73,7 @@ def sweep(
 
 def trial(root: Path, number: int, data: Path, tracking: str, backend: str, address: str) -> None:
     """One trial of a sweep, in a process of its own."""
-    from benchmarks.sweep_command import trial_command
+    from benchmarks.trial_command import trial_command
 
     trial_command(root, number, data, tracking, backend, address)
 

@@ -20,11 +20,17 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.preflight import with_local_list, with_local_weights
 from orchestrator.config import RunConfig, flatten, nearest, override, unknown_key
 from orchestrator.strict_yaml import MAX_YAML_BYTES, parse_yaml
 from querying.errors import UserError
 
 LISTS, RANGES = ("choice", "grid"), ("uniform", "loguniform", "randint")
+FIXED = {
+    "data.evaluate_on": "nothing is chosen on another split than val",
+    "name": "a trial has the recipe's name and its number",
+}
+"""Keys that no space may hold, and why."""
 SHIPPED = Path(__file__).parent / "spaces"
 Values = dict[str, Any]
 """Key of the recipe -> value."""
@@ -137,10 +143,19 @@ def parse_space(text: str, base: RunConfig, where: str) -> Space:
     for key in tree:
         if key not in known:
             raise UserError(f"{where}: {unknown_key(str(key))}")
-    return Space({key: _parameter(key, spec, tree, base, where) for key, spec in tree.items()}, where)
+        if key in FIXED:
+            raise UserError(f"{where}: {key}: can not be searched: {FIXED[key]}")
+    found = {key: _kind_and_values(key, spec, base, where) for key, spec in tree.items()}
+    return Space(
+        {
+            key: Parameter(key, kind, values, _conditions(key, tree[key].get("when", {}), found, base, where))
+            for key, (kind, values) in found.items()
+        },
+        where,
+    )
 
 
-def _parameter(key: str, spec: Any, tree: Mapping[str, Any], base: RunConfig, where: str) -> Parameter:
+def _kind_and_values(key: str, spec: Any, base: RunConfig, where: str) -> tuple[str, tuple[Any, ...]]:
     kinds = [word for word in spec if word != "when"] if isinstance(spec, dict) else []
     if len(kinds) != 1 or kinds[0] not in LISTS + RANGES:
         known = ", ".join(LISTS + RANGES)
@@ -152,16 +167,29 @@ def _parameter(key: str, spec: Any, tree: Mapping[str, Any], base: RunConfig, wh
         raise UserError(f"{where}: {key}: {kind}: expected a list")
     if kind in RANGES:
         values = _ends(key, kind, values, where)
-    for value in values:
-        try:
-            with_values(base, {key: value})
-        except UserError as error:
-            raise UserError(f"{where}: {key}: {kind}: {error}") from None
-    return Parameter(key, kind, tuple(values), _conditions(key, spec.get("when", {}), tree, where))
+    try:
+        read = tuple(_as_read(base, key, value) for value in values)
+    except UserError as error:
+        raise UserError(f"{where}: {key}: {kind}: {error}") from None
+    if kind in LISTS:
+        return kind, read
+    if kind != "randint" and all(isinstance(end, int) for end in read):
+        raise UserError(f"{where}: {key}: {kind}: the key takes whole numbers: use randint")
+    return kind, tuple(values)
+
+
+def _as_read(base: RunConfig, key: str, value: Any) -> Any:
+    """The value as the recipe has it: 1e-3 is text to YAML, 1 a whole number, and a path the user's."""
+    node: Any = with_local_list(with_local_weights(with_values(base, {key: value}))).model_dump(mode="json")
+    for part in key.split("."):
+        node = node[part]
+    return node
 
 
 def _ends(key: str, kind: str, values: list[Any], where: str) -> list[Any]:
     try:
+        if any(isinstance(value, bool) for value in values):
+            raise ValueError
         low, high = ends = [float(value) for value in values]  # also 1e-3, which is text to YAML
     except (TypeError, ValueError):
         raise UserError(f"{where}: {key}: {kind}: expected two numbers, low and high") from None
@@ -176,14 +204,21 @@ def _ends(key: str, kind: str, values: list[Any], where: str) -> list[Any]:
     return ends
 
 
-def _conditions(key: str, when: Any, tree: Mapping[str, Any], where: str) -> dict[str, tuple[Any, ...]]:
+def _conditions(
+    key: str, when: Any, found: Mapping[str, tuple[str, tuple[Any, ...]]], base: RunConfig, where: str
+) -> dict[str, tuple[Any, ...]]:
     if not isinstance(when, dict) or not all(isinstance(allowed, list) for allowed in when.values()):
         raise UserError(f"{where}: {key}: when: expected other keys of the space with a list of values each")
+    conditions = {}
     for other, allowed in when.items():
-        listed = next((tree[other][kind] for kind in LISTS if kind in tree[other]), None) if other in tree else None
-        if not isinstance(listed, list):
+        kind, listed = found.get(other, ("", ()))
+        if kind not in LISTS:
             raise UserError(f"{where}: {key}: when: {other} is not a choice or grid of this space")
-        for value in allowed:
+        try:
+            conditions[other] = tuple(_as_read(base, other, value) for value in allowed)
+        except UserError as error:
+            raise UserError(f"{where}: {key}: when: {error}") from None
+        for value, written in zip(conditions[other], allowed, strict=True):
             if value not in listed:
-                raise UserError(f"{where}: {key}: when: {other} is never {value}")
-    return {other: tuple(allowed) for other, allowed in when.items()}
+                raise UserError(f"{where}: {key}: when: {other} is never {written}")
+    return conditions

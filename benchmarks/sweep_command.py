@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.backends import check_backend, started
 from benchmarks.preflight import check_data, with_local_list, with_local_weights
 from benchmarks.recipes import resolve
-from benchmarks.run_command import begin, generated, settled
+from benchmarks.run_command import generated
 from benchmarks.samplers import Sampler, new_sampler
-from benchmarks.space import load_space, with_values
-from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, config_of, group_of
+from benchmarks.space import Space, load_space, with_values
+from benchmarks.sweep_record import (
+    DRAWN,
+    FAILED,
+    FINISHED,
+    PRUNED,
+    Sample,
+    SweepRecord,
+    best,
+    config_of,
+    shown_values,
+)
+from benchmarks.sweep_room import room_for
 from orchestrator.config import RunConfig, changed
-from orchestrator.interrupt import GRACE_S, follow_parent, handled
-from orchestrator.layout import RunLayout, locked
+from orchestrator.interrupt import handled
+from orchestrator.layout import locked
 from orchestrator.mlflow_store import open_group
-from orchestrator.record import Record
-from orchestrator.tracking_uri import check_uri, default_uri
+from orchestrator.tracking_uri import absolute, check_uri, default_uri
 from querying.errors import InfrastructureError, UserError
 from querying.shards import DataIndex
 from training.settings import VAL_SPLIT
@@ -57,7 +67,7 @@ def sweep_command(
     check_backend("ray", address)
     points = load_space(space, base)
     sampler = new_sampler(search, points, samples, seed, mode)
-    uri = tracking or default_uri(out)
+    uri = absolute(tracking or default_uri(out))  # a trial works in a folder of its own
     if uri != "none":
         check_uri(uri)
     data = data or generated(base, out)
@@ -65,9 +75,8 @@ def sweep_command(
     known = [*OBJECTIVES, *(f"class_iou/{name}" for name in index.classes)]
     if objective not in known:
         raise UserError(f"--objective {objective}: there are {', '.join(known)}")
-    if search != "optuna":  # every mistake before the first training
-        _check_all(sampler, base, index)
     check_data(base, index)
+    configs = _singles(points, base) if search == "optuna" else _all(sampler, base, index)
     settings = {
         "recipe": base.model_dump(mode="json"),
         "space": [[p.key, p.kind, list(p.values), {k: list(v) for k, v in p.when.items()}] for p in points.parameters],
@@ -89,13 +98,16 @@ def sweep_command(
         with started("ray", address, progress) as ready:
             if uri != "none":
                 open_group(out, base.name, uri)
-            _run(record, sampler, settings, ready, data.resolve(), uri, parallel, retries, progress)
+            _run(record, sampler, settings, configs, ready, index, uri, parallel, retries, progress)
 
     from benchmarks.sweep_results import conclude
 
     conclude(record, settings, uri)
-    if not best(record.samples, objective, mode):
-        raise InfrastructureError(f"{out}: no trial finished; the first: {record.samples[0].error}")
+    if not any(one.state == FINISHED for one in record.samples):
+        errors = (f"trial {one.number}: {one.error}" for one in record.samples if one.error)
+        raise InfrastructureError(f"{out}: no trial finished; {next(errors, 'all were stopped early')}")
+    if not best(record.samples, objective, mode):  # of a class that is nowhere on val
+        raise UserError(f"--objective {objective}: no finished trial of {out} has it")
 
 
 def _base(config: RunConfig, overrides: Sequence[str], scheduler: str, objective: str) -> RunConfig:
@@ -112,23 +124,32 @@ def _base(config: RunConfig, overrides: Sequence[str], scheduler: str, objective
     return config
 
 
-def _check_all(sampler: Sampler, base: RunConfig, index: DataIndex) -> None:
+def _all(sampler: Sampler, base: RunConfig, index: DataIndex) -> list[RunConfig]:
+    """The recipe of every sample: each mistake is found before the first training."""
     drawn: list[dict[str, Any]] = []
+    configs = []
     for number in range(sampler.total):
         drawn.append(sampler.draw(number, drawn))
         try:
-            check_data(with_values(base, drawn[-1]), index)
+            configs.append(with_values(base, drawn[-1]))
+            check_data(configs[-1], index)
         except UserError as error:
-            shown = ", ".join(f"{key}={value}" for key, value in drawn[-1].items())
-            raise UserError(f"sample {number} ({shown}): {error}") from None
+            raise UserError(f"sample {number} ({shown_values(drawn[-1])}): {error}") from None
+    return configs
+
+
+def _singles(points: Space, base: RunConfig) -> list[RunConfig]:
+    """The recipe with one value changed, for each that the space names: what comes is not known beforehand."""
+    return [base, *(with_values(base, {one.key: value}) for one in points.parameters for value in one.values)]
 
 
 def _run(
     record: SweepRecord,
     sampler: Sampler,
     settings: Mapping[str, Any],
+    configs: Sequence[RunConfig],
     backend: Backend,
-    data: Path,
+    index: DataIndex,
     uri: str,
     parallel: int | None,
     retries: int,
@@ -141,26 +162,12 @@ def _run(
         sampler.tell(one.number, one.values, one.objective(settings["objective"]))
         if one.state != DRAWN:
             progress.say(f"trial {one.number}: {one.state} already")
-    base = config_of(settings["recipe"], Sample(0, {}))
-    alone = base.train.workers == 1 and base.query.actors == 1
-    if alone:  # the actor holds what its process needs, and no Ray runs within
-        threads = max(base.train.threads, base.query.threads)
-        resources = {"CPU": threads, **({"GPU": 1} if backend.device == "cuda" else {})}
-        room = backend.room(1, threads)
-        where = ["local", "-"]
-    else:  # its workers and scorers hold it: an actor that did, too, might keep them waiting for ever
-        resources = {"CPU": 0}
-        room = backend.room(base.train.workers, base.train.threads)
-        where = ["ray", str(backend.address)]
-    if not room:
-        raise UserError("no node of the cluster has room for one trial (train.workers, train.threads, query.threads)")
-    at_once = min(parallel or room, room) if alone else parallel or room
-    trials = _Trials(record, sampler, settings, [str(data), uri, *where], progress)
-    steps = max(total_steps(config_of(settings["recipe"], one)) for one in record.samples) if record.samples else 0
-    steps = max(steps, total_steps(base))
-    progress.say(f"{sampler.total} trials, {at_once} at a time, {settings['scheduler']}")
+    room = room_for(configs, backend, parallel)
+    trials = _Trials(record, sampler, settings, index, [uri, *room.where], progress)
+    progress.say(f"{sampler.total} trials, {room.at_once} at a time, {settings['scheduler']}")
+    steps = max(map(total_steps, configs))
     scheduler = scheduler_of(settings["scheduler"], settings["mode"], steps, trials.known())
-    run_trials(trials, scheduler=scheduler, at_once=at_once, resources=resources, retries=retries,
+    run_trials(trials, scheduler=scheduler, at_once=room.at_once, resources=room.resources, retries=retries,
                work=record.root / "work")  # fmt: skip
 
 
@@ -172,10 +179,11 @@ class _Trials:
         record: SweepRecord,
         sampler: Sampler,
         settings: Mapping[str, Any],
+        index: DataIndex,
         words: Sequence[str],
         progress: Progress,
     ) -> None:
-        self.record, self.sampler, self.settings = record, sampler, settings
+        self.record, self.sampler, self.settings, self.index = record, sampler, settings, index
         self.words, self.progress = words, progress
         self.waiting = [one for one in record.samples if one.state == DRAWN]
 
@@ -185,18 +193,30 @@ class _Trials:
     def next(self) -> Trial | None:
         from orchestrator.ray_tuning import Trial
 
+        while sample := self._sample():
+            self.progress.say(f"trial {sample.number}: {shown_values(sample.values)}")
+            try:
+                config = config_of(self.settings["recipe"], sample)
+                check_data(config, self.index)
+            except UserError as error:  # values that do not go together, which only Optuna finds out so late
+                self.ended(sample.number, "failed", str(error))
+                continue
+            root = self.record.folder(sample.number).resolve()
+            words = [str(self.record.root.resolve()), str(sample.number), str(self.index.root.resolve()), *self.words]
+            return Trial(sample.number, root, config.model_dump(mode="json"), ["trial", *words],
+                         root.with_suffix(".log"))  # fmt: skip
+        return None
+
+    def _sample(self) -> Sample | None:
         if self.waiting:
-            sample = self.waiting.pop(0)
-        elif len(self.record.samples) < self.sampler.total:
-            sample = self.record.draw(self.sampler)
-        else:
+            return self.waiting.pop(0)
+        if len(self.record.samples) >= self.sampler.total:
             return None
-        root = self.record.folder(sample.number).resolve()
-        shown = ", ".join(f"{key}={value}" for key, value in sample.values.items())
-        self.progress.say(f"trial {sample.number}: {shown}")
-        recipe = config_of(self.settings["recipe"], sample).model_dump(mode="json")
-        command = ["trial", str(self.record.root.resolve()), str(sample.number), *self.words]
-        return Trial(sample.number, root, recipe, command, root.with_suffix(".log"))
+        try:
+            return self.record.draw(self.sampler)
+        except UserError as error:  # the space is exhausted, which only Optuna finds out so late
+            self.progress.say(str(error))
+            return None
 
     def reached(self, number: int, row: Mapping[str, float]) -> None:
         sample = self.record.samples[number]
@@ -216,26 +236,3 @@ class _Trials:
         self.sampler.tell(number, sample.values, value)
         figure = "" if value is None else f", {self.settings['objective']} {value:.4f}"
         self.progress.say(f"trial {number}: {sample.state}{figure}{f': {error}' if error else ''}")
-
-
-def trial_command(root: Path, number: int, data: Path, uri: str, backend: str, address: str) -> None:
-    """One trial, in the process that Tune's actor has started."""
-    from orchestrator.loop import run
-    from orchestrator.progress import shown
-
-    record = SweepRecord(root)
-    settings, sample = record.settings(), record.samples[number]
-    config, index = config_of(settings["recipe"], sample), DataIndex.load(data)
-    layout = RunLayout(record.folder(number))
-    with (
-        handled(),
-        shown() as progress,
-        started(backend, None if backend == "local" else address, progress) as ready,
-        locked(layout.root, patience=GRACE_S + 5),  # one of a sweep that was killed may still be saving
-    ):
-        follow_parent()
-        begin(config, index, layout)
-        mirror = settled(config, index, layout, ready, uri, progress, group_of(root, settings, number))
-        mirror.sync()
-        run(config, index, layout, ready, Record(layout.metrics), mirror, progress)
-        mirror.finish(None, None)

@@ -103,6 +103,10 @@ class SweepRecord:
                 self.keep(sample)
 
 
+def shown_values(values: Values) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
 def config_of(base: Mapping[str, Any], sample: Sample) -> RunConfig:
     """The recipe of a trial: an ordinary one."""
     config = with_values(build(base), sample.values)

@@ -10,11 +10,11 @@ from typing import Any
 
 from benchmarks.drawing import save, styled
 from benchmarks.sweep_figures import best_so_far, figures, shown
-from benchmarks.sweep_record import FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
+from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
 from orchestrator.layout import RunLayout
 from orchestrator.mlflow_store import log_sweep
 from orchestrator.tracking import copy_now
-from orchestrator.tracking_uri import default_uri
+from orchestrator.tracking_uri import absolute, default_uri
 from querying.errors import UserError
 from querying.files import write_text
 
@@ -28,7 +28,7 @@ def sweep_again(root: Path, tracking: str | None) -> None:
     record = SweepRecord(root)
     if not record.samples:
         raise UserError(f"{root}: no trial was begun")
-    conclude(record, record.settings(), tracking or default_uri(root))
+    conclude(record, record.settings(), absolute(tracking or default_uri(root)))
 
 
 def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str) -> None:
@@ -47,7 +47,8 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str) -> None
         print(f"best: trial {winner.number}; s4al run {folder / 'recipe.yaml'} makes it again")
     if uri == "none":
         return
-    for one in samples:  # a trial that was stopped within seconds has not reached MLflow
+    ended = [one for one in samples if one.state != DRAWN]  # `s4al compare` may come while the others are on their way
+    for one in ended:  # a trial that was stopped within seconds has not reached MLflow
         if (record.folder(one.number) / "recipe.yaml").exists():
             copy_now(record.folder(one.number), uri, group_of(record.root, settings, one.number))
     model = None
@@ -59,10 +60,10 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str) -> None
         export_onnx(RunLayout(record.folder(winner.number)).checkpoint(cycle), model)
     files = [path for name in FIGURES if (path := record.root / f"{name}.png").exists()]
     files += [record.root / "sweep.md", record.root / "sweep.csv"]
-    trials = {record.folder(one.number): _numbers(one, objective) for one in samples}
-    ended = {record.folder(one.number): one.state for one in samples}
+    trials = {record.folder(one.number): _numbers(one, objective) for one in ended}
+    states = {record.folder(one.number): one.state for one in ended}
     line = {number: value for number, value in enumerate(best_so_far(samples, objective, mode)) if value is not None}
-    log_sweep(uri, trials, ended, files, {f"best/{objective}": line}, settings["recipe"]["name"],
+    log_sweep(uri, trials, states, files, {f"best/{objective}": line}, settings["recipe"]["name"],
               record.folder(winner.number) if winner else None, model)  # fmt: skip
 
 

@@ -19,6 +19,8 @@ from querying.files import read_json
 from querying.shown import one_line, redacted
 
 LOG = logging.getLogger(__name__)
+STATUS = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+"""In MLflow, of a trial that ended so."""
 OPEN_WAIT_S = 10.0
 """So long may the cells of a grid wait for its run."""
 SETTINGS = {
@@ -174,7 +176,7 @@ def log_sweep(
             group = state.get("group")
             client.log_batch(state["parent"], metrics=points(numbers))
             for run in [*state["children"].values(), state["parent"]]:
-                client.set_terminated(run, "FINISHED" if ended[folder] == "finished" else "KILLED")
+                client.set_terminated(run, STATUS[ended[folder]])
         if group is None:
             return
         for file in files:

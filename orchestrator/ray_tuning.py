@@ -35,6 +35,8 @@ from querying.errors import InfrastructureError, Interrupted, UserError
 from querying.files import make_folder
 
 POLL_S = 0.2
+CODE = str(Path(__file__).resolve().parents[1])
+"""Where the packages are that the driver runs; what is installed may be another version."""
 REDUCTION = 3
 """Of the trials that reach a rung, one in so many goes on (ASHA, Li et al. 2020)."""
 RUNGS = 2
@@ -85,7 +87,7 @@ class _Run(tune.Trainable):
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks", *self.trial.command],
                 stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env={**os.environ, PARENT: str(os.getpid())}, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": _first(CODE), PARENT: str(os.getpid())}, start_new_session=True,
             )  # fmt: skip
 
     def step(self) -> dict[str, Any]:
@@ -119,6 +121,11 @@ class _Run(tune.Trainable):
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def _first(folder: str) -> str:
+    """A path of modules that begins with this folder."""
+    return os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
 
 
 def _how(status: int) -> str:

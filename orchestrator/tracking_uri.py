@@ -17,6 +17,12 @@ def default_uri(run: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
 
 
+def absolute(uri: str) -> str:
+    """The same file for a process that works in another folder."""
+    prefix, found, path = uri.partition("sqlite:///")
+    return uri if prefix or not found or path.startswith("/") else f"sqlite:///{Path(path).resolve()}"
+
+
 def check_uri(uri: str) -> None:
     if not uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "databricks")):
         raise UserError(f"--tracking {redacted(uri)!r}: expected sqlite:///FILE, an http(s) server, or none")

@@ -65,7 +65,15 @@ def drawn(sampler, count):
         ("[1, 2]", "a space is a mapping"),
         ("{}", "a space is a mapping"),
         ("a: [", "not valid YAML"),
-        ("name: {choice: ['../x']}", "name: choice: name: "),
+        ("name: {choice: [a, b]}", "name: can not be searched: a trial has the recipe's name and its number"),
+        ("data.evaluate_on: {choice: [val, test]}", "data.evaluate_on: can not be searched: .* than val"),
+        ("train.epochs: {uniform: [1, 10]}", "train.epochs: uniform: the key takes whole numbers: use randint"),
+        ("train.lr: {uniform: [0.1, true]}", "train.lr: uniform: expected two numbers"),
+        ("model.weights: {choice: [no/w.safetensors]}", "model.weights=no/w.safetensors: no such file"),
+        (
+            "reco.weight: {choice: [0.5]}\nreco.queries: {choice: [8], when: {reco.weight: [much]}}",
+            r"reco.queries: when: reco.weight: .*\(got 'much'\)",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_names_file_and_key(text, message):
@@ -176,3 +184,21 @@ def test_a_missing_optuna_is_one_line(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(UserError, match=r"--search optuna: Optuna is not installed; run: pip install optuna"):
         new_sampler("optuna", space(), 4, 0, "max")
+
+
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=4))
+def test_values_are_what_the_recipe_has_however_they_are_written(numbers):
+    """YAML takes 1e-3 for text and 1 for a whole number; conditions find both."""
+    written = ", ".join(f"{number:.3e}" for number in numbers)
+    text = f"train.lr: {{choice: [{written}]}}\ntrain.momentum: {{choice: [0], when: {{train.lr: [{numbers[0]:.3e}]}}}}"
+    lr, momentum = space(text).parameters
+    assert lr.values == tuple(float(f"{number:.3e}") for number in numbers)
+    assert momentum.when == {"train.lr": lr.values[:1]}
+    assert repr(momentum.values) == "(0.0,)"
+
+
+def test_a_file_in_a_space_is_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w.safetensors").touch()
+    [one] = space("model.weights: {choice: [none, w.safetensors]}").parameters
+    assert one.values == ("none", str(tmp_path / "w.safetensors"))
