@@ -275,6 +275,8 @@ def test_bald_depends_on_seed_cycle_and_image_not_on_its_batch(tmp_path):
     whole = scores([0, 1, 2, 3, 4])
     assert scores([4, 2, 0, 1, 3]) == whole
     assert {**scores([0, 1]), **scores([4]), **scores([3, 2])} == whole
+    images[1] = images[0]  # another image, though it shows the same
+    assert scores([1])["b"] != whole["a"]
     assert scores([0], cycle=1)["a"] != whole["a"]
     assert scores([0], seed=1)["a"] != whole["a"]
 
