@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from benchmarks.drawing import BLUE, INK, MUTED, RULE, WIDTH
 from benchmarks.sweep_record import FINISHED, PRUNED, Sample, best
 
+ENOUGH = 5
+"""Trials below which an association says nothing at all."""
 WIDE = 20
 """An axis whose ends are further apart than this factor is logarithmic."""
 
@@ -24,20 +26,37 @@ def best_so_far(samples: Sequence[Sample], objective: str, mode: str) -> list[fl
     return line
 
 
-def importance(samples: Sequence[Sample], objective: str) -> dict[str, float]:
-    """How much of the objective goes with a key, 0..1, over finished trials that had it: |Spearman's rho| of a number,
-    the correlation ratio eta of anything else.  Neither is a cause; with few trials both are large by chance.
+def side_by_side(samples: Sequence[Sample], objective: str) -> tuple[list[tuple[Sample, float]], str]:
+    """Trials with a figure that can be compared, and what it is.
 
-    Left out where fewer than three trials had the key or it never changed.
+    Where a scheduler has stopped some: every trial's mIoU at the last step that all of them have seen.  Else the
+    objective of the finished ones.
+    """
+    curves = [one for one in samples if one.rows and one.state in (FINISHED, PRUNED)]
+    if objective == "miou" and any(one.state == PRUNED for one in curves):
+        steps = set.intersection(*({row["step"] for row in one.rows} for one in curves))
+        if steps:
+            at = max(steps)
+            values = [next(row["miou"] for row in one.rows if row["step"] == at) for one in curves]
+            return list(zip(curves, values, strict=True)), f"mIoU on val at step {at:.0f}, all trials"
+    done = [one for one in samples if one.state == FINISHED and objective in one.outcome]
+    return [(one, one.outcome[objective]) for one in done], f"{objective} of finished trials"
+
+
+def importance(samples: Sequence[Sample], objective: str) -> dict[str, float]:
+    """How much of the figure of `side_by_side` goes with a key, 0..1: |Spearman's rho| of a number, the correlation
+    ratio eta of anything else.  Neither is a cause; with few trials both are large by chance.
+
+    Left out where fewer than five trials had the key or it never changed.
     """
     from scipy.stats import rankdata
 
     found: dict[str, float] = {}
-    done = [one for one in samples if one.state == FINISHED and objective in one.outcome]
-    for key in dict.fromkeys(key for one in done for key in one.values):
-        having = [one for one in done if key in one.values]
-        x, y = [one.values[key] for one in having], np.array([one.outcome[objective] for one in having])
-        if len(having) < 3 or len(set(map(str, x))) < 2 or not y.std():
+    compared, _ = side_by_side(samples, objective)
+    for key in dict.fromkeys(key for one, _ in compared for key in one.values):
+        having = [(one.values[key], value) for one, value in compared if key in one.values]
+        x, y = [value for value, _ in having], np.array([value for _, value in having])
+        if len(having) < ENOUGH or len(set(map(str, x))) < 2 or not y.std():
             continue
         if all(is_number(value) for value in x):
             found[key] = abs(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
@@ -54,7 +73,7 @@ def figures(samples: Sequence[Sample], settings: Mapping[str, Any]) -> dict[str,
     drawn = {"progress": draw_progress(samples, objective, mode)}
     weights = importance(samples, objective)
     if weights:
-        drawn["importance"] = draw_importance(weights, objective)
+        drawn["importance"] = draw_importance(weights, side_by_side(samples, objective)[1])
     done = [one for one in samples if one.objective(objective) is not None]
     if len(done) > 1:
         drawn["parallel"] = draw_parallel(done, objective, mode)
@@ -80,13 +99,13 @@ def draw_progress(samples: Sequence[Sample], objective: str, mode: str) -> Figur
     return figure
 
 
-def draw_importance(weights: Mapping[str, float], objective: str) -> Figure:
+def draw_importance(weights: Mapping[str, float], of: str) -> Figure:
     figure = Figure((WIDTH, 1.0 + 0.35 * len(weights)), layout="constrained")
     axes = figure.add_subplot()
     axes.barh(list(weights), list(weights.values()), color=BLUE)
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
-    axes.set_xlabel(f"association with {objective} over finished trials (|rank correlation| or correlation ratio)")
+    axes.set_xlabel(f"association (|rank correlation| or correlation ratio) with {of}")
     return figure
 
 

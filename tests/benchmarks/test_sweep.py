@@ -16,7 +16,7 @@ from benchmarks.compare_systems import compare_any
 from benchmarks.options import Checkpoint
 from benchmarks.recipes import find
 from benchmarks.sweep_command import _base, sweep_command
-from benchmarks.sweep_figures import _places, best_so_far, figures, importance
+from benchmarks.sweep_figures import _places, best_so_far, figures, importance, side_by_side
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, config_of
 from benchmarks.sweep_results import as_csv, as_markdown, conclude
 from orchestrator.config import override
@@ -49,7 +49,7 @@ def samples():
     for number, (lr, kind, miou) in enumerate(
         [(0.1, "a", 0.3), (0.2, "a", 0.5), (0.3, "b", 0.4), (0.4, "b", 0.6), (0.5, "a", None), (0.6, "a", None)]
     ):
-        one = Sample(number, {"train.lr": lr, "query.acquisition": kind}, FINISHED, [{"step": 9, "miou": 0.2}])
+        one = Sample(number, {"train.lr": lr, "query.acquisition": kind}, FINISHED, [{"step": 9, "miou": miou or 0.2}])
         one.outcome = {"miou": miou, "labelled_fraction": 0.1, "seconds": 5.0 + number} if miou else {}
         found.append(one)
     found[4].state, found[5].state, found[5].error = PRUNED, FAILED, "status 5: no memory"
@@ -164,14 +164,33 @@ def test_the_best_is_a_finished_one_and_the_first_of_equals():
 
 
 def test_importance_is_rank_correlation_or_the_correlation_ratio():
-    """Groups a: 0.3, 0.5, b: 0.4, 0.6; means 0.4 and 0.5, in all 0.45: 4 * 0.05^2 of 0.05."""
-    found = importance(samples(), "miou")
-    assert found["train.lr"] == pytest.approx(abs(spearmanr([1, 2, 3, 4], [0.3, 0.5, 0.4, 0.6])[0]))
-    assert found["query.acquisition"] == pytest.approx(math.sqrt(0.01 / 0.05))
-    assert list(found) == ["train.lr", "query.acquisition"]
-    assert importance(samples()[:2], "miou") == {}
+    """Groups a: 0.3, 0.5, b: 0.4, 0.6, 0.5; means 0.4 and 0.5, in all 0.46."""
+    figures_of = [(0.1, "a", 0.3), (0.2, "a", 0.5), (0.3, "b", 0.4), (0.4, "b", 0.6), (0.5, "b", 0.5)]
+    done = [
+        Sample(n, {"lr": lr, "kind": kind}, FINISHED, [], {"miou": y}) for n, (lr, kind, y) in enumerate(figures_of)
+    ]
+    found = importance(done, "miou")
+    y = [y for _, _, y in figures_of]
+    assert found["lr"] == pytest.approx(abs(spearmanr(range(5), y)[0]))
+    between = 2 * 0.06**2 + 3 * 0.04**2
+    assert found["kind"] == pytest.approx(math.sqrt(between / sum((one - 0.46) ** 2 for one in y)))
+    assert list(found) == sorted(found, key=lambda key: -found[key])
+    assert importance(done[:4], "miou") == {}
     constant = [Sample(n, {"a": 1}, FINISHED, [], {"miou": n / 10}) for n in range(5)]
     assert importance(constant, "miou") == {}
+
+
+def test_trials_that_were_stopped_early_are_compared_where_all_have_been():
+    """At step 2 of curves that end at 6, 4 and 2; a trial without a figure is left out."""
+    ends = [(FINISHED, 3), (PRUNED, 2), (PRUNED, 1), (DRAWN, 0), (FAILED, 1)]
+    trials = [
+        Sample(n, {"a": n}, state, [{"step": 2 * k, "miou": n + k / 10} for k in range(1, end + 1)], {"miou": 9.0})
+        for n, (state, end) in enumerate(ends)
+    ]
+    compared, of = side_by_side(trials, "miou")
+    assert [(one.number, value) for one, value in compared] == [(0, 0.1), (1, 1.1), (2, 2.1)]
+    assert of == "mIoU on val at step 2, all trials"
+    assert side_by_side(trials, "seconds") == ([], "seconds of finished trials")
 
 
 def test_table_and_csv_and_figures(tmp_path):
