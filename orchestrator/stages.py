@@ -35,6 +35,7 @@ from training.evaluation import EvaluationTask, ShardEvaluator
 from training.heartbeat import PROGRESS, VALIDATION
 from training.job import TrainJob, stop_file
 from training.metrics import Confusion
+from training.precision import fast_bf16
 from training.predictor import Predictor
 from training.ranking import ranker_of
 
@@ -78,6 +79,10 @@ class Stages:
             out=out.resolve(),
         )
         self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
+        if settings.precision == "bf16" and not fast_bf16():
+            self.progress.say(
+                "train.precision=bf16: this machine emulates it, many times slower than train.precision=fp32"
+            )
         images = settings.batch_size + settings.batch_size_unlabelled
         for leftover in (stop_file(job.work), job.work / PROGRESS, job.work / VALIDATION):
             leftover.unlink(missing_ok=True)

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.performance.timing import fast_bf16, interleaved
+from benchmarks.performance.timing import interleaved
 from querying.acquisition import entropy
 from querying.regions import RegionGrid
 from training.checkpoint import save_model
 from training.model import DeepLabV3Plus, build_model, normalise
+from training.precision import fast_bf16
 from training.predictor import Predictor, load_network
 from training.settings import ModelSettings
 

@@ -21,11 +21,3 @@ def interleaved(forms: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             if turn:
                 spent[name].append(time.perf_counter() - started)
     return {name: median(values) for name, values in spent.items()}
-
-
-def fast_bf16() -> bool:
-    """Does this machine compute in bfloat16, or emulate it?"""
-    if torch.cuda.is_available():
-        return True
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("amx_tile"))
