@@ -31,7 +31,10 @@ class ArrowFile:
             if sha256(path) != digest:
                 raise DamagedError(f"{path}: differs from what was written")
             _intact.add(key)
-        self._file = self.guard(lambda: pa.ipc.open_file(pa.memory_map(str(path))))
+        try:
+            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+        except Exception as error:  # whatever: Ray registers types of columns, whose code then reads a forged one
+            raise self._unreadable(error) from error
         if not self._file.schema.equals(schema):
             raise DamagedError(f"{path}: its columns are not {', '.join(schema.names)}")
 
@@ -51,7 +54,10 @@ class ArrowFile:
         try:
             return read()
         except (pa.ArrowException, OSError) as error:
-            raise DamagedError(f"{self.path}: not a readable Arrow file: {' '.join(str(error).split())}") from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DamagedError:
+        return DamagedError(f"{self.path}: not a readable Arrow file: {' '.join(str(error).split())}")
 
 
 def scored_file(path: Path, schema: pa.Schema) -> ArrowFile:
