@@ -147,8 +147,8 @@ def test_a_shard_whose_index_says_that_its_hash_is_right(toy_data, tmp_path, mar
 
 @pytest.mark.parametrize("kind", ["arrow.py_extension_type", "arrow.opaque", "ray.data.arrow_tensor"])
 def test_an_extension_type_in_a_shard_whose_index_says_that_its_hash_is_right(toy_data, tmp_path, marker, kind):
-    """Old versions of Arrow unpickled a column's type.  It is read as plain bytes, or refused by name, also where Ray has
-    registered its types."""
+    """Old versions of Arrow unpickled a column's type.  It is read as plain bytes, or refused by name; where Ray has
+    registered its types, too."""
     import ray.data  # noqa: F401
 
     data = shutil.copytree(toy_data.root, tmp_path / "data")
