@@ -116,6 +116,8 @@ def _base(config: RunConfig, overrides: Sequence[str], scheduler: str, objective
     if chosen and chosen[-1] != VAL_SPLIT:
         raise UserError(f"data.evaluate_on={chosen[-1]}: a sweep chooses, so its trials are evaluated on {VAL_SPLIT}")
     config = changed(config, data={"evaluate_on": VAL_SPLIT})
+    if config.stop_at is None and not any(word.startswith("reference=") for word in overrides):
+        config = changed(config, reference=False)  # the same training on all labels in every trial says nothing new
     if scheduler == "asha":
         if objective != "miou":
             raise UserError(f"--scheduler asha goes by mIoU on {VAL_SPLIT}; use fifo with --objective {objective}")

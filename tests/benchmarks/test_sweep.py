@@ -145,6 +145,9 @@ def test_trials_are_judged_on_val():
     assert _base(base, [], "asha", "miou").train.validate_epochs == 1
     assert _base(override(base, ["train.validate_epochs=3"]), [], "asha", "miou").train.validate_epochs == 3
     assert _base(base, [], "fifo", "seconds").train.validate_epochs == 0
+    assert base.reference
+    assert not _base(base, [], "asha", "miou").reference
+    assert _base(base, ["reference=true"], "asha", "miou").reference
     with pytest.raises(UserError, match=r"data.evaluate_on=test: a sweep chooses"):
         _base(base, ["data.evaluate_on=test"], "asha", "miou")
     with pytest.raises(UserError, match="use fifo with --objective seconds"):
