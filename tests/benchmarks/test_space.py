@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from benchmarks.recipes import find
 from benchmarks.samplers import new_sampler
 from benchmarks.space import load_space, parse_space, shipped_spaces, with_values
+from orchestrator.config import flatten
 from querying.errors import UserError
 
 BASE = find("toy_s4al_plus")
@@ -95,7 +96,8 @@ def test_a_space_that_does_not_exist_is_named(tmp_path):
 def test_the_spaces_that_come_along_fit_the_papers_recipes(name, recipe):
     base = find(recipe)
     for values in drawn(new_sampler("random", load_space(name, base), 6, 0, "max"), 6):
-        with_values(base, values)
+        config = flatten(with_values(base, values).model_dump(mode="json"))
+        assert {key: config[key] for key in values} == values
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10_000))
