@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from benchmarks.backends import check_backend, started
 from benchmarks.findings import find_data, load_findings
 from benchmarks.preflight import check_data
-from benchmarks.systems import masked
+from benchmarks.systems import shared
 from orchestrator.config import RunConfig, override
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout
@@ -95,15 +95,11 @@ def _compared(
 ) -> Replayed:
     asked = pq.read_table(layout.query(cycle) / "query.parquet")
     grids = [RegionGrid(index.height, index.width, one.query.region_size) for one in (before, after)]
-    one, other = _regions(asked), _regions(query)
-    both = either = 0
-    for image_id in one.keys() | other.keys():
-        a_HW, b_HW = masked(grids[0], one.get(image_id, ())), masked(grids[1], other.get(image_id, ()))
-        both, either = both + int((a_HW & b_HW).sum()), either + int((a_HW | b_HW).sum())
+    both = shared(_regions(asked), grids[0], _regions(query), grids[1])
     agreement = None
     if grids[0] == grids[1]:
         agreement = rank_agreement(layout.scores(cycle), scores, grids[0].num_regions)
-    return Replayed(cycle, asked.num_rows, query.num_rows, both / either if either else 1.0, agreement)
+    return Replayed(cycle, asked.num_rows, query.num_rows, 1.0 if both is None else both, agreement)
 
 
 def _regions(query: pa.Table) -> Mapping[str, list[int]]:

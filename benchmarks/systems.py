@@ -144,10 +144,16 @@ def overlaps(systems: Sequence[System]) -> dict[tuple[str, str], float]:
 
 def overlap(one: Bought, other: Bought) -> float | None:
     cycle = min(one.found.last["cycle"], other.found.last["cycle"])
-    first, second = one.cells(cycle), other.cells(cycle)
+    return shared(one.cells(cycle), one.grid, other.cells(cycle), other.grid)
+
+
+def shared(
+    first: Mapping[str, Sequence[int]], grid: RegionGrid, second: Mapping[str, Sequence[int]], other: RegionGrid
+) -> float | None:
+    """Pixels in regions of both, of those in either, 0..1; None where there is none.  The two grids may differ."""
     both = either = 0
     for image_id in first.keys() | second.keys():
-        a_HW, b_HW = masked(one.grid, first.get(image_id, ())), masked(other.grid, second.get(image_id, ()))
+        a_HW, b_HW = masked(grid, first.get(image_id, ())), masked(other, second.get(image_id, ()))
         both += int((a_HW & b_HW).sum())
         either += int((a_HW | b_HW).sum())
     return both / either if either else None

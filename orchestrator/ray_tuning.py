@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,10 +197,14 @@ def scheduler_of(name: str, mode: str, steps: int, known: Sequence[Sequence[Mapp
 def run_trials(
     trials: Trials, *, scheduler: TrialScheduler, at_once: int, resources: Mapping[str, float], retries: int, work: Path
 ) -> None:
-    """Until `trials` has no more.  A signal stops all of them, each with its state saved, and is raised again then."""
+    """Until `trials` has no more.  A signal stops all of them, each with its state saved, and is raised again then.
+
+    `work` is scratch, Tune's own state above all: gone in the end, and what a killed sweep has left is not read.
+    """
     stop = work / "stop"
+    if work.exists():
+        shutil.rmtree(work)
     make_folder(work)
-    stop.unlink(missing_ok=True)
     tuner = tune.Tuner(
         tune.with_resources(_Run, dict(resources)),
         tune_config=tune.TuneConfig(
@@ -226,3 +231,4 @@ def run_trials(
             raise Interrupted("stopped, trials saved: the same command continues") from None
         except tune.TuneError as error:
             raise InfrastructureError(f"Ray Tune: {' '.join(str(error).split())[:300]}") from error
+    shutil.rmtree(work)

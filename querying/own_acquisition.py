@@ -27,9 +27,7 @@ def own_acquisition(spec: str) -> Callable[[Tensor], Tensor]:
     except AttributeError:
         raise UserError(f"{where}: {module} has no {name}") from None
     except Exception as error:  # whatever the user's module does while it is imported
-        raise UserError(
-            f"{where}: importing {module}: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from None
+        raise UserError(f"{where}: importing {module}: {_said(error)}") from None
     if not callable(found):
         raise UserError(f"{where}: is not a function")
     _try(found, where)

@@ -168,11 +168,14 @@ def test_a_trial_that_fails_is_tried_again_but_not_for_a_users_mistake(local_ray
     """Trial 0 ends well without a run, twice; trial 1 is refused, once."""
     from orchestrator.ray_tuning import run_trials, scheduler_of
 
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/stop").touch()  # of a sweep that was killed while it stopped
     told = Told(tmp_path, ["show", "toy_splits"], ["show", "toy_split"])
     run_trials(
         told, scheduler=scheduler_of("fifo", "max", 1, []), at_once=2, resources={"CPU": 1}, retries=1,
         work=tmp_path / "work",
     )  # fmt: skip
+    assert not (tmp_path / "work").exists()
     assert told.how[0][0] == told.how[1][0] == "failed"
     assert told.how[0][1].startswith("after 2 attempts: ")
     assert (tmp_path / "0.log").read_text().count("name: toy_splits") == 2
