@@ -12,7 +12,7 @@ _NOTHING_SEEN = torch.zeros(0, 0, 0, 0, dtype=torch.bool)
 class Batch(NamedTuple):
     """uint8 images (B, 3, h, w) and targets (B, h, w); 255 is unknown.  `_u` is the pool; empty in cycle 0.
 
-    For a method that labels the pool on the fly, `image_u` is weakly augmented and `target_u` empty.
+    For a method that labels the pool on the fly, `image_u` is weakly augmented, and `target_u` has bought cells alone.
     """
 
     image: Tensor

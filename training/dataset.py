@@ -27,6 +27,9 @@ from training.batch import Batch
 from training.settings import AugmentSettings
 from training.targets import compose_target
 
+UNKNOWN = 254
+"""In a target on its way through the augmentation: seen, but not labelled; IGNORE is what cannot be seen."""
+
 
 class TrainingData:
     """What one cycle trains on: images bought whole, and the rest of the pool under pseudo-labels and bought cells."""
@@ -43,31 +46,34 @@ class TrainingData:
         crop: tuple[int, int],
         seed: int,
         views: int | None = None,
+        cells_in_pool: bool = True,
     ) -> None:
         """`pseudo` are folders of scores; of one that says which images are reliable, only these count.
 
         With `views`, the pool comes without pseudo-labels: all other train images, weakly augmented and in as many
-        strong views."""
+        strong views; `target_u` then has the bought cells alone.  Without `cells_in_pool`, images of which only some
+        cells are bought are drawn with the labelled images, too, everything else in them ignored."""
         self.views = views
         self.store = ImageStore(index, "train")
         self.grid = grid
         self.augment, self.crop = augment, crop
         self.seed, self.cycle = seed, cycle
-        self.labelled = ledger.images(0)
+        self.bought = _cells(ledger, range(cycle + 1))
+        whole = {name for name, cells in self.bought.items() if len(cells) == grid.num_regions}
+        self.labelled = [name for name in self.bought if name in whole or not cells_in_pool]
         self.targets = {
-            image_id: encode_label(compose_target(grid, cells, None))
-            for image_id, cells in _cells(ledger, range(1)).items()
+            image_id: encode_label(compose_target(grid, self.bought[image_id], None)) for image_id in self.labelled
         }
-        self.bought = _cells(ledger, range(1, cycle + 1))
         self.pseudo = _pseudo_labels(pseudo)
-        whole = set(self.labelled)
         self.pool = [
             image_id
             for image_id in self.store.ids()
-            if (image_id in self.pseudo if views is None else image_id not in whole)
+            if image_id not in whole and (views is not None or image_id in self.pseudo)
         ]
         if views is not None and not self.pool:
             raise UserError(f"{index.root}: every train image is labelled, none is left for the pool")
+        if views is not None and index.num_classes > UNKNOWN:
+            raise UserError(f"{index.root}: {index.num_classes} classes, but this method can tell {UNKNOWN} apart")
 
     def batch(self, step: int, rank: int, world: int, *, labelled: int, unlabelled: int) -> Batch:
         """This rank's share of step `step`; `labelled` and `unlabelled` count images over all ranks."""
@@ -96,18 +102,21 @@ class TrainingData:
         return strong(*pair, settings=self.augment, rng=rng)
 
     def _views(self, position: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """An image, and which of its pixels are seen (else IGNORE): the weak view, then `count` strong views of it."""
+        """An image with its bought cells, else UNKNOWN where a pixel is seen: the weak view, then `count` strong views
+        of it."""
         image_id = self._draw(self.pool, 1, position)
         image_HWC, rng = self.store.image(image_id), self._rng(1, position)
-        seen_HW = np.zeros(image_HWC.shape[:2], np.uint8)
-        first = weak(image_HWC, seen_HW, crop=self.crop, settings=self.augment, rng=rng)
+        target_HW = compose_target(self.grid, self.bought.get(image_id, []), None)
+        target_HW[target_HW == IGNORE] = UNKNOWN  # bought void is seen, too
+        first = weak(image_HWC, target_HW, crop=self.crop, settings=self.augment, rng=rng)
         return [first, *(strong(*first, settings=self.augment, rng=rng) for _ in range(count))]
 
     def _stack_views(self, samples: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> tuple[Tensor, ...]:
         """image_u, target_u, strong_u, seen_u of a Batch."""
-        images, seen = zip(*(self._stack(view) for view in zip(*samples, strict=True)), strict=True)
+        images, targets = zip(*(self._stack(view) for view in zip(*samples, strict=True)), strict=True)
         strong_u = torch.stack(images[1:]) if images[1:] else images[0][None, :0]
-        return images[0], seen[0][:0], strong_u, torch.stack(seen) != IGNORE
+        known = targets[0].masked_fill(targets[0] == UNKNOWN, IGNORE)
+        return images[0], known, strong_u, torch.stack(targets) != IGNORE
 
     def _draw(self, ids: Sequence[str], stream: int, position: int) -> str:
         """Every image once per pass, in an order of its own for each pass."""

@@ -85,6 +85,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         crop=job.train.crop or (index.height, index.width),
         seed=job.seed,
         views=kind.strong_views if kind.on_the_fly else None,
+        cells_in_pool=kind.cells_in_pool,
     )
     generator = torch.Generator(worker.device)
     context = Step(job.train, job.reco, generator, worker.mean, job.methods)

@@ -154,8 +154,10 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         raise ValueError("train.method=st++ asks nothing: it needs query.per_image=0")
     if train.method not in ON_THE_FLY:
         return
-    if cycles:
-        raise ValueError(f"train.method={train.method} labels the pool while it trains: it needs cycles=0")
+    if cycles and not queried:
+        raise ValueError(
+            f"train.method={train.method} labels the pool while it trains: without a query it needs cycles=0"
+        )
     if train.method == "u2pl" and train.workers > 1:
         raise ValueError("train.method=u2pl keeps one memory of negatives: it needs train.workers=1")
     if train.method == "ael" and train.batch_size // train.workers < 2:

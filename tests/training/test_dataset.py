@@ -6,14 +6,16 @@ import pyarrow as pa
 import pytest
 import torch
 
+from orchestrator.layout import RunLayout
 from querying.errors import UserError
-from querying.files import sha256, write_json
+from querying.files import read_json, sha256, write_json
 from querying.labels import IGNORE
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS, QUERY
 from querying.shards import encode_label, image_ids, read_truth
+from tests.small import small_run
 from training.dataset import TrainingData, prefetched
 from training.settings import AugmentSettings
 from training.targets import compose_target
@@ -49,7 +51,7 @@ def data(toy_data, parts, augment=PLAIN, seed=0, cycle=1):
 
 
 def test_bought_over_pseudo_over_ignore(toy_data, parts):
-    truth = {i: m for s in toy_data.shards("train") for i, m in read_truth(toy_data.root, s)}
+    truth = truth_of(toy_data)
     ids = parts[2]
     found = data(toy_data, parts)
     batches = [found.batch(step, 0, 1, labelled=2, unlabelled=2) for step in range(11)]
@@ -62,6 +64,55 @@ def test_bought_over_pseudo_over_ignore(toy_data, parts):
     with_cell = [t for t in pool if not (t == 4).all()]
     assert len(with_cell) == 1
     assert torch.equal(with_cell[0], torch.from_numpy(expected))
+
+
+def truth_of(toy_data):
+    return {i: m for s in toy_data.shards("train") for i, m in read_truth(toy_data.root, s)}
+
+
+def test_an_image_is_labelled_when_its_last_cell_is_bought(toy_data, parts):
+    ledger, scores, ids = parts
+    oracle = SimulatedOracle(toy_data, GRID)
+    ledger.append(2, oracle.annotate(2, query(*[(ids[2], r) for r in range(GRID.num_regions) if r != 5])))
+    before, after = (
+        TrainingData(toy_data, ledger, cycle, GRID, [scores], augment=PLAIN, crop=(48, 64), seed=0) for cycle in (1, 2)
+    )
+    assert (before.labelled, ids[2] in before.pool) == (ids[:2], True)
+    assert (after.labelled, ids[2] in after.pool) == (ids[:3], False)
+    assert len(after.pool) == len(ids) - 3
+    targets = [after.batch(step, 0, 1, labelled=1, unlabelled=0).target[0].numpy() for step in range(3)]
+    assert sum(np.array_equal(t, truth_of(toy_data)[ids[2]]) for t in targets) == 1
+
+
+def test_a_method_without_cells_in_its_pool_learns_them_with_the_labelled_images(toy_data, parts):
+    ledger, scores, ids = parts
+    found = TrainingData(
+        toy_data, ledger, 1, GRID, [scores], augment=PLAIN, crop=(48, 64), seed=0, views=0, cells_in_pool=False
+    )
+    assert found.labelled == ids[:3]
+    assert found.pool == ids[2:]
+    truth = truth_of(toy_data)
+    only_cell = np.full((48, 64), IGNORE, np.uint8)
+    only_cell[GRID.box(5)] = truth[ids[2]][GRID.box(5)]
+    targets = [found.batch(step, 0, 1, labelled=1, unlabelled=1).target[0].numpy() for step in range(3)]
+    assert sorted(t.tobytes() for t in targets) == sorted(t.tobytes() for t in (*map(truth.get, ids[:2]), only_cell))
+
+
+def test_views_carry_bought_cells_and_see_bought_void(toy_data, parts):
+    ledger, _, ids = parts
+    data = TrainingData(toy_data, ledger, 1, GRID, (), augment=PLAIN, crop=(64, 64), seed=0, views=1)
+    cells = data.bought[ids[2]]
+    void = np.full((16, 16), IGNORE, np.uint8)
+    data.bought[ids[2]] = [*cells, (6, encode_label(void))]
+    batches = [data.batch(step, 0, 1, labelled=1, unlabelled=1) for step in range(len(data.pool))]
+    with_cell = [batch for batch in batches if (batch.target_u != IGNORE).any()]
+    assert len(with_cell) == 1
+    expected = np.full((64, 64), IGNORE, np.uint8)
+    expected[GRID.box(5)] = truth_of(toy_data)[ids[2]][GRID.box(5)]
+    assert np.array_equal(with_cell[0].target_u[0].numpy(), expected)
+    seen = np.zeros((64, 64), bool)
+    seen[:48] = True  # the rest is padding
+    assert all(np.array_equal(view[0].numpy(), seen) for batch in batches for view in batch.seen_u)
 
 
 def test_a_target_without_labels_is_ignored_and_inputs_stay_untouched():
@@ -124,7 +175,7 @@ def test_views_show_the_same_place_and_say_what_is_seen(toy_data, parts):
     found = views(toy_data, parts, 2, augment).batch(3, 0, 1, labelled=2, unlabelled=4)
     assert found.strong_u.shape == (2, 4, 3, 96, 80)
     assert found.seen_u.shape == (3, 4, 96, 80)
-    assert len(found.target_u) == 0
+    assert (found.target_u == IGNORE).all()
     weak_seen, *strong_seen = found.seen_u
     for image, seen in zip(found.strong_u, strong_seen, strict=True):
         hole = weak_seen & ~seen
@@ -156,3 +207,16 @@ def test_a_pool_that_is_empty_is_said_to_be(toy_data, parts, tmp_path):
     ledger.append(0, oracle.annotate(0, query(*everything)))
     with pytest.raises(UserError, match="every train image is labelled"):
         views(toy_data, (ledger,), 1, PLAIN)
+
+
+@pytest.mark.parametrize("method", ["supervised", "mean_teacher"])
+def test_a_method_that_makes_its_own_pseudo_labels_can_query(toy_data, tmp_path, method):
+    small_run(toy_data.root, tmp_path, "cycles=1", f"train.method={method}", "train.epochs=1")
+    ledger = Ledger(tmp_path / "ledger")
+    bought = ledger.images(1)
+    assert bought
+    found = TrainingData(
+        toy_data, ledger, 1, RegionGrid(48, 64, 16), (), augment=PLAIN, crop=(48, 64), seed=0, cells_in_pool=False
+    )
+    assert set(found.labelled) == {*ledger.images(0), *bought}
+    assert read_json(RunLayout(tmp_path).checkpoint(1) / "meta.json")["labelled_images"] == len(found.labelled)

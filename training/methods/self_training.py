@@ -10,6 +10,8 @@ from training.model import normalise
 
 
 class SelfTraining(Supervised):
+    cells_in_pool = True
+
     def forward(self, batch: Batch, step: Step) -> Parts:
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
         target = torch.cat([batch.target, batch.target_u])
