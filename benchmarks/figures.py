@@ -22,6 +22,7 @@ _PART_NAMES = {
     "train/ce_u": "cross entropy, pool images",
     "train/reco": "ReCo (regional contrast)",
 }
+NO_LOSS = ("train/lr", "train/images_per_second", "train/waiting_for_data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ def draw_class_iou(classes: Sequence[str], series: Sequence[Dots], absent: froze
 def draw_training(run: Findings) -> Figure:
     """The parts of the loss over the epochs, a panel per part, a line per cycle."""
     parts = [key for row in run.epochs for key in row if key.startswith("train/")]
-    parts = [part for part in dict.fromkeys(parts) if part not in ("train/lr", "train/images_per_second")]
+    parts = [part for part in dict.fromkeys(parts) if part not in NO_LOSS]
     parts.sort(key=lambda part: part == "train/loss")
     columns = min(2, len(parts)) or 1
     rows = -(-len(parts) // columns) or 1

@@ -16,6 +16,8 @@ from training.settings import VAL_SPLIT
 from training.validation import MIOU
 
 POLL_S = 0.5
+WORTH_SAYING = 0.02
+"""Share of its time that a training waits for its batches."""
 
 
 @contextmanager
@@ -41,7 +43,8 @@ def followed(work: Path, progress: Progress, name: str, images_per_step: int) ->
             row, now = json.loads(steps.read_text()), steps.stat().st_mtime
             first = first or (row["step"], now)
             rate = images_per_step * (row["step"] - first[0]) / (now - first[1]) if now > first[1] else 0.0
-            progress.update(row["step"], row["total"], f"steps, loss {row['loss']:.3f}, {rate:.1f} images/s")
+            waits = f", {100 * row['waiting']:.0f} % waiting for data" if row["waiting"] >= WORTH_SAYING else ""
+            progress.update(row["step"], row["total"], f"steps, loss {row['loss']:.3f}, {rate:.1f} images/s{waits}")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

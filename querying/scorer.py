@@ -5,6 +5,7 @@ Shape suffixes: B = images, C = classes, H and W = pixels, h and w = the head's 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -104,37 +105,59 @@ class ShardScorer:
                 written(regions) as region_file,
                 pa.ipc.new_file(region_file, REGION_SCORES) as region_writer,
             ):
-                for ids, images_BCHW in pool_batches(task, self.batch_size):
-                    region_rows, pseudo_rows = self.score(ids, images_BCHW, task.bought)
+                for region_rows, pseudo_rows in self._scored(task):
                     region_writer.write_batch(region_rows)
                     pseudo_writer.write_batch(pseudo_rows)
-                    images += len(ids)
+                    images += len(region_rows)
             write_json(done, {path.name: sha256(path) for path in (regions, pseudo)})
         return ScoreSummary(images, time.perf_counter() - started, self.forward_seconds)
 
-    @torch.inference_mode()
     def score(
         self, ids: list[str], images_BCHW: Tensor, bought: dict[str, list[int]]
     ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         """Rows of REGION_SCORES and PSEUDO_LABELS for uint8 images.  FloatingPointError names an image whose
         logits are not finite: NaN would rank first and the broken image would be bought."""
+        return self._rows(ids, *self._computed(ids, images_BCHW), bought)
+
+    def _scored(self, task: ScoreTask) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        """The rows of a shard, batch by batch; labels are encoded while the next batch is computed."""
+        with ThreadPoolExecutor(1) as encoder:
+            waiting: Future[tuple[pa.RecordBatch, pa.RecordBatch]] | None = None
+            for ids, images_BCHW in pool_batches(task, self.batch_size):
+                found = self._computed(ids, images_BCHW)
+                if waiting:
+                    yield waiting.result()
+                waiting = encoder.submit(self._rows, ids, *found, task.bought)
+            if waiting:
+                yield waiting.result()
+
+    @torch.inference_mode()
+    def _computed(self, ids: list[str], images_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float32 (B, R) and pseudo-labels uint8 (B, H, W); a GPU is waited for once."""
         started = time.perf_counter()
         logits = [self.predict(images_BCHW, scale) for scale in self.scales]
         self.forward_seconds += time.perf_counter() - started
         maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
-        scores, labels, coverage = [], [], []
+        scores, labels = [], []
         for i, image_id in enumerate(ids):  # one image at a time stays in the cache
             log_p_1CHW = self._log_probabilities([z_BChw[i : i + 1] for z_BChw in logits])
-            score_R = self._region_scores(image_id, log_p_1CHW, next(maps, None))
+            scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
+            labels.append(pseudo_label(log_p_1CHW, self.threshold))
+        return torch.stack(scores).cpu().numpy(), torch.cat(labels).cpu().numpy()
+
+    def _rows(
+        self, ids: list[str], score_BR: np.ndarray, label_BHW: np.ndarray, bought: dict[str, list[int]]
+    ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        scores = []
+        for image_id, score_R in zip(ids, score_BR, strict=True):
             if not np.isfinite(score_R).all():
                 what = "the network's output" + (" or its score" if ":" in self.acquisition else "")
                 raise FloatingPointError(f"image {image_id}: {what} is not finite")
             closed_R = self.closed.copy()
             closed_R[bought.get(image_id, [])] = True
             scores.append([None if closed else float(s) for s, closed in zip(score_R, closed_R, strict=True)])
-            label_HW = pseudo_label(log_p_1CHW, self.threshold)[0].cpu().numpy()
-            labels.append(encode_label(label_HW))
-            coverage.append(float((label_HW != IGNORE).mean()))
+        labels = [encode_label(label_HW) for label_HW in label_BHW]
+        coverage = (label_BHW != IGNORE).mean(axis=(1, 2))
         return (
             pa.RecordBatch.from_pydict({"image_id": ids, "score": scores}, schema=REGION_SCORES),
             pa.RecordBatch.from_pydict({"image_id": ids, "label": labels, "coverage": coverage}, schema=PSEUDO_LABELS),
@@ -149,18 +172,20 @@ class ShardScorer:
             mean = mean + other
         return (mean / len(full)).log_softmax(dim=1)
 
-    def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None) -> np.ndarray:
-        """`map_1HW` is the score of every pixel where it takes further passes; NaN where a number is not finite."""
-        # Our acquisitions of one pass are finite only where the log-probabilities are: the caller's check covers both.
+    def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None) -> Tensor:
+        """Of one image (R,).  `map_1HW` is the score of every pixel where it takes further passes.  NaN where a number
+        is not finite."""
+        # Our acquisitions of one pass are finite only where the log-probabilities are: `_rows` checks both.
         if self.one_pass and self.acquisition in ACQUISITIONS:
-            return self.grid.mean(self.one_pass(log_p_1CHW))[0].cpu().numpy()
+            return self.grid.mean(self.one_pass(log_p_1CHW))[0]
         if self.one_pass:
             map_1HW = self.one_pass(log_p_1CHW).float()
         if map_1HW is not None:
-            score_R = self.grid.mean(map_1HW)[0].cpu().numpy()
+            score_R = self.grid.mean(map_1HW)[0]
         else:
-            score_R = random_scores(self.seed, self.cycle, image_id, self.grid.num_regions)
-        return score_R if bool(torch.isfinite(log_p_1CHW).all()) else score_R * np.nan
+            drawn = random_scores(self.seed, self.cycle, image_id, self.grid.num_regions)
+            score_R = torch.from_numpy(drawn).to(log_p_1CHW.device)
+        return torch.where(torch.isfinite(log_p_1CHW).all(), score_R, torch.nan)
 
 
 def pool_batches(task: ScoreTask, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:

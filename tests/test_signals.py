@@ -15,6 +15,7 @@ from querying.errors import Interrupted
 from querying.files import read_json
 from tests.small import SMALL, small_run
 from tests.test_end_to_end import assert_same
+from training.loop import TIMINGS
 
 pytestmark = pytest.mark.ray  # drives whole runs
 ROOT = Path(__file__).parents[1]
@@ -129,4 +130,4 @@ def test_a_training_that_was_stopped_in_an_epoch_ends_as_an_undisturbed_one(toy_
 
 def losses(root):
     history = read_json(root / "cycle-001/checkpoint/meta.json")["history"]
-    return [{name: value for name, value in epoch.items() if "per_second" not in name} for epoch in history]
+    return [{name: value for name, value in epoch.items() if name not in TIMINGS} for epoch in history]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from querying.labels import IGNORE
+from training.looks import Look, draw_look
 
 if TYPE_CHECKING:
     from training.settings import AugmentSettings
@@ -51,38 +52,46 @@ def strong(
 ) -> tuple[Bytes, Bytes]:
     """Blur or colour, then CutOut, on a weakly augmented pair of the same shapes.
 
-    Either blur, or else (each with its probability) colour jitter followed by greyscale.  CutOut sets one square
-    inside the image to 0 and the target there to IGNORE: what cannot be seen must not be learned.
+    CutOut sets the image to 0 and the target to IGNORE: what cannot be seen must not be learned.
     """
-    if rng.random() < settings.blur:
-        image_HWC = gaussian_blur(image_HWC, rng.uniform(*settings.blur_sigma))
-    elif rng.random() < settings.colour:
-        *spread, hue = settings.jitter
-        factors = [rng.uniform(max(0.0, 1 - width), 1 + width) for width in spread]
-        order = rng.permutation(4).tolist()
+    look = draw_look((target_HW.shape[0], target_HW.shape[1]), settings, rng)
+    return with_look(image_HWC, look), without_hole(target_HW, look)
+
+
+def with_look(image_HWC: Bytes, look: Look) -> Bytes:
+    """A strongly augmented copy, or the image itself where the look changes nothing."""
+    if look.sigma:
+        image_HWC = gaussian_blur(image_HWC, look.sigma)
+    if look.coloured:
         image_HWC = colour_jitter(
             image_HWC,
-            brightness=factors[0],
-            contrast=factors[1],
-            saturation=factors[2],
-            hue=rng.uniform(-hue, hue),
-            order=order,
-            grey=rng.random() < settings.greyscale,
+            brightness=look.brightness,
+            contrast=look.contrast,
+            saturation=look.saturation,
+            hue=look.hue,
+            order=[int(operation) for operation in look.order],
+            grey=bool(look.grey),
         )
-    if rng.random() < settings.cutout:
-        image_HWC, target_HW = _cut_out(image_HWC, target_HW, settings.cutout_size, rng)
-    return image_HWC, target_HW
+    return _filled(image_HWC, look, 0)
+
+
+def without_hole(target_HW: Bytes, look: Look) -> Bytes:
+    """IGNORE where the look has its hole."""
+    return _filled(target_HW, look, IGNORE)
+
+
+def blur_weights(sigma: float) -> NDArray[np.uint16]:
+    """Of the centre and of one side.  Multiples of 1/256: 16-bit integers hold every sum, a constant stays constant."""
+    bell = np.exp(-0.5 * (np.arange(int(np.ceil(3 * sigma)) + 1) / sigma) ** 2)
+    weights: NDArray[np.uint16] = np.rint(256 * bell / (2 * bell.sum() - 1)).astype(np.uint16)
+    weights[0] = 256 - 2 * int(weights[1:].sum())
+    return weights
 
 
 def gaussian_blur(image_HWC: Bytes, sigma: float) -> Bytes:
-    """Separable Gaussian of `sigma` pixels, cut at 3 sigma, reflected edges; within 1 level on photographs, 3 on noise.
-
-    Weights are multiples of 1/256, so that 16-bit integers hold every sum and a constant image stays constant.
-    """
-    radius = int(np.ceil(3 * sigma))
-    bell = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
-    weights = np.rint(256 * bell / (2 * bell.sum() - 1)).astype(np.uint16)
-    weights[0] = 256 - 2 * int(weights[1:].sum())
+    """Separable Gaussian of `sigma` pixels, cut at 3 sigma, reflected edges; within 1 level on photos, 3 on noise."""
+    weights = blur_weights(sigma)
+    radius = len(weights) - 1
     for axis in (0, 1):
         margin = [(0, 0)] * 3
         margin[axis] = (radius, radius)
@@ -159,14 +168,11 @@ def _scaled_window(
     return image, target
 
 
-def _cut_out(image_HWC: Bytes, target_HW: Bytes, size: int, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
-    sides = [min(size, extent) for extent in target_HW.shape]
-    starts = [int(rng.integers(extent - side + 1)) for extent, side in zip(target_HW.shape, sides, strict=True)]
-    hole = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
-    image_HWC, target_HW = image_HWC.copy(), target_HW.copy()
-    image_HWC[hole] = 0
-    target_HW[hole] = IGNORE
-    return image_HWC, target_HW
+def _filled(map_: Bytes, look: Look, value: int) -> Bytes:
+    if any(look.hole):
+        map_ = map_.copy()
+        map_[look.box] = value
+    return map_
 
 
 def _luma(x_CHW: Floats) -> Floats:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _NO_VIEWS = torch.zeros(0, 0, 3, 0, 0, dtype=torch.uint8)
+_NO_LOOKS = torch.zeros(0, 0, 0)
 _NOTHING_SEEN = torch.zeros(0, 0, 0, 0, dtype=torch.bool)
 
 
@@ -24,7 +25,13 @@ class Batch(NamedTuple):
     seen_u: Tensor = _NOTHING_SEEN
     """(1 + V, B, h, w): False where `image_u` (first) and the strong views show padding or a CutOut hole."""
 
+    looks: Tensor = _NO_LOOKS
+    """(V, B, numbers): strong augmentations that are still to be made (`training/looks.py`); stays on the CPU."""
+
+    def pinned(self) -> "Batch":
+        return Batch._make([*(tensor.pin_memory() for tensor in self[:-1]), self.looks])
+
     def to(self, device: torch.device) -> "Batch":
         if device.type == "cpu":
             return self
-        return Batch(*(t.pin_memory().to(device, non_blocking=True) for t in self))
+        return Batch._make([*(tensor.to(device, non_blocking=True) for tensor in self[:-1]), self.looks])

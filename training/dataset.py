@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +23,24 @@ from querying.regions import RegionGrid
 from querying.reliability import reliable_images
 from querying.schemas import PSEUDO_LABELS
 from querying.shards import DataIndex, ImageStore, decode_label, encode_label
-from training.augment import strong, weak
+from training.augment import weak, with_look, without_hole
 from training.batch import Batch
+from training.looks import Look, draw_look
 from training.settings import AugmentSettings
 from training.targets import compose_target
 
 UNKNOWN = 254
 """In a target on its way through the augmentation: seen, but not labelled; IGNORE is what cannot be seen."""
+
+
+class _PoolSample(NamedTuple):
+    """A pool image: its strong view; or, for a method that labels the pool itself, the weak and the strong ones."""
+
+    images: list[np.ndarray]
+    """The first alone where `looks` are left to the device."""
+    targets: list[np.ndarray]
+    """Of each view: labels, else UNKNOWN where a pixel is seen by a method that labels the pool itself."""
+    looks: list[Look]
 
 
 class TrainingData:
@@ -47,13 +59,15 @@ class TrainingData:
         seed: int,
         views: int | None = None,
         cells_in_pool: bool = True,
+        looks_apart: bool = False,
     ) -> None:
         """`pseudo` are folders of scores; of one that says which images are reliable, only these count.
 
         With `views`, the pool comes without pseudo-labels: all other train images, weakly augmented and in as many
         strong views; `target_u` then has the bought cells alone.  Without `cells_in_pool`, images of which only some
-        cells are bought are drawn with the labelled images, too, everything else in them ignored."""
-        self.views = views
+        cells are bought are drawn with the labelled images, too, everything else in them ignored.  With `looks_apart`,
+        strong augmentation is drawn, but left to the device."""
+        self.views, self.looks_apart = views, looks_apart
         self.store = ImageStore(index, "train")
         self.grid = grid
         self.augment, self.crop = augment, crop
@@ -78,14 +92,21 @@ class TrainingData:
     def batch(self, step: int, rank: int, world: int, *, labelled: int, unlabelled: int) -> Batch:
         """This rank's share of step `step`; `labelled` and `unlabelled` count images over all ranks."""
         positions = range(step * labelled + rank, (step + 1) * labelled, world)
-        image, target = self._stack([self._labelled(p) for p in positions])
+        pairs = [self._labelled(p) for p in positions]
+        image, target = self._images([pair[0] for pair in pairs]), self._targets([pair[1] for pair in pairs])
         if not self.pool:
             unlabelled = 0
         positions = range(step * unlabelled + rank, (step + 1) * unlabelled, world)
-        if self.views is not None:
-            return Batch(image, target, *self._stack_views([self._views(p, self.views) for p in positions]))
-        image_u, target_u = self._stack([self._unlabelled(p) for p in positions])
-        return Batch(image, target, image_u, target_u)
+        pool = [self._unlabelled(p) for p in positions]
+        looks = _rows([sample.looks for sample in pool])
+        if self.views is None:
+            image_u = self._images([sample.images[0] for sample in pool])
+            return Batch(image, target, image_u, self._targets([sample.targets[0] for sample in pool]), looks=looks)
+        image_u, *strong_u = (self._images(view) for view in zip(*(sample.images for sample in pool), strict=True))
+        targets = torch.stack([self._targets(v) for v in zip(*(sample.targets for sample in pool), strict=True)])
+        known = targets[0].masked_fill(targets[0] == UNKNOWN, IGNORE)
+        views = torch.stack(strong_u) if strong_u else image_u[None, :0]
+        return Batch(image, target, image_u, known, views, targets != IGNORE, looks)
 
     def _labelled(self, position: int) -> tuple[np.ndarray, np.ndarray]:
         image_id = self._draw(self.labelled, 0, position)
@@ -93,30 +114,20 @@ class TrainingData:
         rng = self._rng(0, position)
         return weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
 
-    def _unlabelled(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def _unlabelled(self, position: int) -> _PoolSample:
         image_id = self._draw(self.pool, 1, position)
-        pseudo_HW = decode_label(self.pseudo[image_id].as_py())
-        target_HW = compose_target(self.grid, self.bought.get(image_id, []), pseudo_HW)
         rng = self._rng(1, position)
-        pair = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
-        return strong(*pair, settings=self.augment, rng=rng)
-
-    def _views(self, position: int, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """An image with its bought cells, else UNKNOWN where a pixel is seen: the weak view, then `count` strong views
-        of it."""
-        image_id = self._draw(self.pool, 1, position)
-        image_HWC, rng = self.store.image(image_id), self._rng(1, position)
-        target_HW = compose_target(self.grid, self.bought.get(image_id, []), None)
-        target_HW[target_HW == IGNORE] = UNKNOWN  # bought void is seen, too
-        first = weak(image_HWC, target_HW, crop=self.crop, settings=self.augment, rng=rng)
-        return [first, *(strong(*first, settings=self.augment, rng=rng) for _ in range(count))]
-
-    def _stack_views(self, samples: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> tuple[Tensor, ...]:
-        """image_u, target_u, strong_u, seen_u of a Batch."""
-        images, targets = zip(*(self._stack(view) for view in zip(*samples, strict=True)), strict=True)
-        strong_u = torch.stack(images[1:]) if images[1:] else images[0][None, :0]
-        known = targets[0].masked_fill(targets[0] == UNKNOWN, IGNORE)
-        return images[0], known, strong_u, torch.stack(targets) != IGNORE
+        pseudo_HW = None if self.views is not None else decode_label(self.pseudo[image_id].as_py())
+        target_HW = compose_target(self.grid, self.bought.get(image_id, []), pseudo_HW)
+        if self.views is not None:
+            target_HW[target_HW == IGNORE] = UNKNOWN  # bought void is seen, too
+        image, target = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
+        looks = [draw_look(self.crop, self.augment, rng) for _ in range(1 if self.views is None else self.views)]
+        targets = [without_hole(target, look) for look in looks]
+        images = [image] if self.looks_apart else [with_look(image, look) for look in looks]
+        if self.views is not None:
+            images, targets = [image, *(images if not self.looks_apart else ())], [target, *targets]
+        return _PoolSample(images, targets, looks if self.looks_apart else [])
 
     def _draw(self, ids: Sequence[str], stream: int, position: int) -> str:
         """Every image once per pass, in an order of its own for each pass."""
@@ -127,17 +138,32 @@ class TrainingData:
     def _rng(self, stream: int, position: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self.seed, self.cycle, stream, position]))
 
-    def _stack(self, samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor]:
-        if not samples:
-            return torch.zeros(0, 3, *self.crop, dtype=torch.uint8), torch.zeros(0, *self.crop, dtype=torch.uint8)
-        images, targets = zip(*samples, strict=True)
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(targets))
+    def _images(self, images: Sequence[np.ndarray]) -> Tensor:
+        stacked = np.stack(images) if images else np.zeros((0, *self.crop, 3), np.uint8)
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+
+    def _targets(self, targets: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(targets) if targets else np.zeros((0, *self.crop), np.uint8))
 
 
 def prefetched(
-    data: TrainingData, steps: range, rank: int, world: int, *, labelled: int, unlabelled: int, threads: int
+    data: TrainingData,
+    steps: range,
+    rank: int,
+    world: int,
+    *,
+    labelled: int,
+    unlabelled: int,
+    threads: int,
+    pin: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of `steps` in order, made ahead by `threads` threads while the network computes."""
+    """The batches of `steps` in order, made ahead by `threads` threads while the network computes; `pin` puts them
+    where a GPU fetches them without the CPU."""
+
+    def made(step: int) -> Batch:
+        batch = data.batch(step, rank, world, labelled=labelled, unlabelled=unlabelled)
+        return batch.pinned() if pin else batch
+
     todo = iter(steps)
     ahead: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -145,7 +171,7 @@ def prefetched(
         def submit() -> None:
             step = next(todo, None)
             if step is not None:
-                ahead.append(pool.submit(data.batch, step, rank, world, labelled=labelled, unlabelled=unlabelled))
+                ahead.append(pool.submit(made, step))
 
         for _ in range(threads + 1):
             submit()
@@ -153,6 +179,12 @@ def prefetched(
             batch = ahead.popleft().result()
             submit()
             yield batch
+
+
+def _rows(looks_BV: Sequence[Sequence[Look]]) -> Tensor:
+    """(V, B, numbers), or nothing where no look was left to the device."""
+    rows = [[look.row() for look in looks] for looks in zip(*looks_BV, strict=True)]
+    return torch.tensor(rows, dtype=torch.float64) if rows else torch.zeros(0, 0, 0)
 
 
 def _cells(ledger: Ledger, cycles: range) -> dict[str, list[tuple[int, bytes]]]:

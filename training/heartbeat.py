@@ -20,11 +20,12 @@ class Heartbeat:
         self.work, self.total = work, total
         self.next = 0.0
 
-    def step(self, step: int, loss: float) -> None:
+    def step(self, progress: Progress, loss: float) -> None:
         now = time.monotonic()
-        if now >= self.next or step == self.total:
+        if now >= self.next or progress.step == self.total:
             self.next = now + HEARTBEAT_S
-            row = {"step": step, "total": self.total, "loss": round(loss, 4)}
+            row = {"step": progress.step, "total": self.total, "loss": round(loss, 4)}
+            row["waiting"] = round(progress.waited / max(progress.seconds, 1e-9), 3)
             write_text(self.work / PROGRESS, json.dumps(row))
 
     def validated(self, progress: Progress, miou: float) -> None:

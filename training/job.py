@@ -20,6 +20,8 @@ from training.backbones import load_backbone
 from training.batch import Batch
 from training.checkpoint import TrainingStates, best_folder, early_folder, save_model
 from training.dataset import TrainingData, prefetched
+from training.device_augment import with_looks
+from training.graph import capture
 from training.heartbeat import Heartbeat
 from training.loop import STOPPED, train
 from training.method_settings import MethodSettings
@@ -75,6 +77,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     index = DataIndex.load(job.data)
     grid = RegionGrid(index.height, index.width, job.region_size)
     kind = METHODS[job.train.method]
+    gpu = worker.device.type == "cuda"
     data = TrainingData(
         index,
         Ledger(job.ledger),
@@ -86,6 +89,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         seed=job.seed,
         views=kind.strong_views if kind.on_the_fly else None,
         cells_in_pool=kind.cells_in_pool,
+        looks_apart=gpu,
     )
     generator = torch.Generator(worker.device)
     context = Step(job.train, job.reco, generator, worker.mean, job.methods)
@@ -97,9 +101,15 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         lr=job.train.lr,
         momentum=job.train.momentum,
         nesterov=job.train.nesterov and job.train.momentum > 0,
+        fused=gpu,
     )
     states = TrainingStates(job.work / "states", job.made_from)
     progress = states.restore(method, optimizer)
+    if gpu and worker.world == 1 and job.train.cuda_graph and method.one_forward:
+        height, width = data.crop
+        images = job.train.batch_size + (job.train.batch_size_unlabelled if data.pool else 0)
+        with torch.autocast("cuda", torch.bfloat16, enabled=_bf16(job.train, worker.device), cache_enabled=False):
+            capture(method.network, (images, 3, height, width))
     model = worker.wrap(method)
     if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
         raise InfrastructureError(f"{job.work}: the workers do not see the same saved states")
@@ -115,7 +125,8 @@ def run_job(job: TrainJob, worker: Worker) -> None:
 
     def loss_parts(model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=_bf16(job.train, worker.device)):
-            parts: dict[str, Tensor] = model(batch.to(worker.device), context._replace(done=step / total))
+            here = with_looks(batch.to(worker.device))
+            parts: dict[str, Tensor] = model(here, context._replace(done=step / total))
             return parts
 
     def validate() -> dict[str, float]:
@@ -152,7 +163,8 @@ def run_job(job: TrainJob, worker: Worker) -> None:
             world=worker.world,
             labelled=job.train.batch_size,
             unlabelled=job.train.batch_size_unlabelled,
-            threads=1 if worker.device.type == "cpu" else 8,
+            threads=8 if gpu else 1,
+            pin=gpu,
         ),
         progress,
         epochs=job.train.epochs,

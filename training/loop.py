@@ -13,6 +13,8 @@ from querying.errors import Interrupted
 from training.batch import Batch
 from training.optim import set_lr
 
+TIMINGS = ("train/images_per_second", "train/waiting_for_data")
+"""Metrics of an epoch that differ from run to run."""
 STOPPED = "stopped after step {}, state saved: the same command continues there"
 
 
@@ -28,6 +30,8 @@ class Progress:
     """Of the unfinished epoch: losses, added up."""
     images: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
+    """Of these seconds: until a batch was there."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -47,7 +51,7 @@ def train(
     mean_over_ranks: Callable[[Tensor], Tensor],
     should_stop: Callable[[], bool],
     after_step: Callable[[int], None],
-    on_step: Callable[[int, float], None],
+    on_step: Callable[[Progress, float], None],
     validate: Callable[[], dict[str, float]],
     on_epoch: Callable[[dict[str, float]], None],
     save: Callable[[], None],
@@ -66,19 +70,20 @@ def train(
 
         started = time.perf_counter() - progress.seconds
         steps = range(progress.step, (epoch + 1) * steps_per_epoch)
-        for step, batch in zip(steps, batches(steps), strict=True):
+        for step, batch in zip(steps, _timed(batches(steps), progress), strict=True):
             # forward, backward, update
             seed_at(step)
             parts = loss_parts(model, batch, step)
             loss = torch.stack(list(parts.values())).sum()
             own = torch.stack([*(part.detach() for part in parts.values()), loss.new_tensor(float(should_stop()))])
-            *values, stop = mean_over_ranks(own).tolist()
-            if not all(map(math.isfinite, values)):
-                shown = ", ".join(f"{name} {value:g}" for name, value in zip(parts, values, strict=True))
-                raise FloatingPointError(f"epoch {epoch}, step {step}: the loss is not finite ({shown})")
+            mean = mean_over_ranks(own)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            *values, stop = mean.tolist()  # a GPU is waited for here, when it has all of the step to do
+            if not all(map(math.isfinite, values)):
+                shown = ", ".join(f"{name} {value:g}" for name, value in zip(parts, values, strict=True))
+                raise FloatingPointError(f"epoch {epoch}, step {step}: the loss is not finite ({shown})")
             after_step(step)
 
             # account
@@ -87,7 +92,7 @@ def train(
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
             progress.images += len(batch.image) + len(batch.image_u)
             progress.seconds = time.perf_counter() - started
-            on_step(progress.step, sum(values))
+            on_step(progress, sum(values))
             if stop and progress.step < steps.stop:
                 save()
                 raise Interrupted(STOPPED.format(progress.step))
@@ -96,10 +101,22 @@ def train(
         metrics["train/loss"] = sum(progress.sums.values()) / steps_per_epoch
         metrics["train/lr"] = lr
         metrics["train/images_per_second"] = progress.images / progress.seconds
+        metrics["train/waiting_for_data"] = progress.waited / progress.seconds
         metrics |= validate()
         progress.history.append({"epoch": epoch, **metrics})
-        progress.sums, progress.images, progress.seconds = {}, 0, 0.0
+        progress.sums, progress.images, progress.seconds, progress.waited = {}, 0, 0.0, 0.0
         on_epoch(metrics)
         if stop:
             save()
             raise Interrupted(STOPPED.format(progress.step))
+
+
+def _timed(batches: Iterator[Batch], progress: Progress) -> Iterator[Batch]:
+    """The batches; the time until each is there counts as waited."""
+    while True:
+        asked = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        progress.waited += time.perf_counter() - asked
+        yield batch

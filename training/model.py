@@ -5,6 +5,7 @@ Shape suffixes: B = images, C = colour channels, H and W = pixels of the image, 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -44,9 +45,16 @@ class Widths(NamedTuple):
 def normalise(image_BCHW: Tensor) -> Tensor:
     """uint8 RGB -> float32 with ImageNet's mean and standard deviation, channels last in memory."""
     assert image_BCHW.dtype == torch.uint8
-    mean = torch.tensor(IMAGENET_MEAN, device=image_BCHW.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=image_BCHW.device).view(1, 3, 1, 1)
+    mean, std = _imagenet(image_BCHW.device)
     return image_BCHW.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(mean).div_(std)
+
+
+@cache
+@torch.inference_mode(False)
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept, because a GPU is waited for when it is given numbers."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 class ConvBNReLU(nn.Sequential):

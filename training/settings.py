@@ -101,6 +101,8 @@ class TrainSettings(Settings):
     """Ray Train workers; the global batch is divided among them."""
     threads: int = Field(2, ge=1)
     """CPU threads per worker; part of the result, since another number changes the last bits."""
+    cuda_graph: bool = True
+    """On a GPU, launch the network as one graph where the method and a single worker allow it."""
     max_failures: int = Field(3, ge=0)
     """Lost workers to recover from before the stage gives up."""
     timeout: int = Field(300, ge=5, le=86_400)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from tests.faults.common import LIMIT_S, SERVER, ended
 from tests.faults.runs import at_once
 from training.job import TrainJob
+from training.loop import TIMINGS
 
 KINDS = {
     "supervised": (0, "query.per_image=2"),
@@ -143,7 +144,7 @@ def result(root: Path) -> dict[str, str]:
     if not (root / "out/meta.json").exists():
         return {}
     history = [
-        {name: value for name, value in epoch.items() if "per_second" not in name}
+        {name: value for name, value in epoch.items() if name not in TIMINGS}
         for epoch in read_json(root / "out/meta.json")["history"]
     ]
     weights = hashlib.sha256((root / "out/model.safetensors").read_bytes()).hexdigest()

@@ -13,7 +13,7 @@ from tests.small import small_run
 from tests.training.tiny import SMALL_U2PL, batch, method, step, total
 from tests.training.two_ranks import TwoRanks
 from training.checkpoint import TrainingStates
-from training.loop import Progress
+from training.loop import TIMINGS, Progress
 from training.method_settings import ON_THE_FLY
 from training.methods.registry import METHODS
 
@@ -29,7 +29,7 @@ def outcome(root):
     """Weights and losses of the finished training."""
     checkpoint = root / "cycle-000" / "checkpoint"
     history = read_json(checkpoint / "meta.json")["history"]
-    losses = [{k: v for k, v in epoch.items() if "per_second" not in k} for epoch in history]
+    losses = [{k: v for k, v in epoch.items() if k not in TIMINGS} for epoch in history]
     return (checkpoint / "model.safetensors").read_bytes(), losses
 
 

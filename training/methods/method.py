@@ -28,6 +28,8 @@ class Method(nn.Module):
     """How many strongly augmented views of each pool image it wants in `Batch.strong_u`."""
     cells_in_pool: ClassVar[bool] = False
     """Learns bought cells from `Batch.target_u`; otherwise their images are drawn with the labelled ones, too."""
+    one_forward: ClassVar[bool] = False
+    """Calls `network` as a whole and once a step: on a GPU it can be a CUDA graph."""
 
     network: DeepLabV3Plus
 

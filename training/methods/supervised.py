@@ -9,6 +9,8 @@ from training.model import normalise
 
 
 class Supervised(Method):
+    one_forward = True
+
     def __init__(self, new_network: NewNetwork, step: Step) -> None:
         nn.Module.__init__(self)
         self.network = new_network(step.reco.weight > 0)

@@ -1,0 +1,159 @@
+"""What one GPU does with the real stages, at CamVid's and Cityscapes' sizes: images/s of training and scoring, how long
+it waits for data, and the share of its bf16 peak.  Nothing on a machine without one.
+
+Run:  python -m benchmarks.performance.bench_device
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.ingest import ingest
+from benchmarks.recipes import find
+from orchestrator.config import RunConfig, override
+from orchestrator.layout import RunLayout
+from orchestrator.local_backend import LocalBackend
+from orchestrator.loop import run
+from orchestrator.progress import SilentProgress
+from orchestrator.record import NoMirror, Record
+from querying.files import read_json
+from querying.regions import RegionGrid
+from querying.scorer import ScoreTask, ShardScorer
+from querying.shards import DataIndex
+from training.model import build_model
+from training.predictor import Precision, Predictor
+
+SIZES = {"camvid": ((360, 480), "camvid_s4al_plus"), "cityscapes": ((688, 688), "cityscapes_s4al_plus")}
+COUNTS = (64, 4, 4)
+"""Generated images of train, val and test: enough that a pass over them is not served from one batch."""
+STEPS = 60
+FORMS = {
+    "as shipped": (),
+    "without CUDA graph": ("train.cuda_graph=false",),
+    "8 + 16 images": ("train.batch_size=8", "train.batch_size_unlabelled=16"),
+    "fp32": ("train.precision=fp32",),
+}
+SCORING: dict[str, tuple[Precision, int, tuple[float, ...]]] = {
+    "fp32, batch 4, 3 scales": ("fp32", 4, (0.5, 1.0, 2.0)),
+    "bf16, batch 4, 3 scales": ("bf16", 4, (0.5, 1.0, 2.0)),
+    "bf16, batch 16, 3 scales": ("bf16", 16, (0.5, 1.0, 2.0)),
+    "bf16, batch 16, 1 scale": ("bf16", 16, (1.0,)),
+}
+
+
+def main() -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        print("device: there is no GPU here, left out")
+        return []
+    peak = _peak()
+    print(json.dumps({"device": torch.cuda.get_device_name(), "bf16_matmul_tflops": round(peak / 1e12, 1)}))
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (size, recipe) in SIZES.items():
+            root = Path(folder) / name
+            index = ingest("toy", None, root / "data", size=size, counts=COUNTS)
+            for form, changes in FORMS.items():
+                results.append(_training(name, form, find(recipe), changes, index, root / form.replace(" ", "-"), peak))
+            checkpoint = RunLayout(root / "as-shipped").checkpoint(1)
+            results += [_scoring(name, form, *how, index, checkpoint, root) for form, how in SCORING.items()]
+    return results
+
+
+def _training(
+    name: str, form: str, base: RunConfig, changes: tuple[str, ...], index: DataIndex, root: Path, peak: float
+) -> dict[str, Any]:
+    """A short run: the second epoch of the student is what counts, the first one has the start in it."""
+    short = (
+        "cycles=1", "data.dataset=null", "data.size=null", "model.weights=none", "train.epochs=2",
+        f"train.steps_per_epoch={STEPS}", "teacher.epochs=1", "teacher.steps_per_epoch=5", "initial.fraction=0.2",
+    )  # fmt: skip
+    config = override(base, [*short, *changes])
+    root.mkdir(parents=True)
+    record = Record(root / "metrics.jsonl")
+    run(config, index, RunLayout(root), LocalBackend(), record, NoMirror(), SilentProgress())
+    epoch = read_json(RunLayout(root).checkpoint(1) / "meta.json")["history"][-1]
+    rate = epoch["train/images_per_second"]
+    return _said(
+        {
+            "name": f"device training, {name}",
+            "form": form,
+            "images_per_second": round(rate, 1),
+            "waiting_for_data": round(epoch["train/waiting_for_data"], 3),
+            "share_of_peak": round(3 * _flops(config, index) * rate / peak, 4),  # backward costs twice the forward pass
+            "memory_gib": round(torch.cuda.max_memory_reserved() / 2**30, 1),
+        }
+    )
+
+
+def _scoring(
+    name: str,
+    form: str,
+    precision: Precision,
+    batch: int,
+    scales: tuple[float, ...],
+    index: DataIndex,
+    checkpoint: Path,
+    root: Path,
+) -> dict[str, Any]:
+    """Whole shards, written; the second pass counts."""
+    scorer = ShardScorer(
+        partial(Predictor, checkpoint.resolve(), precision=precision),
+        RegionGrid(index.height, index.width, 30),
+        root / "scores",
+        acquisition="entropy",
+        scales=scales,
+        threshold=0.7,
+        exclude_border=True,
+        batch_size=batch,
+        threads=2,
+        seed=0,
+        cycle=0,
+    )
+    seconds = 0.0
+    for turn in range(2):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for number, shard in enumerate(index.shards("train")):
+            place = 1000 * list(SCORING).index(form) + 100 * turn + number
+            scorer.score_shard(ScoreTask(place, index.root, shard, frozenset(), {}))
+        seconds = time.perf_counter() - started
+    rate = index.num_images("train") / seconds
+    return _said({"name": f"device scoring, {name}", "form": form, "images_per_second": round(rate, 1)})
+
+
+def _flops(config: RunConfig, index: DataIndex) -> float:
+    """Floating-point operations of a forward pass with both heads, per image."""
+    model = build_model(config.model, index.num_classes, embedding=True).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, index.height, index.width))
+    return float(counter.get_total_flops())
+
+
+def _peak() -> float:
+    """Of a large bf16 matrix product, per second."""
+    side, rounds = 8192, 10
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(2):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(rounds):
+            a @ b
+        torch.cuda.synchronize()
+    return 2 * side**3 * rounds / (time.perf_counter() - started)
+
+
+def _said(result: dict[str, Any]) -> dict[str, Any]:
+    print(json.dumps(result), flush=True)
+    return result
+
+
+if __name__ == "__main__":
+    main()
