@@ -261,8 +261,8 @@ def test_recipes_have_the_published_protocol():
 
 
 RUN = (
-    "train.method=s4al", "train.epochs=2", "reco.weight=0", "query.scales=[1.0]", "methods.s4al.cold_start=1", "methods.s4al.replay_from=1",
-    "methods.s4al.frequent=[0,1]", "methods.s4al.rare=[2,3]",
+    "train.method=s4al", "train.epochs=2", "reco.weight=0", "query.scales=[1.0]", "methods.s4al.cold_start=1",
+    "methods.s4al.replay_from=1", "methods.s4al.frequent=[0,1]", "methods.s4al.rare=[2,3]",
 )  # fmt: skip
 
 
