@@ -143,6 +143,15 @@ def test_epochs_of_a_longer_training_are_its_own():
         assert (found["mixed"].item() > 0) == pool
 
 
+def test_a_cold_start_ends_with_its_last_epoch_although_the_share_of_steps_rounds():
+    one = with_cells(2)._replace(target_u=torch.zeros(2, 8, 8, dtype=torch.uint8))
+    shares = [(epochs, epochs * 7 / 700) for epochs in range(1, 60)]
+    assert any(done * 100 < epochs for epochs, done in shares)
+    for epochs, done in shares:
+        here = step(methods={"s4al": {"cold_start": epochs}}, done=done)
+        assert method("s4al", here)(one, here)["mixed"].item() > 0
+
+
 def test_nothing_is_pasted_without_rare_classes():
     here = step(methods={"s4al": {"frequent": (0, 1)}}, done=0.9)._replace(cycle=1)
     assert method("s4al", here)(with_cells(2), here)["replayed"].item() == 0
@@ -268,7 +277,9 @@ RUN = (
 
 def test_a_run_with_a_query_replays_in_its_second_training_and_resumes_there(toy_data, tmp_path, monkeypatch):
     small_run(toy_data.root, tmp_path / "calm", *RUN)
-    histories = [read_json(tmp_path / f"calm/cycle-00{k}/checkpoint/meta.json")["history"] for k in (0, 1)]
+    metas = [read_json(tmp_path / f"calm/cycle-00{k}/checkpoint/meta.json") for k in (0, 1)]
+    histories = [meta["history"] for meta in metas]
+    assert metas[0]["labelled_images"] == metas[1]["labelled_images"]  # bought cells are in the pool's images alone
     assert [epoch["train/mixed"] > 0 for epoch in histories[1]] == [False, True]
     assert [epoch["train/replayed"] > 0 for epoch in histories[0] + histories[1]] == [False] * 3 + [True]
 
