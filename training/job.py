@@ -92,7 +92,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         looks_apart=gpu,
     )
     generator = torch.Generator(worker.device)
-    context = Step(job.train, job.reco, generator, worker.mean, job.methods)
+    context = Step(job.train, job.reco, generator, worker.mean, job.methods, cycle=job.cycle)
     method = kind(_new_network(job, index.num_classes, worker.device), context).to(worker.device)
     optimizer = torch.optim.SGD(
         parameter_groups(

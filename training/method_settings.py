@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from querying.settings import Settings
 from training.settings import TrainSettings
 
-ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael")
+ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael", "s4al")
 """Methods (`train.method`) that need no pseudo-labels from the cycle before."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -131,6 +131,35 @@ class AELSettings(Settings):
     """Share of an image that a connected part of the class is above, for the box to be around it."""
 
 
+class S4ALSettings(Settings):
+    """Classes are named by their numbers, so those that are pasted have no default: see the recipes `*_s4al`."""
+
+    decay: float = Field(0.99, ge=0, lt=1)
+    weight: float = Field(1.0, ge=0)
+    """Of each of the pool's two losses."""
+    threshold: Share = 0.97
+    """Confidence from which a pixel counts in the share that an image's loss is multiplied by."""
+    cold_start: int = Field(10, ge=0)
+    """First epochs without the pool."""
+    cold_weight: float = Field(1.5, gt=0)
+    """Of the labelled images' cross entropy in these epochs."""
+    replay_from: int = Field(30, ge=0)
+    """Epoch (from 0) from which classes are pasted, in cycles after the first query."""
+    frequent: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    rare: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Classes to paste; without rare ones nothing is pasted."""
+    frequent_pasted: int = Field(3, ge=0)
+    rare_pasted: int = Field(3, ge=1)
+    """How many of them each image gets, as far as the other image shows them (CamVid: 3 and 2)."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> "S4ALSettings":
+        both = [number for number in self.frequent if number in self.rare]
+        if both:
+            raise ValueError(f"class {both[0]} is both frequent and rare")
+        return self
+
+
 class STPlusPlusSettings(Settings):
     reliable: float = Field(0.5, gt=0, lt=1)
     """Share of the pool's images that the first student learns, rounded down; the others wait for its labels."""
@@ -144,6 +173,7 @@ class MethodSettings(Settings):
     cps: CPSSettings = CPSSettings()
     unimatch: UniMatchSettings = UniMatchSettings()
     ael: AELSettings = AELSettings()
+    s4al: S4ALSettings = S4ALSettings()
 
 
 def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, queried: int) -> None:
@@ -162,7 +192,12 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         raise ValueError("train.method=u2pl keeps one memory of negatives: it needs train.workers=1")
     if train.method == "ael" and train.batch_size // train.workers < 2:
         raise ValueError("train.method=ael needs at least 2 labelled images per worker (copy-paste): train.batch_size")
-    mixes = train.method in ("unimatch", "u2pl", "ael") or (train.method == "cps" and methods.cps.cutmix)
+    if train.method == "s4al" and train.epochs <= methods.s4al.cold_start:
+        raise ValueError(
+            f"train.method=s4al learns nothing of the pool in the first {methods.s4al.cold_start} epochs"
+            f" (methods.s4al.cold_start): {train.epochs} (train.epochs) are too few"
+        )
+    mixes = train.method in ("unimatch", "u2pl", "ael", "s4al") or (train.method == "cps" and methods.cps.cutmix)
     if train.batch_size_unlabelled // train.workers < 1 + mixes:
         needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"
         raise ValueError(f"train.method={train.method} needs at least {needed} in a step: train.batch_size_unlabelled")

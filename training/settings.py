@@ -67,9 +67,10 @@ class AugmentSettings(Settings):
 
 
 class TrainSettings(Settings):
-    method: Literal["supervised", "self_training", "st++", "mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael"] = (
-        "self_training"
-    )
+    method: Literal[
+        "supervised", "self_training", "st++", "mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael",
+        "s4al",
+    ] = "self_training"  # fmt: skip
     """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet, `st++` is too, and then
     self-training on the most reliable images first; the methods of ON_THE_FLY label the pool while they train, and
     have cycle 0 alone."""

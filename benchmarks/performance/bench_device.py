@@ -39,7 +39,6 @@ FORMS = {
     "as shipped": (),
     "without CUDA graph": ("train.cuda_graph=false",),
     "8 + 16 images": ("train.batch_size=8", "train.batch_size_unlabelled=16"),
-    "fp32": ("train.precision=fp32",),
 }
 SCORING: dict[str, tuple[Precision, int, tuple[float, ...]]] = {
     "fp32, batch 4, 3 scales": ("fp32", 4, (0.5, 1.0, 2.0)),

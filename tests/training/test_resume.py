@@ -17,10 +17,10 @@ from training.loop import TIMINGS, Progress
 from training.method_settings import ON_THE_FLY
 from training.methods.registry import METHODS
 
-METHODS_SETTINGS = {"cps": {"cutmix": True}, "u2pl": SMALL_U2PL}
+METHODS_SETTINGS = {"cps": {"cutmix": True}, "u2pl": SMALL_U2PL, "s4al": {"frequent": (0, 1), "rare": (2,)}}
 
 CASES = {
-    **{name: (f"train.method={name}", "methods.u2pl.memory=50") for name in ON_THE_FLY},
+    **{name: (f"train.method={name}", "methods.u2pl.memory=50", "methods.s4al.cold_start=1") for name in ON_THE_FLY},
     "cps with cutmix": ("train.method=cps", "methods.cps.cutmix=true"),
 }
 
@@ -38,7 +38,7 @@ def steps(trained, optimizer, numbers):
         torch.manual_seed(number)
         g = torch.Generator().manual_seed(number)
         one = batch(pool=2, views=trained.strong_views, seed=number)
-        here = step(methods=METHODS_SETTINGS, done=number / 8)
+        here = step(methods=METHODS_SETTINGS, done=number / 8)._replace(cycle=1)
         optimizer.zero_grad()
         total(trained(one, here._replace(generator=g))).backward()
         optimizer.step()

@@ -30,6 +30,8 @@ class Step(NamedTuple):
     methods: MethodSettings = MethodSettings()
     done: float = 0.0
     """Share of the training's steps that lie behind, 0 <= done < 1."""
+    cycle: int = 0
+    """Queries that the labels come from."""
 
 
 def full_size(logits_BChw: Tensor, size: torch.Size) -> Tensor:

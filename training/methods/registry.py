@@ -5,6 +5,7 @@ from training.methods.cct import CCT
 from training.methods.cps import CPS
 from training.methods.mean_teacher import MeanTeacher
 from training.methods.method import Method
+from training.methods.s4al import S4AL
 from training.methods.self_training import SelfTraining
 from training.methods.st_plus_plus import STPlusPlus
 from training.methods.supervised import Supervised
@@ -21,4 +22,5 @@ METHODS: dict[str, type[Method]] = {
     "u2pl": U2PL,
     "cct": CCT,
     "ael": AEL,
+    "s4al": S4AL,
 }
