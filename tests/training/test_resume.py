@@ -21,6 +21,7 @@ METHODS_SETTINGS = {"cps": {"cutmix": True}, "u2pl": SMALL_U2PL}
 
 CASES = {
     **{name: (f"train.method={name}", "methods.u2pl.memory=50") for name in ON_THE_FLY},
+    "deal": ("train.method=deal",),
     "cps with cutmix": ("train.method=cps", "methods.cps.cutmix=true"),
 }
 

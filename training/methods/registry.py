@@ -3,6 +3,8 @@
 from training.methods.ael import AEL
 from training.methods.cct import CCT
 from training.methods.cps import CPS
+from training.methods.deal import DEAL
+from training.methods.equal import EquAL
 from training.methods.mean_teacher import MeanTeacher
 from training.methods.method import Method
 from training.methods.self_training import SelfTraining
@@ -21,4 +23,6 @@ METHODS: dict[str, type[Method]] = {
     "u2pl": U2PL,
     "cct": CCT,
     "ael": AEL,
+    "equal": EquAL,
+    "deal": DEAL,
 }
