@@ -1,4 +1,4 @@
-"""DEAL's acquisitions (Xie et al. 2020, section 3.3), from the probability that a pixel's class is wrong.
+"""DEAL's acquisitions (Xie et al. 2020), from the probability that a pixel's class is wrong.
 
 Shape suffixes: B = images, C = classes, H and W = pixels, h and w = a head's pixels, U = units (cells, or the image).
 """

@@ -38,7 +38,7 @@ class QuerySettings(Settings):
     passes: int = Field(10, ge=2)
     """Dropout passes of `bald`."""
     levels: int = Field(8, ge=2)
-    """Of difficulty in `deal_de`'s histogram (published: 8 for CamVid, 10 for Cityscapes)."""
+    """Of difficulty in `deal_de`'s histogram (published: 8 to 10)."""
     region_size: int = Field(30, ge=1)
     """Side of a square region in pixels."""
     per_image: int = Field(4, ge=0)

@@ -1,4 +1,4 @@
-"""DEAL's difficulty branch (Xie et al. 2020, section 3.2): how likely is the network's class of a pixel wrong?"""
+"""DEAL's difficulty branch (Xie et al. 2020): how likely is the network's class of a pixel wrong?"""
 
 import torch
 import torch.nn.functional as F

@@ -4,7 +4,7 @@ L = CE(p(x_l), y) + w * mean ||p(x) - mirror(p(mirror(x)))||^2 over labelled and
 
 One pass holds the images and their mirror images, so it costs twice as much as the same batch of another method.  The
 squared Euclidean distance of probabilities (a sum over the classes, in [0, 2]) and its weight are our reading of
-"pixel-wise self-consistency": the authors published no code.  The acquisition is `equal`.
+"pixel-wise self-consistency"; the paper's own could not be looked up.  The acquisition is `equal`.
 """
 
 import torch
