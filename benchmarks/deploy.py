@@ -143,6 +143,7 @@ class FullResolution(nn.Module):
     def __init__(self, network: DeepLabV3Plus) -> None:
         super().__init__()
         self.network = network
+        network.difficulty = None  # no part of the segmentation
         network.set_fused(False)
 
     def forward(self, image_NCHW: Tensor) -> Tensor:

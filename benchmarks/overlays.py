@@ -33,6 +33,8 @@ SCORE_NAMES = {
     "bald": "mean mutual information (nats)",
     "flip": "mean inconsistency (nats)",
     "equal": "mean entropy over the flip (nats)",
+    "deal_ds": "mean probability of an error",
+    "deal_de": "entropy of the difficulties (nats)",
 }
 
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from orchestrator.strict_yaml import MAX_YAML_BYTES, parse_yaml
 from querying.errors import UserError
-from querying.settings import QuerySettings, Settings
-from training.method_settings import ON_THE_FLY, MethodSettings, check_method
+from querying.settings import DIFFICULTY_NAMES, QuerySettings, Settings
+from training.method_settings import ON_THE_FLY, MethodSettings, check_method, check_network
 from training.settings import (
     AugmentSettings,
     EvaluateSettings,
@@ -86,7 +86,11 @@ class RunConfig(Settings):
             raise ValueError("evaluate.best_on_val=true needs train.validate_epochs: how often to look")
         if self.query.acquisition == "bald" and not (self.model.dropout or self.model.drop_path):
             raise ValueError("query.acquisition=bald needs model.dropout above 0: its passes would all be the same")
+        asks = self.cycles and self.query.per_image  # not so the fully supervised reference of a run
+        if asks and self.query.acquisition in DIFFICULTY_NAMES and self.train.method != "deal":
+            raise ValueError(f"query.acquisition={self.query.acquisition} needs train.method=deal, whose branch it is")
         check_method(self.train, self.methods, self.cycles, self.query.per_image)
+        check_network(self.train, self.model, self.reco)
         return self
 
     def train_at(self, cycle: int, *, last: bool) -> TrainSettings:
@@ -94,9 +98,9 @@ class RunConfig(Settings):
         changes: dict[str, Any] = {}
         if cycle == 0 and self.train.method not in ON_THE_FLY:
             set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
-            method = "st++" if self.train.method == "st++" else "supervised"
+            method = self.train.method if self.train.method in ("st++", "deal") else "supervised"
             changes = {"method": method, "batch_size_unlabelled": 0} | set_keys
-        elif self.train.method == "supervised":
+        elif self.train.method in ("supervised", "deal"):
             changes = {"batch_size_unlabelled": 0}
         elif self.train.method == "st++":
             changes = {"method": "self_training"}

@@ -135,6 +135,7 @@ class Stages:
             seed=self.config.seed,
             cycle=cycle,
             passes=query.passes,
+            levels=query.levels,
         )
         shards = self.index.shards("train")
         self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")

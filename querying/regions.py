@@ -51,6 +51,11 @@ class RegionGrid:
             slice(column * self.size, min((column + 1) * self.size, self.width)),
         )
 
+    def regions(self) -> np.ndarray:
+        """The region of each pixel, int64 (H, W)."""
+        row, column = np.arange(self.height) // self.size, np.arange(self.width) // self.size
+        return (row[:, None] * self.shape[1] + column).astype(np.int64)
+
     def areas(self) -> np.ndarray:
         """Pixels of each region, int64 (R,)."""
         rows, columns = self.shape

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from querying.acquisition import ACQUISITIONS, random_scores
 from querying.arrow_file import scored_file
+from querying.difficulty import DifficultyMaps
 from querying.disagreement import FURTHER
 from querying.errors import DamagedError
 from querying.files import read_json, sha256, write_json, written
@@ -26,6 +27,7 @@ from querying.labels import IGNORE, pseudo_label
 from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS, REGION_SCORES
+from querying.settings import DIFFICULTY_NAMES
 from querying.shards import Shard, encode_label, read_images
 
 Predict = Callable[[Tensor, float], Tensor]
@@ -67,6 +69,7 @@ class ShardScorer:
         seed: int,
         cycle: int,
         passes: int = 10,
+        levels: int = 8,
     ) -> None:
         torch.set_num_threads(threads)
         self.predict = load_predict()  # once per process: this is the expensive part
@@ -82,14 +85,14 @@ class ShardScorer:
         self.one_pass = ACQUISITIONS.get(acquisition)
         if ":" in acquisition:
             self.one_pass = own_acquisition(acquisition)
-        self.further = (
-            FurtherPasses(
+        self.further: FurtherPasses | DifficultyMaps | None = None
+        if acquisition in FURTHER:
+            self.further = FurtherPasses(
                 acquisition, self.predict, self._log_probabilities,
                 scales=scales, passes=passes, seed=seed, cycle=cycle,
-            )
-            if acquisition in FURTHER
-            else None
-        )  # fmt: skip
+            )  # fmt: skip
+        if acquisition in DIFFICULTY_NAMES:
+            self.further = DifficultyMaps(acquisition, self.predict, torch.from_numpy(grid.regions()), levels=levels)
 
     def score_shard(self, task: ScoreTask) -> ScoreSummary:
         """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, and their hashes as `shard-<number>.json`; files
@@ -173,8 +176,8 @@ class ShardScorer:
         return (mean / len(full)).log_softmax(dim=1)
 
     def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None) -> Tensor:
-        """Of one image (R,).  `map_1HW` is the score of every pixel where it takes further passes.  NaN where a number
-        is not finite."""
+        """Of one image (R,).  `map_1HW` is the score of every pixel where it takes more than `log_p_1CHW`.  NaN where a
+        number is not finite."""
         # Our acquisitions of one pass are finite only where the log-probabilities are: `_rows` checks both.
         if self.one_pass and self.acquisition in ACQUISITIONS:
             return self.grid.mean(self.one_pass(log_p_1CHW))[0]

@@ -25,7 +25,9 @@ class Settings(BaseModel):
         return value
 
 
-ACQUISITION_NAMES = ("entropy", "least_confidence", "margin", "random", "bald", "flip", "equal")
+DIFFICULTY_NAMES = ("deal_ds", "deal_de")
+"""Acquisitions that read the difficulty branch, which `train.method=deal` trains."""
+ACQUISITION_NAMES = ("entropy", "least_confidence", "margin", "random", "bald", "flip", "equal", *DIFFICULTY_NAMES)
 OWN_ACQUISITION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
@@ -35,6 +37,8 @@ class QuerySettings(Settings):
     `package.module:function`."""
     passes: int = Field(10, ge=2)
     """Dropout passes of `bald`."""
+    levels: int = Field(8, ge=2)
+    """Of difficulty in `deal_de`'s histogram (published: 8 to 10)."""
     region_size: int = Field(30, ge=1)
     """Side of a square region in pixels."""
     per_image: int = Field(4, ge=0)

@@ -66,6 +66,18 @@ class UpsampleConcatConv(nn.Conv2d):
         return sum_BHWO.view(batch, H, W, out).permute(0, 3, 1, 2)
 
 
+class Classifier(nn.Module):
+    """1x1 convolution of ASPP's map alone: the whole decoder of DeepLabv3 (Chen et al. 2017, section 3.3)."""
+
+    def __init__(self, aspp_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.out = nn.Conv2d(aspp_channels, out_channels, 1)
+
+    def forward(self, aspp_BAhw: Tensor, low_BLHW: Tensor) -> Tensor:
+        """(B, A, h, w) -> (B, out_channels, h, w); the low-level map is not looked at."""
+        return self.out(aspp_BAhw)  # type: ignore[no-any-return]
+
+
 class Head(nn.Module):
     """3x3 convolution over both feature maps, BatchNorm, ReLU, 1x1 convolution."""
 

@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from querying.settings import Settings
-from training.settings import TrainSettings
+from training.settings import ModelSettings, ReCoSettings, TrainSettings
 
-ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael", "s4al")
+ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael", "s4al", "equal")
 """Methods (`train.method`) that need no pseudo-labels from the cycle before."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -160,6 +160,18 @@ class S4ALSettings(Settings):
         return self
 
 
+class EquALSettings(Settings):
+    weight: float = Field(1.0, ge=0)
+    """Of the squared distance of an image's probabilities from its mirror image's, a mean over pixels."""
+
+
+class DEALSettings(Settings):
+    weight: float = Field(1.0, ge=0)
+    """Of the difficulty branch's weighted binary cross entropy."""
+    attention: float = Field(0.5, gt=0, le=1)
+    """Height and width of the map that attention looks at, as a share of the logits' (the code: 2/3 on CamVid)."""
+
+
 class STPlusPlusSettings(Settings):
     reliable: float = Field(0.5, gt=0, lt=1)
     """Share of the pool's images that the first student learns, rounded down; the others wait for its labels."""
@@ -174,6 +186,8 @@ class MethodSettings(Settings):
     unimatch: UniMatchSettings = UniMatchSettings()
     ael: AELSettings = AELSettings()
     s4al: S4ALSettings = S4ALSettings()
+    equal: EquALSettings = EquALSettings()
+    deal: DEALSettings = DEALSettings()
 
 
 def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, queried: int) -> None:
@@ -201,3 +215,11 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
     if train.batch_size_unlabelled // train.workers < 1 + mixes:
         needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"
         raise ValueError(f"train.method={train.method} needs at least {needed} in a step: train.batch_size_unlabelled")
+
+
+def check_network(train: TrainSettings, model: ModelSettings, reco: ReCoSettings) -> None:
+    """ValueError where a loss needs a head that the network has not."""
+    if model.decoder == "none" and reco.weight:
+        raise ValueError("model.decoder=none has no representation head: it needs reco.weight=0")
+    if model.decoder == "none" and train.method == "u2pl":
+        raise ValueError("train.method=u2pl needs a representation head: model.decoder=none has none")

@@ -1,4 +1,5 @@
-"""DeepLabv3+ (Chen et al. 2018) with a class head and, where a method asks for it, a representation head.
+"""DeepLabv3+ (Chen et al. 2018) with a class head and, where a method asks for it, a representation head; or
+DeepLabv3 (Chen et al. 2017), which has no decoder.
 
 Shape suffixes: B = images, C = colour channels, H and W = pixels of the image, h and w = cells of a feature map.
 """
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from training.backbones import build_encoder
-from training.decoder import Head, UpsampleConcatConv
+from training.decoder import Classifier, Head, UpsampleConcatConv
+from training.difficulty import DifficultyBranch
 
 if TYPE_CHECKING:
     from training.settings import ModelSettings
@@ -24,7 +26,7 @@ ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 class Output(NamedTuple):
-    """Both maps at stride 4 of the input (rounded up)."""
+    """Both maps at stride 4 of the input (rounded up); logits of a network without decoder at its output stride."""
 
     logits: Tensor
     """(B, classes, h, w)"""
@@ -100,14 +102,19 @@ class DeepLabV3Plus(nn.Module):
         low_channels, deep_channels = self.encoder.feature_info.channels()  # type: ignore[union-attr,operator]
         rates = ASPP_RATES[settings.output_stride]
         self.aspp = ASPP(deep_channels, settings.aspp_channels, rates=rates, dropout=settings.dropout)
-        self.low_level = ConvBNReLU(low_channels, settings.low_level_channels)
+        plus = settings.decoder == "plus"
+        assert plus or not embedding, "the settings refuse a representation head without decoder"
+        self.low_level = ConvBNReLU(low_channels, settings.low_level_channels) if plus else None
         widths = (settings.aspp_channels, settings.low_level_channels, settings.decoder_channels)
-        self.class_head = Head(*widths, num_classes)
+        self.class_head = Head(*widths, num_classes) if plus else Classifier(settings.aspp_channels, num_classes)
         # A head that no loss uses would stall distributed training, so it exists only on request.
         self.embedding_head = Head(*widths, settings.embedding_dim) if embedding else None
+        self.aspp_channels = settings.aspp_channels
+        self.difficulty: DifficultyBranch | None = None
+        """DEAL's, which reads the logits: no part of the forward pass."""
 
     def forward(self, image_BCHW: Tensor) -> Output:
-        """(B, 3, H, W) normalised float -> logits and embedding at stride 4."""
+        """(B, 3, H, W) normalised float -> logits and embedding at stride 4 (without decoder: at the output stride)."""
         return self.decode(*self.encode(image_BCHW))
 
     def encode(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,8 +127,8 @@ class DeepLabV3Plus(nn.Module):
         return self.heads(*self.neck(low, deep))
 
     def neck(self, low: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
-        """ASPP's map at the output stride, and the low-level one at stride 4."""
-        return self.aspp(deep), self.low_level(low)
+        """ASPP's map at the output stride, and the low-level one at stride 4; without decoder the encoder's own."""
+        return self.aspp(deep), low if self.low_level is None else self.low_level(low)
 
     def heads(self, aspp: Tensor, low: Tensor) -> Output:
         embedding = None if self.embedding_head is None else self.embedding_head(aspp, low)
@@ -129,7 +136,7 @@ class DeepLabV3Plus(nn.Module):
 
     def widths(self) -> Widths:
         embedding = 0 if self.embedding_head is None else self.embedding_head.out.out_channels
-        return Widths(self.class_head.out.out_channels, self.class_head.conv.aspp_channels, embedding)
+        return Widths(self.class_head.out.out_channels, self.aspp_channels, embedding)
 
     def set_fused(self, fused: bool) -> None:
         """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain for ONNX export."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.checkpoint import load_model
+from training.difficulty import DifficultyBranch
 from training.folding import WideConv, fold_batch_norm, fuse_activations
 from training.model import DeepLabV3Plus, build_model, normalise
 from training.passes import dropout_passes
@@ -25,7 +26,12 @@ class Predictor:
 
     def __init__(self, checkpoint: Path, device: str | None = None, *, precision: Precision = "fp32") -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = for_inference(load_network(checkpoint), self.device, precision)
+        network = load_network(checkpoint)
+        self.difficulty, network.difficulty = network.difficulty, None
+        """Logits of the classes -> float32 logits (B, 1, h, w) of an error; None where no such branch was trained."""
+        if self.difficulty is not None:
+            self.difficulty.to(self.device)
+        self.model = for_inference(network, self.device, precision)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
 
     @torch.inference_mode()
@@ -54,6 +60,8 @@ def load_network(checkpoint: Path) -> DeepLabV3Plus:
     """The network of a checkpoint without its representation head, in evaluation mode on the CPU."""
     state, meta = load_model(checkpoint)
     model = build_model(ModelSettings.model_validate(meta["model"]), len(meta["classes"]), embedding=False)
+    if "difficulty.gamma" in state:
+        model.difficulty = DifficultyBranch(len(meta["classes"]))
     wanted = model.state_dict().keys()
     model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
     return model.eval()

@@ -16,6 +16,9 @@ class ModelSettings(Settings):
     backbone: Literal["mobilenetv2_100", "resnet50", "resnet101s"] = "mobilenetv2_100"
     """timm encoder; `resnet101s` has the deep stem of CPS and U2PL."""
     output_stride: Literal[8, 16] = 16
+    decoder: Literal["plus", "none"] = "plus"
+    """`plus`: DeepLabv3+; `none`: DeepLabv3, which classifies ASPP's map at the output stride (EquAL) and has no
+    representation head."""
     weights: str = "imagenet"
     """`imagenet` (download), `none`, or a safetensors file or a folder that holds `<backbone>*.safetensors`."""
     aspp_channels: int = Field(256, ge=8)
@@ -69,11 +72,11 @@ class AugmentSettings(Settings):
 class TrainSettings(Settings):
     method: Literal[
         "supervised", "self_training", "st++", "mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael",
-        "s4al",
+        "s4al", "equal", "deal",
     ] = "self_training"  # fmt: skip
     """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet, `st++` is too, and then
     self-training on the most reliable images first; the methods of ON_THE_FLY label the pool while they train, and
-    have cycle 0 alone."""
+    need no cycle before; `supervised` and `deal` learn the labelled images alone, with `teacher`'s keys in cycle 0."""
     epochs: int = Field(100, ge=1)
     last_epochs: int | None = Field(None, ge=1)
     """Epochs of the last cycle, where it is to be longer."""

@@ -16,9 +16,11 @@ from benchmarks.deploy import export_command, export_onnx, find_checkpoint, pred
 from querying.errors import DamagedError, InfrastructureError, UserError
 from querying.shards import read_images, read_truth
 from training.checkpoint import load_model, save_model
+from training.difficulty import DifficultyBranch
 from training.evaluation import EvaluationTask, ShardEvaluator
-from training.model import normalise
+from training.model import build_model, normalise
 from training.predictor import Predictor
+from training.settings import ModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +165,18 @@ def test_the_exported_model_gives_the_logits_of_the_run_for_any_batch(finished, 
         (found,) = session.run(None, {"image": normalise(image_NCHW[:count]).contiguous().numpy()})
         assert found.shape == (count, 6, 48, 64)
         np.testing.assert_allclose(found, expected[:count], atol=1e-4)
+
+
+def test_a_model_without_decoder_is_exported_too_and_a_difficulty_branch_is_no_part_of_it(finished, tmp_path):
+    _, meta = load_model(find_checkpoint(finished, None))
+    meta["model"]["decoder"] = "none"
+    torch.manual_seed(0)
+    model = build_model(ModelSettings.model_validate(meta["model"]), 6, embedding=False)
+    model.difficulty = DifficultyBranch(6)
+    save_model(tmp_path, model.state_dict(), meta)
+    assert Predictor(tmp_path, "cpu").difficulty is not None
+    assert export_onnx(tmp_path, tmp_path / "model.onnx") <= 1e-4
+    assert not [w.name for w in onnx.load(tmp_path / "model.onnx").graph.initializer if "difficulty" in w.name]
 
 
 def test_the_exported_file_says_what_its_input_and_output_mean(exported, toy_data):

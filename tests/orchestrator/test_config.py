@@ -40,6 +40,9 @@ def test_every_recipe_is_named_after_its_function_and_survives_yaml(name, tmp_pa
         ("train.lr", "'train.lr' is not of the form key=value"),
         ("train.lr=[1", "train.lr: not valid YAML"),
         ("augment.scale_min=3", "scale_min is larger than scale_max"),
+        ("query.acquisition=deal_ds", "query.acquisition=deal_ds needs train.method=deal"),
+        ("model.decoder=none", "model.decoder=none has no representation head: it needs reco.weight=0"),
+        ("methods.deal.attention=0", "methods.deal.attention: Input should be greater than 0 (got 0)"),
         ("cycles=-1", "cycles: Input should be greater than or equal to 0 (got -1)"),
     ],
 )
@@ -83,6 +86,22 @@ def test_hostile_yaml_is_refused_in_one_line(text, tmp_path):
         load_yaml(path)
     with pytest.raises(UserError, match="larger than"):
         parse_yaml("a" * 1_000_001, "r.yaml")
+
+
+def test_a_difficulty_is_asked_for_where_its_branch_is_trained():
+    config = override(BASE, ["train.method=deal", "query.acquisition=deal_de", "reco.weight=0"])
+    first, later = (config.train_at(cycle, last=False) for cycle in (0, 1))
+    assert (first.method, first.batch_size, first.batch_size_unlabelled) == ("deal", 4, 0)
+    assert (later.method, later.batch_size, later.batch_size_unlabelled) == ("deal", 2, 0)
+    reference = config.as_reference()
+    assert reference.train_at(0, last=True).method == "supervised"
+    assert build(reference.model_dump(mode="json")) == reference  # it asks nothing
+    assert override(BASE, ["query.acquisition=deal_ds", "query.per_image=0"]).query.acquisition == "deal_ds"
+
+
+def test_a_method_with_a_representation_head_needs_a_decoder():
+    with pytest.raises(UserError, match=r"u2pl needs a representation head: model\.decoder=none has none"):
+        override(BASE, ["cycles=0", "reco.weight=0", "train.method=u2pl", "model.decoder=none"])
 
 
 def test_cycles_get_their_own_schedule():

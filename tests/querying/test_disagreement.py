@@ -6,7 +6,7 @@ import torch
 
 from querying.acquisition import ACQUISITIONS, entropy
 from querying.disagreement import FURTHER, Predictions
-from querying.settings import ACQUISITION_NAMES
+from querying.settings import ACQUISITION_NAMES, DIFFICULTY_NAMES
 
 MEASURES = (Predictions.mutual_information, Predictions.entropy_of_mean)
 
@@ -31,7 +31,7 @@ def noise(*shape, scale=3.0):
 
 
 def test_every_name_of_the_settings_has_a_function():
-    assert set(ACQUISITION_NAMES) == {*ACQUISITIONS, *FURTHER, "random"}
+    assert set(ACQUISITION_NAMES) == {*ACQUISITIONS, *FURTHER, *DIFFICULTY_NAMES, "random"}
 
 
 def test_predictions_that_are_all_alike_carry_no_mutual_information():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.checkpoint import save_model
+from training.checkpoint import load_model, save_model
 from training.folding import ConvAct, fold_batch_norm, fuse_activations
 from training.model import ConvBNReLU, build_model
 from training.predictor import Predictor
@@ -16,10 +16,10 @@ BACKBONES = [("mobilenetv2_100", 16), ("resnet50", 8), ("resnet101s", 8)]
 SMALL = {"aspp_channels": 16, "decoder_channels": 16, "low_level_channels": 8, "weights": "none"}
 
 
-def settled(backbone="mobilenetv2_100", stride=16, classes=5, *, gain=1.0):
+def settled(backbone="mobilenetv2_100", stride=16, classes=5, *, gain=1.0, decoder="plus"):
     """A network whose BatchNorms have seen something: none of their four vectors is what it starts as."""
     torch.manual_seed(0)
-    settings = ModelSettings(backbone=backbone, output_stride=stride, **SMALL)
+    settings = ModelSettings(backbone=backbone, output_stride=stride, decoder=decoder, **SMALL)
     model = build_model(settings, classes, embedding=False)
     with torch.no_grad():
         for module in model.modules():
@@ -40,11 +40,13 @@ def image(batch, seed=1):
     return torch.randn(batch, 3, 65, 94, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("backbone", "stride"), BACKBONES)
+@pytest.mark.parametrize(
+    ("backbone", "stride", "decoder"), [(*b, "plus") for b in BACKBONES] + [("resnet50", 8, "none")]
+)
 @torch.inference_mode()
-def test_the_folded_network_gives_the_logits_of_the_plain_one(backbone, stride):
+def test_the_folded_network_gives_the_logits_of_the_plain_one(backbone, stride, decoder):
     """To 1e-10 in float64; in float32 it is at most four times as far from that as the plain one, or 1e-5."""
-    model, x = settled(backbone, stride)[1], image(1)
+    model, x = settled(backbone, stride, decoder=decoder)[1], image(1)
     exact_model = copy.deepcopy(model).double()
     exact = exact_model(x.double()).logits
     fold_batch_norm(exact_model)
@@ -144,6 +146,26 @@ def test_bf16_keeps_the_classes_of_a_sure_network_and_gives_float32_logits(check
     assert (rough.argmax(1) == exact.argmax(1)).float().mean() > 0.97
     assert (rough - exact).norm() < 0.1 * exact.norm()
     assert rough.unique().numel() > 0.5 * rough.numel()  # the class scores themselves are not rounded
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_predictor_of_a_network_without_decoder_is_that_network(tmp_path, precision):
+    from training.model import normalise
+
+    settings, model = settled(gain=200, decoder="none")
+    save_model(tmp_path, model.state_dict(), {"model": settings.model_dump(mode="json"), "classes": list("abcde")})
+    with torch.inference_mode():
+        expected = model(normalise(pixels())).logits
+    found = Predictor(tmp_path, "cpu", precision=precision)(pixels())
+    assert found.shape == expected.shape == (2, 5, 7, 8)
+    assert (found - expected).norm() < (1e-4 if precision == "fp32" else 0.2) * expected.norm()
+
+
+def test_a_checkpoint_from_before_the_decoders_key_has_the_decoder(checkpoint, tmp_path):
+    state, meta = load_model(checkpoint[0])
+    del meta["model"]["decoder"]
+    save_model(tmp_path, state, meta)
+    assert torch.equal(Predictor(tmp_path, "cpu")(pixels()), Predictor(checkpoint[0], "cpu")(pixels()))
 
 
 def test_folding_leaves_nothing_to_a_copy(checkpoint):

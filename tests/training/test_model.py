@@ -135,6 +135,25 @@ def test_every_backbone_gives_maps_at_stride_4_rounded_up(backbone, stride, low,
     assert tuple(output.embedding.shape) == (1, 6, 13, 17)
 
 
+@pytest.mark.parametrize(("backbone", "stride"), [("mobilenetv2_100", 16), ("resnet50", 8)])
+def test_without_a_decoder_aspps_map_is_classified_at_the_output_stride(backbone, stride):
+    """DeepLabv3: logits = W a + b for each cell of ASPP's map; there is no parameter for the low-level one."""
+    model = small_model(embedding=False, backbone=backbone, output_stride=stride, decoder="none").double().eval()
+    x = image(1, 3, 50, 67, dtype=torch.float64)
+    with torch.no_grad():
+        aspp = model.aspp(model.encode(x)[1])
+        expected = torch.einsum("ca,bahw->bchw", model.class_head.out.weight[:, :, 0, 0], aspp)
+        expected = expected + model.class_head.out.bias.view(1, -1, 1, 1)
+        found = model(x)
+    assert tuple(found.logits.shape) == (1, 5, -(-50 // stride), -(-67 // stride))
+    assert found.embedding is None
+    torch.testing.assert_close(found.logits, expected)
+    assert model.widths() == (5, 8, 0)
+    assert not [name for name in model.state_dict() if "low_level" in name]
+    model.train()(image(2, 3, 50, 67, dtype=torch.float64)).logits.square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
 @pytest.mark.parametrize(("stride", "rates"), [(16, [6, 12, 18]), (8, [12, 24, 36])])
 def test_aspp_dilates_with_the_rates_of_its_output_stride(stride, rates):
     model = small_model(output_stride=stride)

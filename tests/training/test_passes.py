@@ -32,6 +32,7 @@ MODELS = {
     "dropout": {},
     "dropped paths too": {"drop_path": 0.3},
     "dropped paths alone": {"drop_path": 0.3, "dropout": 0.0},
+    "dropout without a decoder": {"decoder": "none"},
 }
 
 

@@ -21,6 +21,7 @@ METHODS_SETTINGS = {"cps": {"cutmix": True}, "u2pl": SMALL_U2PL, "s4al": {"frequ
 
 CASES = {
     **{name: (f"train.method={name}", "methods.u2pl.memory=50", "methods.s4al.cold_start=1") for name in ON_THE_FLY},
+    "deal": ("train.method=deal",),
     "cps with cutmix": ("train.method=cps", "methods.cps.cutmix=true"),
 }
 

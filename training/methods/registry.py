@@ -3,6 +3,8 @@
 from training.methods.ael import AEL
 from training.methods.cct import CCT
 from training.methods.cps import CPS
+from training.methods.deal import DEAL
+from training.methods.equal import EquAL
 from training.methods.mean_teacher import MeanTeacher
 from training.methods.method import Method
 from training.methods.s4al import S4AL
@@ -23,4 +25,6 @@ METHODS: dict[str, type[Method]] = {
     "cct": CCT,
     "ael": AEL,
     "s4al": S4AL,
+    "equal": EquAL,
+    "deal": DEAL,
 }

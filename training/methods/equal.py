@@ -1,0 +1,31 @@
+"""EquAL's training (Golestaneh & Kitani 2020): an image and its mirror image are to be predicted alike.
+
+L = CE(p(x_l), y) + w * mean ||p(x) - mirror(p(mirror(x)))||^2 over labelled and pool images; both predictions learn.
+
+One pass holds the images and their mirror images, so it costs twice as much as the same batch of another method.  The
+squared Euclidean distance of probabilities (a sum over the classes, in [0, 2]) and its weight are our reading of
+"pixel-wise self-consistency"; the paper's own could not be looked up.  The acquisition is `equal`.
+"""
+
+import torch
+
+from querying.labels import IGNORE
+from training.batch import Batch
+from training.methods.method import Method
+from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.model import normalise
+
+
+class EquAL(Method):
+    on_the_fly = True
+
+    def forward(self, batch: Batch, step: Step) -> Parts:
+        image = normalise(torch.cat([batch.image, batch.image_u]))
+        seen_BHW = torch.cat([batch.target != IGNORE, batch.seen_u[0]])
+        logits, mirrored = self.network(torch.cat([image, image.flip(3)])).logits.chunk(2)
+        p, p_back = (full_size(z, batch.target.shape[1:]).float().softmax(1) for z in (logits, mirrored.flip(3)))
+        apart_BHW = (p - p_back).square().sum(1)
+        return {
+            "ce": supervise(logits[: len(batch.image)], batch.target, step),
+            "consistency": step.methods.equal.weight * pixel_mean(apart_BHW, seen_BHW, seen_BHW, step),
+        }
