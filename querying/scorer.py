@@ -4,6 +4,7 @@ Shape suffixes: B = images, C = classes, H and W = pixels, h and w = the head's 
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from querying.schemas import PSEUDO_LABELS, REGION_SCORES
 from querying.settings import DIFFICULTY_NAMES
 from querying.shards import Shard, encode_label, read_images
 
+ENCODERS = 4
+"""Threads that turn labels into PNG, which takes a core longer than a GPU takes to find them."""
 Predict = Callable[[Tensor, float], Tensor]
 """uint8 images (B, 3, H, W) and a scale -> logits (B, C, h, w) at any lower resolution."""
 
@@ -123,16 +126,16 @@ class ShardScorer:
         return self._rows(ids, *self._computed(ids, images_BCHW), bought)
 
     def _scored(self, task: ScoreTask) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
-        """The rows of a shard, batch by batch; labels are encoded while the next batch is computed."""
-        with ThreadPoolExecutor(1) as encoder:
-            waiting: Future[tuple[pa.RecordBatch, pa.RecordBatch]] | None = None
+        """The rows of a shard, batch by batch; labels are encoded while the next batches are computed."""
+        waiting: deque[Future[tuple[pa.RecordBatch, pa.RecordBatch]]] = deque()
+        with ThreadPoolExecutor(ENCODERS) as encoders:
             for ids, images_BCHW in pool_batches(task, self.batch_size):
                 found = self._computed(ids, images_BCHW)
-                if waiting:
-                    yield waiting.result()
-                waiting = encoder.submit(self._rows, ids, *found, task.bought)
-            if waiting:
-                yield waiting.result()
+                if len(waiting) == ENCODERS:
+                    yield waiting.popleft().result()
+                waiting.append(encoders.submit(self._rows, ids, *found, task.bought))
+            while waiting:
+                yield waiting.popleft().result()
 
     @torch.inference_mode()
     def _computed(self, ids: list[str], images_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -25,6 +25,8 @@ def capture(network: DeepLabV3Plus, shape: tuple[int, int, int, int]) -> None:
     plain = network.forward
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     sample = torch.zeros(shape, device=next(network.parameters()).device).contiguous(memory_format=torch.channels_last)
+    if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):  # a capture is on its own stream
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     replay: Any = torch.cuda.make_graphed_callables(_Tensors(network), (sample,))
     for name, buffer in network.named_buffers():  # the warm-up has moved BatchNorm's statistics
         buffer.copy_(before[name])

@@ -1,6 +1,7 @@
 """One training from its description: what a Ray Train worker runs, and what the local back end runs in-process."""
 
 import itertools
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,11 @@ from training.optim import poly_lr
 from training.settings import AugmentSettings, EvaluateSettings, ModelSettings, ReCoSettings, TrainSettings
 from training.validation import MIOU, Validator, best_epoch, due
 from training.worker import Worker
+
+LOADERS = 4
+"""Threads that make batches for a GPU."""
+SWITCH_S = 0.0005
+"""What they may keep the thread waiting that launches the kernels; Python's own 5 ms are a fifth of a step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +84,8 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     grid = RegionGrid(index.height, index.width, job.region_size)
     kind = METHODS[job.train.method]
     gpu = worker.device.type == "cuda"
+    if gpu:
+        sys.setswitchinterval(SWITCH_S)
     data = TrainingData(
         index,
         Ledger(job.ledger),
@@ -163,7 +171,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
             world=worker.world,
             labelled=job.train.batch_size,
             unlabelled=job.train.batch_size_unlabelled,
-            threads=8 if gpu else 1,
+            threads=LOADERS if gpu else 1,
             pin=gpu,
         ),
         progress,
