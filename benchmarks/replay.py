@@ -72,9 +72,9 @@ def replay_command(
     with handled(), shown() as progress, started(backend, address, progress) as ready:
         from orchestrator.stages import Stages
 
-        grid = RegionGrid(index.height, index.width, config.query.region_size)
+        asked, grid = (RegionGrid(index.height, index.width, c.query.region_size) for c in (found.config, config))
         layout = found.layout
-        stages = Stages(config, index, grid, layout, Ledger(layout.ledger), ready, progress, "replay")
+        stages = Stages(config, index, grid, layout, Ledger(layout.ledger), ready, progress, "replay", asked)
         make_folder(out)
         rows = []
         for cycle in cycles:

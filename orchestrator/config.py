@@ -86,7 +86,7 @@ class RunConfig(Settings):
             raise ValueError("evaluate.best_on_val=true needs train.validate_epochs: how often to look")
         if self.query.acquisition == "bald" and not (self.model.dropout or self.model.drop_path):
             raise ValueError("query.acquisition=bald needs model.dropout above 0: its passes would all be the same")
-        check_method(self.train, self.methods, self.cycles, self.query.per_image)
+        check_method(self.train, self.methods, self.cycles, self.query.asked)
         return self
 
     def train_at(self, cycle: int, *, last: bool) -> TrainSettings:
