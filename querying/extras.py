@@ -33,13 +33,15 @@ class Features(Protocol):
 
 
 def majority_classes(log_p_1CHW: Tensor, grid: RegionGrid) -> np.ndarray:
-    """The class that most pixels of a region are predicted to be, uint8 (R,); of equals the lower (the
-    dominant label of Cai et al. 2021)."""
+    """The class that most pixels of a region are predicted to be, uint8 (R,), the dominant label of Cai et al. 2021.
+
+    Of classes with as many pixels, the more probable: their numbers should decide nothing."""
     import torch.nn.functional as F
 
     classes = log_p_1CHW.shape[1]
     one_hot_CHW = F.one_hot(log_p_1CHW[0].argmax(dim=0), classes).permute(2, 0, 1).float().contiguous()
-    return grid.mean(one_hot_CHW).argmax(dim=0).cpu().numpy().astype(np.uint8)
+    share_CR, p_CR = grid.mean(one_hot_CHW).double(), grid.mean(log_p_1CHW[0].exp()).double()
+    return (share_CR + p_CR / (2 * grid.size**2)).argmax(dim=0).cpu().numpy().astype(np.uint8)
 
 
 def class_mixtures(log_p_1CHW: Tensor, grid: RegionGrid) -> np.ndarray:
