@@ -126,7 +126,7 @@ class Ledger:
 
     def whole(self, cycle: int, num_regions: int) -> list[str]:
         """Images of which nothing is left to buy after `cycle`: those of cycle 0, then those whose `num_regions`
-        regions queries have bought."""
+        regions queries have bought, in the order in which these were first asked about."""
         bought = self.bought(cycle).items()
         return self.images(0) + [image_id for image_id, regions in bought if len(regions) == num_regions]
 
