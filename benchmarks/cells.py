@@ -67,7 +67,7 @@ def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | N
         stop_at=None,
         initial=initial,
         teacher={"epochs": None, "steps_per_epoch": None, "batch_size": None},  # the same steps and labelled images
-        **{**changes, "query": {"per_image": 0, **changes.get("query", {})}},
+        **{**changes, "query": {"unit": "cell", "per_image": 0, "images": 0, **changes.get("query", {})}},
     )
 
 

@@ -21,6 +21,7 @@ from querying.errors import DamagedError, UserError
 from querying.files import read_json
 from querying.labels import IGNORE
 from querying.ledger import Ledger
+from querying.regions import RegionGrid
 from querying.shards import DataIndex, decode_label
 
 Counts = npt.NDArray[np.int64]
@@ -110,12 +111,12 @@ class Findings:
             speeds.setdefault(row["cycle"], []).append(row["train/images_per_second"])
         rates = {cycle: {"train": float(np.mean(values))} for cycle, values in speeds.items()}
         if index:
-            whole = len(self.ledger.images(0))
-            images = {
-                "evaluate": index.num_images(self.summary["evaluated_on"]),
-                "score": index.num_images("train") - whole,
-            }
+            regions = RegionGrid(index.height, index.width, self.config.query.region_size).num_regions
             for row in self.cycles:
+                images = {
+                    "evaluate": index.num_images(self.summary["evaluated_on"]),
+                    "score": index.num_images("train") - len(self.ledger.whole(row["cycle"], regions)),
+                }
                 for stage in images.keys() & row["seconds"].keys():
                     rates.setdefault(row["cycle"], {})[stage] = images[stage] / max(row["seconds"][stage], 1e-9)
         return rates

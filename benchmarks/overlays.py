@@ -20,7 +20,7 @@ from querying.codecs import UInt8
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS
-from querying.scorer import read_scores
+from querying.scores import read_scores
 from querying.shards import DataIndex, ImageStore, decode_label, read_truth
 
 WIDTH = 11.0  # inches

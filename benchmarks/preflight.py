@@ -37,7 +37,7 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
     if ":" in config.query.acquisition:
         own_acquisition(config.query.acquisition)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
-    if config.query.exclude_border and config.cycles and config.query.per_image and grid.border().all():
+    if config.query.leaves_border_out and config.cycles and config.query.asked and grid.border().all():
         raise UserError(
             f"query.region_size={grid.size}: all {grid.num_regions} regions touch the border,"
             " which query.exclude_border leaves out"
@@ -56,7 +56,7 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
             if shard.masked < shard.rows:
                 raise UserError(f"{index.root / shard.truth}: an image of split {split!r} has no mask")
     for shard in index.shards("train"):
-        if config.cycles and config.query.per_image and shard.masked < shard.rows:
+        if config.cycles and config.query.asked and shard.masked < shard.rows:
             raise UserError(
                 f"{index.root / shard.truth}: {shard.rows - shard.masked} train images have no mask, and the simulated"
                 " annotator needs one for each: set query.per_image=0 to self-train without queries"

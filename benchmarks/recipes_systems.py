@@ -13,6 +13,7 @@ from orchestrator.config import RunConfig, changed
 
 ANYWHERE = {"select": "global", "exclude_border": False, "scales": (1.0,)}
 """Neither S4AL+'s quota for each image nor its border nor its scales."""
+IMAGES = {"unit": "image", "scales": (1.0,)}
 
 
 def camvid_random() -> RunConfig:
@@ -86,11 +87,11 @@ def cityscapes_equal() -> RunConfig:
 
 
 def camvid_deal() -> RunConfig:
-    """DEAL (Xie et al. 2020): MobileNetV2, 40 images whole, then 5 % of all pixels per query up to 40 %.
+    """DEAL (Xie et al. 2020): MobileNetV2, 40 images whole, then the 18 most difficult (5 %) per query up to 40 %.
 
-    Published, whole images by difficulty score at 10, 20, 30 and 40 %: 51.8, 57.9, 60.4, 61.4; about 64.8 with all
-    labels (random 60.5 and entropy 61.2 at 40 %).  Here cells of the same number of pixels are bought.  An epoch has
-    50 steps; published, it is a pass over the labelled images.  `query.acquisition=deal_de` is the other acquisition.
+    Published by difficulty score at 10, 20, 30 and 40 %: 51.8, 57.9, 60.4, 61.4; about 64.8 with all labels (random
+    60.5 and entropy 61.2 at 40 %).  An epoch has 50 steps; published, it is a pass over the labelled images.
+    `query.acquisition=deal_de` is the other acquisition.
     """
     return changed(
         camvid_s4al_plus(),
@@ -102,12 +103,12 @@ def camvid_deal() -> RunConfig:
         train={"method": "deal", "batch_size": 4, "steps_per_epoch": 50, "weight_decay": 5e-4},
         teacher={"batch_size": None, "steps_per_epoch": None},
         methods={"deal": {"attention": 2 / 3}},
-        query={**ANYWHERE, "acquisition": "deal_ds", "per_image": 11},
+        query={**IMAGES, "acquisition": "deal_ds", "images": 18},
     )
 
 
 def cityscapes_deal() -> RunConfig:
-    """DEAL as in `camvid_deal`, batch 8: 10 % of the images whole, then 5 % of all pixels per query up to 40 %.
+    """DEAL as in `camvid_deal`, batch 8: 10 % of the images whole, then 134 images (5 %) per query up to 40 %.
 
     Published, whole images at 10, 20, 30 and 40 %: 50.9, 57.2, 60.0, 62.0; about 66.0 with all labels.
     """
@@ -120,7 +121,7 @@ def cityscapes_deal() -> RunConfig:
         train={"method": "deal", "batch_size": 8, "steps_per_epoch": 100, "weight_decay": 5e-4},
         teacher={"batch_size": None, "steps_per_epoch": None},
         methods={"deal": {"attention": 0.5}},
-        query={**ANYWHERE, "acquisition": "deal_ds", "per_image": 15, "levels": 10},
+        query={**IMAGES, "acquisition": "deal_ds", "images": 134, "levels": 10},
     )
 
 
@@ -155,14 +156,14 @@ def camvid_cpu_equal() -> RunConfig:
 
 
 def camvid_cpu_deal() -> RunConfig:
-    """DEAL under the labels, pixels and steps of `camvid_cpu`: the pool's most difficult cells, 4 images in a step."""
+    """DEAL under the labels and steps of `camvid_cpu`: the 20 most difficult images, 97 % of its query; 4 in a step."""
     return changed(
         camvid_cpu(),
         name="camvid_cpu_deal",
         reference=False,
         reco=NO_RECO,
         train={"method": "deal", "batch_size": 4},
-        query={**ANYWHERE, "acquisition": "deal_ds"},
+        query={**IMAGES, "acquisition": "deal_ds", "images": 20},
     )
 
 

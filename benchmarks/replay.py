@@ -72,9 +72,9 @@ def replay_command(
     with handled(), shown() as progress, started(backend, address, progress) as ready:
         from orchestrator.stages import Stages
 
-        grid = RegionGrid(index.height, index.width, config.query.region_size)
+        asked, grid = (RegionGrid(index.height, index.width, c.query.region_size) for c in (found.config, config))
         layout = found.layout
-        stages = Stages(config, index, grid, layout, Ledger(layout.ledger), ready, progress, "replay")
+        stages = Stages(config, index, grid, layout, Ledger(layout.ledger), ready, progress, "replay", asked)
         make_folder(out)
         rows = []
         for cycle in cycles:
@@ -113,7 +113,7 @@ def rank_agreement(first: Path, second: Path, num_regions: int) -> float | None:
     """Spearman's rho of two folders of scores over the cells that are eligible in both; None below three of them."""
     from scipy.stats import rankdata
 
-    from querying.scorer import read_scores
+    from querying.scores import read_scores
 
     pairs: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for path in sorted(second.glob("regions-*.arrow")):

@@ -26,8 +26,8 @@ KEYS = (
     "cycles", "budget", "stop_at", "initial.fraction", "initial.images", "model.backbone", "model.output_stride",
     "model.weights", "train.method", "train.epochs", "train.last_epochs", "train.steps_per_epoch", "train.batch_size",
     "train.batch_size_unlabelled", "train.lr", "train.precision", "train.workers", "teacher.epochs",
-    "teacher.steps_per_epoch", "teacher.batch_size", "reco.weight", "query.acquisition", "query.select",
-    "query.region_size", "query.per_image", "query.threshold", "query.scales", "query.exclude_border",
+    "teacher.steps_per_epoch", "teacher.batch_size", "reco.weight", "query.acquisition", "query.unit", "query.select",
+    "query.region_size", "query.per_image", "query.images", "query.threshold", "query.scales", "query.exclude_border",
 )  # fmt: skip
 """What a reader asks about first; the whole recipe stands below them."""
 PICTURES = ("queried", "pseudo")

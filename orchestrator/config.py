@@ -86,10 +86,10 @@ class RunConfig(Settings):
             raise ValueError("evaluate.best_on_val=true needs train.validate_epochs: how often to look")
         if self.query.acquisition == "bald" and not (self.model.dropout or self.model.drop_path):
             raise ValueError("query.acquisition=bald needs model.dropout above 0: its passes would all be the same")
-        asks = self.cycles and self.query.per_image  # not so the fully supervised reference of a run
+        asks = self.cycles and self.query.asked  # not so the fully supervised reference of a run
         if asks and self.query.acquisition in DIFFICULTY_NAMES and self.train.method != "deal":
             raise ValueError(f"query.acquisition={self.query.acquisition} needs train.method=deal, whose branch it is")
-        check_method(self.train, self.methods, self.cycles, self.query.per_image)
+        check_method(self.train, self.methods, self.cycles, self.query.asked)
         check_network(self.train, self.model, self.reco)
         return self
 

@@ -59,15 +59,14 @@ def run(
 
     def first_labels() -> Iterator[pa.RecordBatch]:
         progress.stage(f"{name}: label the first images")
-        return oracle.annotate(0, whole_images(first["ids"], grid.num_regions))
+        return oracle.annotate(0, whole_images(first["ids"], grid.num_regions if grid.size > 1 else None))
 
     supervised = supervised_miou() if config.stop_at else None
     bought = ledger.images(0) if ledger.has(0) and not ledger.problems(0) else None
     first = labelled_set(config, oracle, index.num_images("train"), layout.labelled_set, bought)
     buy(ledger, 0, first_labels, progress.say)
     for cycle in range(config.cycles + 1):
-        spent_up = bool(config.query.per_image) and stages.pixels_left(cycle) < grid.areas().min()
-        last = cycle == config.cycles or spent_up
+        last = cycle == config.cycles or stages.spent_up(cycle)
         train = partial(stages.train, cycle, last)
         checkpoint = publish(layout.checkpoint(cycle), train, inputs=inputs("train", cycle))
         discard(layout.work(cycle))
@@ -90,7 +89,7 @@ def run(
         query = publish(layout.query(cycle), select, inputs=inputs("select", cycle))
         rows[-1] = cycle_row(layout, ledger, index, cycle, scored=True)
         wanted = pq.read_table(query / "query.parquet")
-        if not wanted.num_rows and config.query.per_image:
+        if not wanted.num_rows and config.query.asked:
             progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")
             break
         buy(ledger, cycle + 1, partial(oracle.annotate, cycle + 1, wanted), progress.say, digest(query, "*.parquet"))

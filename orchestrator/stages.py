@@ -21,14 +21,14 @@ from orchestrator.memory import memory_for
 from orchestrator.progress import Progress
 from orchestrator.summary import BEST_COUNTS, COUNTS
 from orchestrator.verify import stage_inputs
-from querying.errors import UserError
+from querying.choice import ScoredPool, choose
 from querying.files import write_json, written
 from querying.ledger import Ledger
-from querying.regions import RegionGrid
+from querying.pool import ScoreTask
+from querying.regions import WHOLE, RegionGrid
 from querying.reliability import reliable_images, write_reliability
 from querying.schemas import QUERY
-from querying.scorer import ScoreTask, ShardScorer, read_scores
-from querying.selection import Cells, select_global, select_per_image, within_budget
+from querying.scorer import ShardScorer
 from querying.shards import DataIndex, image_ids
 from training.checkpoint import best_folder
 from training.evaluation import EvaluationTask, ShardEvaluator
@@ -51,10 +51,13 @@ class Stages:
         backend: Backend,
         progress: Progress,
         name: str,
+        bought_on: RegionGrid | None = None,
     ) -> None:
+        """`bought_on`: the ledger's grid, where questions are asked on another one (`s4al replay`)."""
         self.config, self.index, self.grid = config, index, grid
         self.layout, self.ledger = layout, ledger
         self.backend, self.progress, self.name = backend, progress, name
+        self.bought_on = bought_on or grid
 
     def train(self, cycle: int, last: bool, out: Path) -> None:
         settings = self.config.train_at(cycle, last=last)
@@ -129,13 +132,15 @@ class Stages:
             acquisition=query.acquisition,
             scales=query.scales,
             threshold=query.threshold,
-            exclude_border=query.exclude_border,
+            exclude_border=query.leaves_border_out,
             batch_size=query.batch_size,
             threads=query.threads,
             seed=self.config.seed,
             cycle=cycle,
             passes=query.passes,
             levels=query.levels,
+            extra=query.extra,
+            unit=query.unit,
         )
         shards = self.index.shards("train")
         self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")
@@ -152,33 +157,31 @@ class Stages:
         allowed = int(total * self.config.budget + 1e-6) if self.config.budget else total
         return max(0, allowed - self.ledger.spent(cycle).pixels)
 
+    def spent_up(self, cycle: int) -> bool:
+        """Is there too little left for the smallest thing that a query could buy?"""
+        query, areas = self.config.query, self.grid.areas()
+        return bool(query.asked) and self.pixels_left(cycle) < (areas.sum() if query.unit == "image" else areas.min())
+
     def select(self, cycle: int, scores: Path | None = None) -> pa.Table:
         """The next query (schema QUERY), never beyond the budget, from the cycle's scores or those of another folder.
         Holds one shard of scores at a time."""
-        query, areas = self.config.query, self.grid.areas()
         self.progress.stage(f"{self.name} cycle {cycle}: select")
-        ids: list[str] = []
-
-        def shards() -> Iterator[tuple[int, np.ndarray]]:
-            for path in sorted((scores or self.layout.scores(cycle)).glob("regions-*.arrow")):
-                shard_ids, score_NR = read_scores(path, self.grid.num_regions)
-                first = len(ids)
-                ids.extend(shard_ids)
-                yield first, score_NR
-
-        if query.select == "global":
-            pool = self.index.num_images("train") - len(self.ledger.images(0))
-            cells = select_global(shards(), query.per_image * pool)
-        else:
-            cells = select_per_image(shards(), query.per_image)
-        if len(set(ids)) != len(ids):
-            raise UserError(f"{self.index.root}: an image is in two shards of the train split")
-        return _query_table(within_budget(cells, areas, self.pixels_left(cycle)), ids)
+        labelled = frozenset(self.ledger.whole(cycle, self.bought_on.num_regions))
+        return choose(
+            self.config.query,
+            ScoredPool(scores or self.layout.scores(cycle), self.grid),
+            pixels=self.pixels_left(cycle),
+            images=self.index.num_images("train") - len(labelled),
+            labelled=labelled,
+            seed=self.config.seed,
+            cycle=cycle,
+        )
 
     def _score_tasks(self, cycle: int) -> Iterator[ScoreTask]:
         choice = self.layout.teacher_choice(cycle)
         kept = (reliable_images(choice) if choice else None) or frozenset()
-        whole, bought = kept.union(self.ledger.images(0)), self.ledger.bought(cycle)
+        whole = kept.union(self.ledger.whole(cycle, self.bought_on.num_regions))
+        bought = self.ledger.bought(cycle)
         for number, shard in enumerate(self.index.shards("train")):
             ids = image_ids(self.index.root, shard)
             yield ScoreTask(
@@ -186,7 +189,7 @@ class Stages:
                 self.index.root.resolve(),
                 shard,
                 whole.intersection(ids),
-                {image_id: bought[image_id] for image_id in ids if image_id in bought},
+                {i: list(self.grid.touching(bought[i], self.bought_on)) for i in ids if i in bought},
             )
 
     def _rank(self, out: Path) -> None:
@@ -203,11 +206,13 @@ class Stages:
             yield from self.backend.map(make, method, tasks, actors=query.actors, threads=query.threads)
 
 
-def whole_images(ids: Sequence[str], num_regions: int) -> pa.Table:
-    """A query for all regions of some images (schema QUERY)."""
+def whole_images(ids: Sequence[str], num_regions: int | None) -> pa.Table:
+    """A query for all regions of some images (schema QUERY); without `num_regions`, in one row each (region WHOLE)."""
+    region_R = np.arange(num_regions, dtype=np.int32) if num_regions else np.array([WHOLE], np.int32)
+    num_regions = len(region_R)
     columns = {
         "image_id": pa.array(np.repeat(np.array(ids, dtype=object), num_regions), pa.string()),
-        "region": pa.array(np.tile(np.arange(num_regions, dtype=np.int32), len(ids))),
+        "region": pa.array(np.tile(region_R, len(ids))),
         "score": pa.nulls(len(ids) * num_regions, pa.float32()),
     }
     return pa.table(columns, schema=QUERY)
@@ -216,12 +221,3 @@ def whole_images(ids: Sequence[str], num_regions: int) -> pa.Table:
 def write_query(select: Callable[[], pa.Table], out: Path) -> None:
     with written(out / "query.parquet") as staged:
         pq.write_table(select(), staged, write_page_checksum=True)
-
-
-def _query_table(cells: Cells, ids: list[str]) -> pa.Table:
-    columns = {
-        "image_id": pa.array([ids[position] for position in cells.position_S], pa.string()),
-        "region": pa.array(cells.region_S),
-        "score": pa.array(cells.score_S),
-    }
-    return pa.table(columns, schema=QUERY)

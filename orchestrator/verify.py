@@ -16,6 +16,7 @@ from orchestrator.record import KEY, epoch_rows, evaluation_key, read_record, ro
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
+from querying.settings import EXTRAS
 
 STAGES = {"train": "checkpoint", "evaluate": "evaluation", "score": "scores", "select": "query"}
 """What a stage does -> the folder of a cycle that it publishes."""
@@ -33,7 +34,9 @@ def stage_inputs(layout: RunLayout, ledger: Ledger, stage: str, cycle: int) -> d
         weights = {"first weights": sha256(layout.backbone)} if layout.backbone.exists() else {}
         return labels | pseudo | reliable | weights
     if stage == "select":
-        return labels | {"scores": digest(layout.scores(cycle), "regions-*")}
+        scores = layout.scores(cycle)
+        extras = {kind: digest(scores, f"{kind}-*") for kind in EXTRAS if any(scores.glob(f"{kind}-*"))}
+        return labels | {"scores": digest(scores, "regions-*")} | extras
     model = {"model": digest(layout.checkpoint(cycle), "*.safetensors")}
     return model if stage == "evaluate" else labels | model | reliable
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from querying.errors import DamagedError
 from querying.files import read_json, sha256, write_json, written
+from querying.regions import WHOLE
 from querying.schemas import LEDGER
 
 
@@ -77,9 +78,10 @@ class Ledger:
         with written(self.path(cycle)) as staged, pq.ParquetWriter(staged, LEDGER, write_page_checksum=True) as writer:
             for batch in batches:
                 for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
-                    if bought.get(image_id, 0) >> region & 1:
+                    had, wanted = bought.get(image_id, 0), _bits(region)
+                    if had & wanted:
                         raise ValueError(f"image {image_id}: region {region} is bought twice (cycle {cycle})")
-                    bought[image_id] = bought.get(image_id, 0) | 1 << region
+                    bought[image_id] = had | wanted
                 writer.write_batch(batch)
             writer.close()
             # First, so that no cycle is ever there without it; alone it says nothing.
@@ -122,6 +124,12 @@ class Ledger:
                 regions.setdefault(image_id, []).append(region)
         return regions
 
+    def whole(self, cycle: int, num_regions: int) -> list[str]:
+        """Images of which nothing is left to buy after `cycle`: those of cycle 0, then those whose `num_regions`
+        regions queries have bought, in the order in which these were first asked about."""
+        bought = self.bought(cycle).items()
+        return self.images(0) + [image_id for image_id, regions in bought if len(regions) == num_regions]
+
     def _regions(self, cycle: int) -> dict[str, int]:
         """Image id -> the regions bought up to `cycle`, as bits of one integer: a set of pairs would take 100 times
         the memory."""
@@ -129,8 +137,12 @@ class Ledger:
         for past in range(cycle + 1):
             for batch in self.read(past, ["image_id", "region"]).to_batches(max_chunksize=4096):
                 for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
-                    bits[image_id] = bits.get(image_id, 0) | 1 << region
+                    bits[image_id] = bits.get(image_id, 0) | _bits(region)
         return bits
+
+
+def _bits(region: int) -> int:
+    return -1 if region == WHOLE else 1 << region  # -1 is all bits
 
 
 def _link(chain: str, digest: str) -> str:

@@ -5,6 +5,7 @@ Shape suffixes: B = images, H and W = pixels, R = regions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ from querying.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+WHOLE = -1
+"""Region id of a whole image.  Only the first images of a grid of pixels are labelled so: a row for each pixel would be
+too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class RegionGrid:
 
     def box(self, region: int) -> tuple[slice, slice]:
         """The pixels of a region, as an index into an (H, W) array."""
+        if region == WHOLE:
+            return slice(0, self.height), slice(0, self.width)
         row, column = divmod(region, self.shape[1])
         return (
             slice(row * self.size, min((row + 1) * self.size, self.height)),
@@ -62,6 +70,17 @@ class RegionGrid:
         heights = np.minimum(self.size, self.height - np.arange(rows) * self.size)
         widths = np.minimum(self.size, self.width - np.arange(columns) * self.size)
         return np.outer(heights, widths).ravel().astype(np.int64)
+
+    def touching(self, regions: Sequence[int], other: RegionGrid) -> Sequence[int]:
+        """Regions of this grid that share a pixel with `regions` of another one over the same images, ascending."""
+        if other == self:
+            return regions
+        mask_HW = np.zeros((self.height, self.width), bool)
+        for region in regions:
+            mask_HW[other.box(region)] = True
+        row, column = np.nonzero(mask_HW)
+        found: list[int] = np.unique(row // self.size * self.shape[1] + column // self.size).tolist()
+        return found
 
     def border(self) -> np.ndarray:
         """True for the outermost ring of regions, bool (R,)."""

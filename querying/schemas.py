@@ -21,6 +21,12 @@ Opened by the oracle and the evaluation, checked by doctor and shown by the repo
 REGION_SCORES = pa.schema([pa.field("image_id", pa.string(), False), pa.field("score", pa.list_(pa.float32()), False)])
 """One score per region; null = not eligible, NaN never."""
 
+REGION_CLASSES = pa.schema([pa.field("image_id", pa.string(), False), pa.field("value", pa.list_(pa.uint8()), False)])
+"""The class that most of a region's pixels are predicted to be, one per region."""
+
+VECTORS = pa.schema([pa.field("image_id", pa.string(), False), pa.field("value", pa.list_(pa.float32()), False)])
+"""An image's features, or the mean class probabilities of its regions, one region after another."""
+
 PSEUDO_LABELS = pa.schema(
     [
         pa.field("image_id", pa.string(), False),
@@ -37,7 +43,8 @@ QUERY = pa.schema(
         pa.field("score", pa.float32()),
     ]
 )
-"""Cells to ask the annotator about; the first query (whole images) has no scores."""
+"""Cells to ask the annotator about; the first query (whole images) has no scores.  In a query for whole images, every
+cell has its image's score."""
 
 LEDGER = pa.schema(
     [

@@ -7,9 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.acquisition import ACQUISITIONS, random_scores
-from querying.arrow_file import scored_file
 from querying.difficulty import DifficultyMaps
 from querying.disagreement import FURTHER
 from querying.errors import DamagedError
+from querying.extras import SCHEMAS, Features, class_mixtures, equal_lists, extra_batch, majority_classes
 from querying.files import read_json, sha256, write_json, written
 from querying.further_passes import FurtherPasses
 from querying.labels import IGNORE, pseudo_label
 from querying.own_acquisition import own_acquisition
+from querying.pool import ScoreTask, pool_batches
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS, REGION_SCORES
-from querying.settings import DIFFICULTY_NAMES
-from querying.shards import Shard, encode_label, read_images
+from querying.settings import DIFFICULTY_NAMES, Extra, Unit
+from querying.shards import encode_label
 
 ENCODERS = 4
 """Threads that turn labels into PNG, which takes a core longer than a GPU takes to find them."""
@@ -37,21 +38,24 @@ Predict = Callable[[Tensor, float], Tensor]
 """uint8 images (B, 3, H, W) and a scale -> logits (B, C, h, w) at any lower resolution."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreTask:
-    """One shard's work.  `whole` images are fully labelled and left out; `bought` cells get no score."""
-
-    number: int
-    root: Path
-    shard: Shard
-    whole: frozenset[str]
-    bought: dict[str, list[int]]
-
-
 class ScoreSummary(NamedTuple):
     images: int
     seconds: float
     forward_seconds: float
+
+
+class _Found(NamedTuple):
+    """Of a batch: scores float32 (B, R), pseudo-labels uint8 (B, H, W), and what is extra of each image."""
+
+    score_BR: np.ndarray
+    label_BHW: np.ndarray
+    extra: list[np.ndarray]
+
+
+PER_REGION: dict[Extra | None, Callable[[Tensor, RegionGrid], np.ndarray]] = {
+    "classes": majority_classes,
+    "mixtures": class_mixtures,
+}
 
 
 class ShardScorer:
@@ -73,6 +77,8 @@ class ShardScorer:
         cycle: int,
         passes: int = 10,
         levels: int = 8,
+        extra: Extra | None = None,
+        unit: Unit = "cell",
     ) -> None:
         torch.set_num_threads(threads)
         self.predict = load_predict()  # once per process: this is the expensive part
@@ -85,6 +91,7 @@ class ShardScorer:
         self.batch_size = batch_size
         self.seed, self.cycle = seed, cycle
         self.forward_seconds = 0.0
+        self.extra = extra
         self.one_pass = ACQUISITIONS.get(acquisition)
         if ":" in acquisition:
             self.one_pass = own_acquisition(acquisition)
@@ -95,27 +102,36 @@ class ShardScorer:
                 scales=scales, passes=passes, seed=seed, cycle=cycle,
             )  # fmt: skip
         if acquisition in DIFFICULTY_NAMES:
-            self.further = DifficultyMaps(acquisition, self.predict, torch.from_numpy(grid.regions()), levels=levels)
+            unit_HW = torch.from_numpy(grid.regions())
+            unit_HW = torch.zeros_like(unit_HW) if unit == "image" else unit_HW
+            self.further = DifficultyMaps(acquisition, self.predict, unit_HW, levels=levels)
 
     def score_shard(self, task: ScoreTask) -> ScoreSummary:
-        """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, and their hashes as `shard-<number>.json`; files
-        that are there and have these hashes are kept."""
+        """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, where asked for one more file (see
+        `querying.extras`), and their hashes as `shard-<number>.json`; files that are there and have these hashes are
+        kept."""
         started, self.forward_seconds = time.perf_counter(), 0.0
-        regions, pseudo = (self.out / f"{kind}-{task.number:05d}.arrow" for kind in ("regions", "pseudo"))
+        schemas = {"pseudo": PSEUDO_LABELS, "regions": REGION_SCORES}
+        if self.extra:
+            schemas[self.extra] = SCHEMAS[self.extra]
+        paths = {kind: self.out / f"{kind}-{task.number:05d}.arrow" for kind in schemas}
         done = self.out / f"shard-{task.number:05d}.json"
         images = 0
         if not _intact(done):
-            with (
-                written(pseudo) as pseudo_file,
-                pa.ipc.new_file(pseudo_file, PSEUDO_LABELS) as pseudo_writer,
-                written(regions) as region_file,
-                pa.ipc.new_file(region_file, REGION_SCORES) as region_writer,
-            ):
-                for region_rows, pseudo_rows in self._scored(task):
-                    region_writer.write_batch(region_rows)
-                    pseudo_writer.write_batch(pseudo_rows)
-                    images += len(region_rows)
-            write_json(done, {path.name: sha256(path) for path in (regions, pseudo)})
+            with ExitStack() as files:
+                writers = {
+                    kind: files.enter_context(pa.ipc.new_file(files.enter_context(written(path)), schemas[kind]))
+                    for kind, path in paths.items()
+                }
+                for rows in self._scored(task):
+                    images += len(rows["regions"])
+                    for kind, batch in rows.items():
+                        writers[kind].write_batch(batch)
+                if self.extra == "features":  # the core-set's first centres
+                    for ids, images_BCHW in pool_batches(task, self.batch_size, whole=True):
+                        _, features = self._forward(ids, images_BCHW)
+                        writers[self.extra].write_batch(extra_batch(self.extra, ids, features))
+            write_json(done, {path.name: sha256(path) for path in paths.values()})
         return ScoreSummary(images, time.perf_counter() - started, self.forward_seconds)
 
     def score(
@@ -123,51 +139,70 @@ class ShardScorer:
     ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
         """Rows of REGION_SCORES and PSEUDO_LABELS for uint8 images.  FloatingPointError names an image whose
         logits are not finite: NaN would rank first and the broken image would be bought."""
-        return self._rows(ids, *self._computed(ids, images_BCHW), bought)
+        rows = self._rows(ids, self._computed(ids, images_BCHW), bought)
+        return rows["regions"], rows["pseudo"]
 
-    def _scored(self, task: ScoreTask) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    def _scored(self, task: ScoreTask) -> Iterator[dict[str, pa.RecordBatch]]:
         """The rows of a shard, batch by batch; labels are encoded while the next batches are computed."""
-        waiting: deque[Future[tuple[pa.RecordBatch, pa.RecordBatch]]] = deque()
+        waiting: deque[Future[dict[str, pa.RecordBatch]]] = deque()
         with ThreadPoolExecutor(ENCODERS) as encoders:
             for ids, images_BCHW in pool_batches(task, self.batch_size):
                 found = self._computed(ids, images_BCHW)
                 if len(waiting) == ENCODERS:
                     yield waiting.popleft().result()
-                waiting.append(encoders.submit(self._rows, ids, *found, task.bought))
+                waiting.append(encoders.submit(self._rows, ids, found, task.bought))
             while waiting:
                 yield waiting.popleft().result()
 
     @torch.inference_mode()
-    def _computed(self, ids: list[str], images_BCHW: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32 (B, R) and pseudo-labels uint8 (B, H, W); a GPU is waited for once."""
-        started = time.perf_counter()
-        logits = [self.predict(images_BCHW, scale) for scale in self.scales]
-        self.forward_seconds += time.perf_counter() - started
+    def _computed(self, ids: list[str], images_BCHW: Tensor) -> _Found:
+        """A GPU is waited for once, at the end, but for what is extra."""
+        logits, extra = self._forward(ids, images_BCHW)
         maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
         scores, labels = [], []
         for i, image_id in enumerate(ids):  # one image at a time stays in the cache
             log_p_1CHW = self._log_probabilities([z_BChw[i : i + 1] for z_BChw in logits])
             scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
             labels.append(pseudo_label(log_p_1CHW, self.threshold))
-        return torch.stack(scores).cpu().numpy(), torch.cat(labels).cpu().numpy()
+            if self.extra in PER_REGION:
+                extra.append(PER_REGION[self.extra](log_p_1CHW, self.grid))
+        return _Found(torch.stack(scores).cpu().numpy(), torch.cat(labels).cpu().numpy(), extra)
 
-    def _rows(
-        self, ids: list[str], score_BR: np.ndarray, label_BHW: np.ndarray, bought: dict[str, list[int]]
-    ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
-        scores = []
-        for image_id, score_R in zip(ids, score_BR, strict=True):
+    def _rows(self, ids: list[str], found: _Found, bought: dict[str, list[int]]) -> dict[str, pa.RecordBatch]:
+        closed_BR = np.tile(self.closed, (len(ids), 1))
+        for image_id, score_R, closed_R in zip(ids, found.score_BR, closed_BR, strict=True):
             if not np.isfinite(score_R).all():
                 what = "the network's output" + (" or its score" if ":" in self.acquisition else "")
                 raise FloatingPointError(f"image {image_id}: {what} is not finite")
-            closed_R = self.closed.copy()
             closed_R[bought.get(image_id, [])] = True
-            scores.append([None if closed else float(s) for s, closed in zip(score_R, closed_R, strict=True)])
-        labels = [encode_label(label_HW) for label_HW in label_BHW]
-        coverage = (label_BHW != IGNORE).mean(axis=(1, 2))
-        return (
-            pa.RecordBatch.from_pydict({"image_id": ids, "score": scores}, schema=REGION_SCORES),
-            pa.RecordBatch.from_pydict({"image_id": ids, "label": labels, "coverage": coverage}, schema=PSEUDO_LABELS),
-        )
+        score_BR = np.where(closed_BR, np.float32(0), found.score_BR)
+        lists = equal_lists(pa.array(score_BR.ravel(), mask=closed_BR.ravel()), len(ids))
+        labels = [encode_label(label_HW) for label_HW in found.label_BHW]
+        coverage = (found.label_BHW != IGNORE).mean(axis=(1, 2))
+        pseudo = {"image_id": ids, "label": labels, "coverage": coverage}
+        return {
+            "regions": pa.RecordBatch.from_arrays([pa.array(ids, pa.string()), lists], schema=REGION_SCORES),
+            "pseudo": pa.RecordBatch.from_pydict(pseudo, schema=PSEUDO_LABELS),
+            **({self.extra: extra_batch(self.extra, ids, found.extra)} if self.extra else {}),
+        }
+
+    @torch.inference_mode()
+    def _forward(self, ids: Sequence[str], images_BCHW: Tensor) -> tuple[list[Tensor], list[np.ndarray]]:
+        """Logits at every scale; where they are asked for, each image's features, too: their mean over the scales."""
+        started = time.perf_counter()
+        kept: list[np.ndarray] = []
+        if self.extra != "features":
+            logits = [self.predict(images_BCHW, scale) for scale in self.scales]
+        else:
+            network = cast(Features, self.predict)
+            passes = [network.with_features(images_BCHW, scale) for scale in self.scales]
+            logits = [logits for logits, _ in passes]
+            kept = list(torch.stack([features for _, features in passes]).mean(dim=0).cpu().numpy())
+            for image_id, feature_D in zip(ids, kept, strict=True):
+                if not np.isfinite(feature_D).all():
+                    raise FloatingPointError(f"image {image_id}: the network's features are not finite")
+        self.forward_seconds += time.perf_counter() - started
+        return logits, kept
 
     def _log_probabilities(self, logits: list[Tensor]) -> Tensor:
         """Logits averaged over the scales at full resolution, then log-softmax in float32."""
@@ -186,7 +221,9 @@ class ShardScorer:
             return self.grid.mean(self.one_pass(log_p_1CHW))[0]
         if self.one_pass:
             map_1HW = self.one_pass(log_p_1CHW).float()
-        if map_1HW is not None:
+        if self.acquisition == "coreset":
+            score_R = log_p_1CHW.new_zeros(self.grid.num_regions)  # it looks at features alone
+        elif map_1HW is not None:
             score_R = self.grid.mean(map_1HW)[0]
         else:
             drawn = random_scores(self.seed, self.cycle, image_id, self.grid.num_regions)
@@ -194,40 +231,8 @@ class ShardScorer:
         return torch.where(torch.isfinite(log_p_1CHW).all(), score_R, torch.nan)
 
 
-def pool_batches(task: ScoreTask, batch_size: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Ids and uint8 images (B, 3, H, W) of a shard without the `whole` ones, in its order."""
-    ids: list[str] = []
-    images: list[np.ndarray] = []
-    for image_id, image_HWC in read_images(task.root, task.shard):
-        if image_id in task.whole:
-            continue
-        ids.append(image_id)
-        images.append(image_HWC)
-        if len(ids) == batch_size:
-            yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-            ids, images = [], []
-    if ids:
-        yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-
-
 def _intact(done: Path) -> bool:
     try:
         return all(sha256(done.parent / name) == digest for name, digest in read_json(done).items())
     except (DamagedError, OSError):
         return False
-
-
-def read_scores(path: Path, num_regions: int) -> tuple[list[str], np.ndarray]:
-    """Image ids and scores float32 (N, R) with -inf where a cell is not eligible.  DamagedError where the file is not
-    what was written; ValueError names a NaN or a wrong number of regions."""
-    table = scored_file(path, REGION_SCORES).table()
-    ids = table["image_id"].to_pylist()
-    flat = table["score"].combine_chunks().flatten()
-    if len(flat) != len(ids) * num_regions:
-        raise ValueError(f"{path}: {len(flat)} scores for {len(ids)} images of {num_regions} regions")
-    eligible = flat.is_valid().to_numpy(zero_copy_only=False)
-    score_NR = flat.fill_null(0.0).to_numpy().reshape(len(ids), num_regions).copy()
-    score_NR[~eligible.reshape(score_NR.shape)] = -np.inf
-    if np.isnan(score_NR).any():
-        raise ValueError(f"{path}: image {ids[int(np.isnan(score_NR).any(axis=1).argmax())]}: the score is NaN")
-    return ids, score_NR

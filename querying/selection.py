@@ -65,8 +65,18 @@ def ranked(cells: Cells) -> Cells:
 
 def within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
     """The best cells whose pixels together do not exceed `pixels`; in pool order."""
-    best = ranked(cells)
-    best = best.take(np.cumsum(areas_R[best.region_S]) <= pixels)
+    return first_within_budget(ranked(cells), areas_R, pixels)
+
+
+def first_within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
+    """The first cells whose pixels together do not exceed `pixels`; in pool order."""
+    first = cells.take(np.cumsum(areas_R[cells.region_S]) <= pixels)
+    return first.take(np.lexsort((first.region_S, first.position_S)))
+
+
+def best_cells(first: int, score_NR: np.ndarray, count: int) -> Cells:
+    """The `count` best eligible cells of a shard, by region within an image; fewer where there are fewer."""
+    best = _best(_at_least(first, score_NR, -np.inf), count)
     return best.take(np.lexsort((best.region_S, best.position_S)))
 
 

@@ -1,9 +1,9 @@
 """Validated settings of the query.  Imports nothing heavy: a wrong key must be found before torch is loaded."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -27,24 +27,40 @@ class Settings(BaseModel):
 
 DIFFICULTY_NAMES = ("deal_ds", "deal_de")
 """Acquisitions that read the difficulty branch, which `train.method=deal` trains."""
-ACQUISITION_NAMES = ("entropy", "least_confidence", "margin", "random", "bald", "flip", "equal", *DIFFICULTY_NAMES)
+ACQUISITION_NAMES = (
+    "entropy", "least_confidence", "margin", "random", "bald", "flip", "equal", "coreset", *DIFFICULTY_NAMES,
+)  # fmt: skip
+Unit = Literal["cell", "image", "pixel"]
+Extra = Literal["classes", "mixtures", "features"]
+"""Files beside the scores: see `querying.extras`."""
+EXTRAS: tuple[Extra, ...] = ("classes", "mixtures", "features")
 OWN_ACQUISITION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 class QuerySettings(Settings):
     acquisition: str = Field("entropy", examples=list(ACQUISITION_NAMES))
     """Per-pixel score of which a region's is the mean: one of ACQUISITION_NAMES, or a function of the user's own as
-    `package.module:function`."""
+    `package.module:function`.  `coreset` looks at whole images."""
     passes: int = Field(10, ge=2)
     """Dropout passes of `bald`."""
     levels: int = Field(8, ge=2)
     """Of difficulty in `deal_de`'s histogram (published: 8 to 10)."""
+    unit: Unit = "cell"
+    """What is bought: regions, whole images, or single pixels (PixelPick), which are regions of size 1."""
     region_size: int = Field(30, ge=1)
     """Side of a square region in pixels."""
     per_image: int = Field(4, ge=0)
-    """Regions to buy per pool image and cycle; 0 asks nothing (self-training only)."""
-    select: Literal["per_image", "global"] = "per_image"
-    """`per_image`: the best regions of each image (the paper); `global`: as many in total, wherever they are."""
+    """Regions or pixels to buy per pool image and cycle; 0 asks nothing (self-training only).  Not of unit `image`."""
+    images: int = Field(0, ge=0)
+    """Whole images to buy per cycle; of unit `image` alone."""
+    top_share: float = Field(0.05, gt=0, le=1)
+    """Unit `pixel`: pixels are drawn at random from this share of an image's pixels, the best that can be bought."""
+    select: Literal["per_image", "global", "class_balanced", "diverse"] = "per_image"
+    """`per_image`: the best regions of each image (the paper); `global`: as many in total, wherever they are;
+    `class_balanced`: so, but a region counts the less the more regions are predicted to be of its class; `diverse`: as
+    many of the `candidates` times as many best, far from each other in what they are predicted to be."""
+    candidates: int = Field(4, ge=1)
+    """Of select `diverse`."""
     threshold: float = Field(0.7, gt=0, le=1)
     """Confidence from which a prediction becomes a pseudo-label."""
     scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
@@ -68,3 +84,41 @@ class QuerySettings(Settings):
             return value
         names = ", ".join(repr(name) for name in ACQUISITION_NAMES)
         raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:function")
+
+    @model_validator(mode="after")
+    def _unit_fits(self) -> Self:
+        if self.unit != "cell" and self.select != "per_image":
+            raise ValueError(f"query.select={self.select} is of regions: query.unit={self.unit} needs select=per_image")
+        if self.unit == "image":
+            if not self.images:
+                raise ValueError("query.unit=image needs query.images: how many whole images to buy per cycle")
+            if self.region_size == 1:
+                raise ValueError("query.unit=image with query.region_size=1: the ledger would hold a row per pixel")
+        elif self.images:
+            raise ValueError(f"query.images={self.images} is of whole images: it needs query.unit=image")
+        elif self.acquisition == "coreset":
+            raise ValueError(
+                "query.acquisition=coreset chooses whole images: it needs query.unit=image, query.images=N"
+            )
+        if self.unit == "pixel" and self.region_size != 1:
+            raise ValueError(f"query.unit=pixel needs query.region_size=1, not {self.region_size}")
+        return self
+
+    @property
+    def asked(self) -> int:
+        """What a cycle asks for (whole images, or regions per image); 0 where it asks nothing."""
+        return self.images if self.unit == "image" else self.per_image
+
+    @property
+    def leaves_border_out(self) -> bool:
+        """A whole image has its border."""
+        return self.exclude_border and self.unit != "image"
+
+    @property
+    def extra(self) -> Extra | None:
+        """What the choice needs beside the scores."""
+        if self.acquisition == "coreset":
+            return "features"
+        if self.select == "class_balanced":
+            return "classes"
+        return "mixtures" if self.select == "diverse" else None

@@ -4,6 +4,7 @@ Nothing is kept between steps, so a resumed run draws what an undisturbed one wo
 slice of the global batch.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from querying.arrow_file import scored_file
 from querying.errors import UserError
 from querying.labels import IGNORE
 from querying.ledger import Ledger
-from querying.regions import RegionGrid
+from querying.regions import WHOLE, RegionGrid
 from querying.reliability import reliable_images
 from querying.schemas import PSEUDO_LABELS
 from querying.shards import DataIndex, ImageStore, decode_label, encode_label
@@ -31,6 +32,9 @@ from training.targets import compose_target
 
 UNKNOWN = 254
 """In a target on its way through the augmentation: seen, but not labelled; IGNORE is what cannot be seen."""
+
+SHARES = 16
+"""Draws of a whole image, beside images of which only some cells are bought."""
 
 
 class _PoolSample(NamedTuple):
@@ -65,16 +69,19 @@ class TrainingData:
 
         With `views`, the pool comes without pseudo-labels: all other train images, weakly augmented and in as many
         strong views; `target_u` then has the bought cells alone.  Without `cells_in_pool`, images of which only some
-        cells are bought are drawn with the labelled images, too, everything else in them ignored.  With `looks_apart`,
-        strong augmentation is drawn, but left to the device."""
+        cells are bought are drawn with the labelled images, too, as often as their share of bought pixels asks.  With
+        `looks_apart`, strong augmentation is drawn, but left to the device."""
         self.views, self.looks_apart = views, looks_apart
         self.store = ImageStore(index, "train")
         self.grid = grid
         self.augment, self.crop = augment, crop
         self.seed, self.cycle = seed, cycle
         self.bought = _cells(ledger, range(cycle + 1))
-        whole = {name for name, cells in self.bought.items() if len(cells) == grid.num_regions}
+        whole = set(ledger.whole(cycle, grid.num_regions))
         self.labelled = [name for name in self.bought if name in whole or not cells_in_pool]
+        self.draws = [
+            name for name in self.labelled for _ in range(1 if whole.issuperset(self.labelled) else self._share(name))
+        ]
         self.targets = {
             image_id: encode_label(compose_target(grid, self.bought[image_id], None)) for image_id in self.labelled
         }
@@ -108,8 +115,16 @@ class TrainingData:
         views = torch.stack(strong_u) if strong_u else image_u[None, :0]
         return Batch(image, target, image_u, known, views, targets != IGNORE, looks)
 
+    def _share(self, image_id: str) -> int:
+        """How often an image is drawn in a pass, by its labelled pixels: those of which little is known would otherwise
+        crowd out those that are known."""
+        area_R = self.grid.areas()
+        regions = [region for region, _ in self.bought[image_id]]
+        part = 1.0 if WHOLE in regions else area_R[regions].sum() / area_R.sum()
+        return math.ceil(SHARES * part - 1e-9)
+
     def _labelled(self, position: int) -> tuple[np.ndarray, np.ndarray]:
-        image_id = self._draw(self.labelled, 0, position)
+        image_id = self._draw(self.draws, 0, position)
         target_HW = decode_label(self.targets[image_id])
         rng = self._rng(0, position)
         return weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)

@@ -40,6 +40,14 @@ class Predictor:
         return logits.float()
 
     @torch.inference_mode()
+    def with_features(self, images_BCHW: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The same logits, and the mean of ASPP's map over each image, float32 (B, channels): the deepest features,
+        which the class head reads."""
+        aspp, low = self.model.neck(*self.model.encode(self._input(images_BCHW, scale)))
+        logits: Tensor = self.model.heads(aspp, low).logits
+        return logits.float(), torch.stack([one.float().mean(dim=(1, 2)) for one in aspp])
+
+    @torch.inference_mode()
     def dropout_passes(
         self, image_1CHW: Tensor, scales: Sequence[float], passes: int, seed: int
     ) -> Iterator[list[Tensor]]:

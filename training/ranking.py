@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from querying.scorer import Predict, ScoreTask, pool_batches
+from querying.pool import ScoreTask, pool_batches
+from querying.scorer import Predict
 from training.checkpoint import early_folders
 from training.metrics import Confusion
 from training.predictor import Predictor

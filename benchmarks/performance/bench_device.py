@@ -25,8 +25,9 @@ from orchestrator.loop import run
 from orchestrator.progress import SilentProgress
 from orchestrator.record import NoMirror, Record
 from querying.files import read_json
+from querying.pool import ScoreTask
 from querying.regions import RegionGrid
-from querying.scorer import ScoreTask, ShardScorer
+from querying.scorer import ShardScorer
 from querying.shards import DataIndex
 from training.model import build_model
 from training.predictor import Precision, Predictor

@@ -20,9 +20,10 @@ import torch
 
 from orchestrator.ray_backend import connected
 from querying.index import Shard
+from querying.pool import ScoreTask
 from querying.ray_scorers import map_unordered
 from querying.regions import RegionGrid
-from querying.scorer import ScoreTask, ShardScorer
+from querying.scorer import ShardScorer
 from querying.shard_writer import ShardWriter
 from querying.shards import read_images
 from training.checkpoint import save_model

@@ -10,10 +10,14 @@ from scipy.stats import spearmanr
 import querying.shards
 from benchmarks.ingest import ingest
 from benchmarks.replay import rank_agreement, replay_command
+from benchmarks.systems import masked
 from orchestrator.layout import RunLayout
 from querying.errors import UserError
-from querying.scorer import read_scores
+from querying.ledger import Ledger
+from querying.regions import RegionGrid
+from querying.scores import read_scores
 from tests.faults.common import contents
+from tests.small import small_config
 
 
 def replay(run, out, *overrides, **changes):
@@ -69,6 +73,45 @@ def test_another_grid_is_compared_in_pixels(finished, tmp_path):
     assert not agreement.strip()
 
 
+@pytest.mark.parametrize(
+    ("words", "cells"),
+    [
+        ("query.acquisition=coreset query.unit=image query.images=2", "24"),
+        ("query.unit=image query.images=3", "36"),
+        ("query.unit=pixel query.region_size=1 query.per_image=5", "95"),
+        ("query.select=class_balanced", "38"),
+        ("query.select=diverse", "38"),
+    ],
+)
+@pytest.mark.usefixtures("no_truth")
+def test_other_units_and_selections_can_be_asked_for(finished, tmp_path, words, cells):
+    replay(finished, tmp_path / "out", *words.split())
+    row = next(line for line in (tmp_path / "out/replay.md").read_text().splitlines() if line.startswith("| 0 |"))
+    assert row.split("|")[3].strip() == cells
+    assert 0 < float(row.split("|")[4]) < 100
+
+
+@pytest.mark.parametrize(("size", "unit"), [(1, "pixel"), (8, "cell"), (24, "cell"), (12, "image")])
+def test_nothing_that_the_run_has_bought_is_asked_for_on_another_grid(finished, tmp_path, size, unit):
+    words = [
+        f"query.unit={unit}",
+        f"query.region_size={size}",
+        f"query.{'images' if unit == 'image' else 'per_image'}=9",
+    ]
+    replay(finished, tmp_path / "out", *words)
+    layout = RunLayout(finished)
+    height, width = 48, 64
+    theirs = RegionGrid(height, width, small_config().query.region_size)
+    ours = RegionGrid(height, width, size)
+    bought = {i: masked(theirs, regions) for i, regions in Ledger(layout.ledger).bought(1).items()}
+    whole = set(Ledger(layout.ledger).images(0))
+    table = pq.read_table(tmp_path / "out/query-001.parquet")
+    for image_id, region in zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True):
+        assert image_id not in whole
+        assert image_id not in bought or not bought[image_id][ours.box(region)].any()
+    assert table.num_rows
+
+
 def test_the_rank_correlation_is_spearmans(finished, tmp_path):
     layout = RunLayout(finished)
     first, second = layout.scores(0), layout.scores(1)
@@ -87,6 +130,8 @@ def test_what_can_not_be_asked_again_is_named(finished, toy_data, tmp_path):
         replay(finished, out, "train.lr=1")
     with pytest.raises(UserError, match=r"query\.acquisition"):
         replay(finished, out, acquisition="margn")
+    with pytest.raises(UserError, match=r"coreset chooses whole images: it needs query\.unit=image, query\.images=N"):
+        replay(finished, out, acquisition="coreset")
     other = ingest("toy", None, tmp_path / "other", size=(48, 64), counts=(4, 2, 2), num_classes=6)
     with pytest.raises(UserError, match=r"other: not the data set that .* was made with"):
         replay(finished, out, data=other.root)

@@ -34,7 +34,7 @@ from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.regions import RegionGrid
 from querying.schemas import PSEUDO_LABELS, QUERY, REGION_SCORES
-from querying.scorer import read_scores
+from querying.scores import read_scores
 from querying.shards import DataIndex, ImageStore, encode_label, read_images, read_truth
 from tests.inputs.mutations import OPERATIONS, mutated, with_right_checksums
 from training.backbones import load_backbone

@@ -53,6 +53,25 @@ def test_a_mistake_is_one_line_that_names_the_key(assignment, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("query.acquisition=coreset", "chooses whole images: it needs query.unit=image"),
+        ("query.unit=image", "query.unit=image needs query.images"),
+        ("query.images=3", "query.images=3 is of whole images"),
+        ("query.unit=pixel", "query.unit=pixel needs query.region_size=1"),
+        ("query.unit=image query.images=2 query.select=global", "query.select=global is of regions"),
+        ("query.unit=pixel query.region_size=1 query.select=diverse", "query.select=diverse is of regions"),
+        ("query.unit=image query.images=2 query.region_size=1", "a row per pixel"),
+    ],
+)
+def test_a_unit_and_a_selection_that_do_not_fit_are_named(words, message):
+    with pytest.raises(UserError) as caught:
+        override(BASE, words.split())
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_nine_of_ten_one_letter_typos_get_the_right_suggestion():
     keys = [key for key in flat_keys(RunConfig) if len(key) > 5]
     right = total = 0

@@ -76,9 +76,9 @@ def test_other_errors_stay_what_they_are():
 def test_states_of_a_training_that_ran_out_of_memory_are_continued_from(toy_data, tmp_path, monkeypatch):
     from training.heartbeat import Heartbeat
 
-    def full(self, step, loss):
-        steps.append(step)
-        if step == 5 and len(steps) == 5:
+    def full(self, progress, loss):
+        steps.append(progress.step)
+        if progress.step == 5 and len(steps) == 5:
             raise MemoryError
 
     steps = []

@@ -31,7 +31,7 @@ def noise(*shape, scale=3.0):
 
 
 def test_every_name_of_the_settings_has_a_function():
-    assert set(ACQUISITION_NAMES) == {*ACQUISITIONS, *FURTHER, *DIFFICULTY_NAMES, "random"}
+    assert set(ACQUISITION_NAMES) == {*ACQUISITIONS, *FURTHER, *DIFFICULTY_NAMES, "random", "coreset"}
 
 
 def test_predictions_that_are_all_alike_carry_no_mutual_information():

@@ -6,7 +6,7 @@ from querying.errors import DamagedError, UserError
 from querying.labels import IGNORE
 from querying.ledger import Ledger, Spent, shares
 from querying.oracle import SimulatedOracle
-from querying.regions import RegionGrid
+from querying.regions import WHOLE, RegionGrid
 from querying.schemas import LEDGER, QUERY
 from querying.shards import decode_label, image_ids, read_truth
 
@@ -128,3 +128,33 @@ def test_the_shares_of_the_papers_camvid_setting():
 
 def test_answerable_lists_the_train_images_in_order(oracle, toy_data):
     assert oracle.answerable() == [i for s in toy_data.shards("train") for i in image_ids(toy_data.root, s)]
+
+
+def test_a_whole_image_in_one_row_is_all_of_its_regions(oracle, ids, toy_data, tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append(0, oracle.annotate(0, query((ids[3], WHOLE), (ids[1], WHOLE))))
+    assert (ledger.spent(0).cells, ledger.spent(0).pixels) == (2, 2 * 48 * 64)
+    truth = {i: m for shard in toy_data.shards("train") for i, m in read_truth(toy_data.root, shard)}
+    table = ledger.read(0)
+    for image_id, png in zip(table["image_id"].to_pylist(), table["label"].to_pylist(), strict=True):
+        assert np.array_equal(decode_label(png), truth[image_id])
+    for again in (0, 11, WHOLE):
+        with pytest.raises(ValueError, match=f"image {ids[3]}: region {again} is bought twice"):
+            ledger.append(1, oracle.annotate(1, query((ids[3], again))))
+    ledger.append(1, oracle.annotate(1, query((ids[0], 11))))
+    with pytest.raises(ValueError, match=f"image {ids[0]}: region -1 is bought twice"):
+        ledger.append(2, oracle.annotate(2, query((ids[0], WHOLE))))
+
+
+def test_an_image_is_whole_when_its_last_region_is_bought(oracle, ids, tmp_path):
+    ledger = Ledger(tmp_path)
+    ledger.append(0, oracle.annotate(0, query(*[(ids[0], r) for r in range(12)])))
+    ledger.append(1, oracle.annotate(1, query(*[(ids[2], r) for r in range(12)], (ids[1], 2))))
+    ledger.append(2, oracle.annotate(2, query(*[(ids[1], r) for r in range(12) if r not in (2, 7)])))
+    ledger.append(3, oracle.annotate(3, query((ids[1], 7))))
+    assert [set(ledger.whole(cycle, 12)) for cycle in range(4)] == [
+        {ids[0]},
+        {ids[0], ids[2]},
+        {ids[0], ids[2]},
+        set(ids[:3]),
+    ]

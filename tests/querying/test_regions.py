@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from querying.errors import UserError
-from querying.regions import RegionGrid
+from querying.regions import WHOLE, RegionGrid
 
 GRIDS = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12)).filter(lambda g: g[2] <= min(g[:2]))
 
@@ -49,3 +49,21 @@ def test_the_papers_grids(height, width, size, cells, left):
 def test_a_region_larger_than_the_image_is_refused():
     with pytest.raises(UserError, match=r"region_size=31 does not fit into an image of 30x40"):
         RegionGrid(30, 40, 31)
+
+
+@given(GRIDS, st.integers(1, 12), st.data())
+@settings(deadline=None)
+def test_regions_of_another_grid_that_share_a_pixel_are_found(shape, size, data):
+    grid, other = RegionGrid(*shape), RegionGrid(*shape[:2], min(size, *shape[:2]))
+    regions = data.draw(st.lists(st.integers(0, other.num_regions - 1), max_size=5, unique=True))
+    mask = np.zeros(shape[:2], bool)
+    for region in regions:
+        mask[other.box(region)] = True
+    expected = [region for region in range(grid.num_regions) if mask[grid.box(region)].any()]
+    assert sorted(grid.touching(regions, other)) == expected
+
+
+def test_a_whole_image_is_a_region_too():
+    grid = RegionGrid(7, 5, 1)
+    assert np.ones((7, 5))[grid.box(WHOLE)].sum() == 35
+    assert RegionGrid(7, 5, 3).touching([WHOLE], grid) == [0, 1, 2, 3, 4, 5]

@@ -10,9 +10,11 @@ from querying.errors import InfrastructureError
 from querying.files import sha256, write_json
 from querying.further_passes import dropout_seed
 from querying.labels import IGNORE
+from querying.pool import ScoreTask
 from querying.regions import RegionGrid
 from querying.schemas import REGION_SCORES
-from querying.scorer import ScoreTask, ShardScorer, read_scores
+from querying.scorer import ShardScorer
+from querying.scores import read_scores
 from querying.shards import decode_label, image_ids
 
 SETTINGS = dict(

@@ -7,8 +7,9 @@ import torch
 
 from orchestrator.layout import RunLayout
 from querying.files import read_json
+from querying.pool import ScoreTask, pool_batches
 from querying.regions import RegionGrid
-from querying.scorer import ScoreTask, ShardScorer, pool_batches
+from querying.scorer import ShardScorer
 from querying.shards import decode_label
 from tests.small import small_run
 from training.graph import capture

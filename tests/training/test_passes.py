@@ -104,3 +104,19 @@ def test_the_mean_of_many_passes_is_near_the_ordinary_one(monkeypatch):
     mean = torch.stack([one[0] for one in predict.dropout_passes(x, (1.0,), 400, 3)]).mean(0)
     spread = predict(x, 1.0)
     assert (mean - spread).abs().mean() < 0.05 * spread.std()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_features_are_the_mean_of_what_the_class_head_reads_and_the_logits_are_the_ordinary_ones(monkeypatch, scale):
+    found = predictor(monkeypatch)
+    images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    logits_BChw, features_BD = found.with_features(images, scale)
+    assert torch.equal(logits_BChw, found(images, scale))
+    seen = []
+    hook = found.model.aspp.register_forward_hook(lambda module, args, output: seen.append(output))
+    found(images, scale)
+    hook.remove()
+    expected = seen[0].double().numpy().mean(axis=(2, 3))
+    assert features_BD.dtype == torch.float32
+    assert features_BD.numpy() == pytest.approx(expected, abs=1e-5)
+    assert features_BD.std(dim=0).max() > 0

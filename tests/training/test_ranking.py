@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from querying.scorer import ScoreTask
+from querying.pool import ScoreTask
 from querying.shards import image_ids, read_images
 from training.ranking import ShardRanker, reliability
 
