@@ -59,23 +59,36 @@ def select_global(shards: Iterable[Shard], count: int) -> Cells:
             _best(kept, count)
             threshold = kept.score.min()
     _best(kept, count)
+    kept.trim()
     order_S = _descending(kept.score)
     score_S, flat_S = kept.score[order_S], kept.flat[order_S]
-    del kept, order_S
-    position_S, region_S = np.divmod(flat_S, regions)
-    return Cells(position_S, region_S.astype(np.int32), score_S)
+    del kept, order_S  # as large as the result
+    position_S = flat_S // regions
+    flat_S -= position_S * regions
+    return Cells(position_S, flat_S.astype(np.int32), score_S)
 
 
 def ranked(cells: Cells) -> Cells:
     """Score descending, then image, then region ascending."""
-    return cells.take(np.lexsort((cells.region_S, cells.position_S, -cells.score_S)))
+    cells = _in_pool_order(cells)
+    return cells.take(_descending(cells.score_S))
 
 
 def within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
     """The best cells whose pixels together do not exceed `pixels`; in pool order."""
     best = ranked(cells)
-    best = best.take(np.cumsum(areas_R[best.region_S]) <= pixels)
-    return best.take(np.lexsort((best.region_S, best.position_S)))
+    return _in_pool_order(best.take(np.cumsum(areas_R[best.region_S]) <= pixels))
+
+
+def _in_pool_order(cells: Cells) -> Cells:
+    """Image, then region ascending."""
+    flat_S = cells.position_S * (int(cells.region_S.max(initial=0)) + 1) + cells.region_S
+    if (flat_S[1:] > flat_S[:-1]).all():
+        return cells
+    return cells.take(np.argsort(flat_S, kind="stable"))
+
+
+_PART = 65_536
 
 
 class _Candidates:
@@ -113,14 +126,23 @@ class _Candidates:
     def sort(self) -> None:
         """Into pool order."""
         if not self._in_order:
-            self.keep(np.argsort(self.flat))
+            order_S = np.argsort(self.flat)
+            self.score[:] = self.score[order_S]
+            self.flat[:] = self.flat[order_S]
             self._in_order = True
 
     def keep(self, place_S: np.ndarray) -> None:
-        """Those at these places, in this order."""
-        scores, numbers = self.score[place_S], self.flat[place_S]
+        """Those at these ascending places, which move to the front a part at a time."""
+        for start in range(0, len(place_S), _PART):
+            part = place_S[start : start + _PART]
+            self.score[start : start + len(part)] = self.score[part]
+            self.flat[start : start + len(part)] = self.flat[part]
         self.num = len(place_S)
-        self.score[:], self.flat[:] = scores, numbers
+
+    def trim(self) -> None:
+        """Give memory back that no candidate uses."""
+        for array in (self._scores, self._numbers):
+            array.resize(self.num, refcheck=False)
 
 
 def _descending(score_S: np.ndarray) -> np.ndarray:

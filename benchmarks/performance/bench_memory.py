@@ -110,10 +110,10 @@ def _first(ids: list[str]) -> list[str]:
 
 def drive(root: Path) -> None:
     """What the driver does between two trainings; prints its peak memory."""
+    from benchmarks.performance.timing import peak_mb
     from orchestrator.layout import RunLayout
     from orchestrator.local_backend import LocalBackend
     from orchestrator.progress import SilentProgress
-    from benchmarks.performance.timing import peak_mb
     from orchestrator.stages import Stages, whole_images
     from querying.ledger import Ledger
     from querying.oracle import SimulatedOracle

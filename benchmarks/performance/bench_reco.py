@@ -1,5 +1,5 @@
-"""What ReCo costs: ours, a vectorised plain autograd form, and loops as research code has them; and what it costs of the
-training step that it is a part of.
+"""What ReCo costs: ours, a vectorised plain autograd form, and loops as research code has them; and what it costs of
+the training step that it is a part of.
 
 Run:  python -m benchmarks.performance.bench_reco
 """
@@ -38,7 +38,7 @@ def plain_contrast(embed_PD: Tensor, mean_KD: Tensor, samples: Samples, *, tempe
 
 
 def main(*, rounds: int = 5, threads: int = 2) -> list[Result]:
-    """Interleaved medians in milliseconds, forward and backward; the loops are timed in two rounds, for their length."""
+    """Interleaved medians in milliseconds, forward and backward; the loops, which take long, in two rounds."""
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     forms = _forms(torch.Generator().manual_seed(0), device)
