@@ -42,7 +42,9 @@ class Case(NamedTuple):
         return build_model(self.model, CLASSES, embedding=True)
 
 
-def case(height: int = 360, width: int = 480, *, model: ModelSettings | None = None) -> Case:
+def case(
+    height: int = 360, width: int = 480, *, model: ModelSettings | None = None, reco: ReCoSettings | None = None
+) -> Case:  # fmt: skip
     """2 labelled and 4 pool images; labels in patches, a quarter of the pool's unknown, as pseudo-labels have them."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     draw = torch.Generator().manual_seed(0)
@@ -57,7 +59,9 @@ def case(height: int = 360, width: int = 480, *, model: ModelSettings | None = N
     label[:2] %= CLASSES
     target = blown_up(label.masked_fill(label >= CLASSES, 255))
     settings = TrainSettings(method="self_training")
-    step = Step(settings, ReCoSettings(), torch.Generator(device).manual_seed(0), lambda count: count, MethodSettings())
+    step = Step(
+        settings, reco or ReCoSettings(), torch.Generator(device).manual_seed(0), lambda count: count, MethodSettings()
+    )
     batch = Batch(image[:2], target[:2], image[2:], target[2:]).to(device)
     return Case(batch, step, model or ModelSettings(), device)
 
