@@ -33,14 +33,14 @@ IMAGES, REGIONS, PER_IMAGE, SHARD_IMAGES, INDEX_SHARDS = 1_000_000, 192, 4, 4096
 PNG_BYTES = 108
 """Mean of the cells of 30x30 pixels of a generated street scene."""
 WHAT = {
+    "index": f"index of {INDEX_SHARDS:,} shards: read and check that the files are there",
+    "ids": "ids of 256 images of 360x480 (ppm): hashes the shard first",
     "write": "score files: draw, write, hash",
     "per_image": "read the score files and select per image",
     "global": "read the score files and select over the whole pool",
     "append": "ledger: append the cells bought",
     "spent": "ledger: hash it and add up what was bought",
     "bought": "ledger: what every image has, for the scorers",
-    "index": f"index of {INDEX_SHARDS:,} shards: read and check that the files are there",
-    "ids": "ids of 256 images of 360x480 (ppm): hashes the shard first",
 }
 
 
@@ -67,6 +67,15 @@ def simulate(root: Path, images: int) -> dict[str, dict[str, float]]:
     def end(name: str, **more: float) -> None:
         seconds = round(time.perf_counter() - started, 3)
         parts[name] = {"seconds": seconds, "peak_mb": round(peak_mb() - before, 1), **more}
+
+    _write_index(root / "data")
+    begin()
+    DataIndex.load(root / "data")
+    end("index", megabytes=round(_size([root / "data/index.json"]), 2), shards=INDEX_SHARDS)
+    shard = _image_shard(root / "pixels")
+    begin()
+    found_ids = image_ids(root / "pixels", shard)
+    end("ids", images=len(found_ids), megabytes=round(_size([root / "pixels" / shard.images]), 1))
 
     begin()
     for number, first in enumerate(range(0, images, SHARD_IMAGES)):
@@ -96,15 +105,6 @@ def simulate(root: Path, images: int) -> dict[str, dict[str, float]]:
     begin()
     assert len(ledger.bought(1)) == len(ids) - 1
     end("bought")
-
-    _write_index(root / "data")
-    begin()
-    DataIndex.load(root / "data")
-    end("index", megabytes=round(_size([root / "data/index.json"]), 2), shards=INDEX_SHARDS)
-    shard = _image_shard(root / "pixels")
-    begin()
-    found_ids = image_ids(root / "pixels", shard)
-    end("ids", images=len(found_ids), megabytes=round(_size([root / "pixels" / shard.images]), 1))
     return parts
 
 
@@ -142,9 +142,16 @@ def _rows(cells: Cells, ids: list[str], cycle: int) -> Iterator[pa.RecordBatch]:
             "pixels": np.full(part.num, 900),
             "void_pixels": np.zeros(part.num, np.int64),
             "score": part.score_S,
-            "label": [rng.bytes(PNG_BYTES) for _ in range(part.num)],
+            "label": _noise(rng, part.num),
         }
         yield pa.RecordBatch.from_pydict(columns, schema=LEDGER)
+
+
+def _noise(rng: np.random.Generator, count: int) -> pa.Array:
+    offsets = np.arange(0, (count + 1) * PNG_BYTES, PNG_BYTES, dtype=np.int32)
+    return pa.Array.from_buffers(
+        pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(rng.bytes(count * PNG_BYTES))]
+    )
 
 
 def _write_index(root: Path) -> None:
