@@ -124,6 +124,24 @@ def test_a_peer_is_timed_from_its_checkout(tmp_path, monkeypatch, capsys):
     assert set(result["ms"]) == {"ours", "peer"}
 
 
+def test_a_peer_that_is_a_package_is_timed_without_our_path_changing(tmp_path):
+    folder = tmp_path / "networks"
+    folder.mkdir()
+    (folder / "parts.py").write_text("from torchvision.models.utils import load_state_dict_from_url\n")
+    (folder / "__init__.py").write_text(
+        "import torch\nfrom .parts import *\n"
+        "def get_deeplab(backbone, num_classes, pretrained_flag):\n"
+        "    assert (backbone, pretrained_flag) == ('mbv2', False)\n"
+        "    return torch.nn.Conv2d(3, num_classes, 1)\n"
+    )
+    path = list(sys.path)
+    forms = peers.s4al_forms(tmp_path, (64, 64))
+    assert forms["peer"]().shape == (4, 11, 64, 64)
+    assert forms["ours"]().shape == (4, 11, 16, 16)
+    assert sys.path == path
+    assert "networks" not in sys.modules
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
