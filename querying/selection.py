@@ -43,24 +43,35 @@ def select_per_image(shards: Iterable[Shard], k: int) -> Cells:
 def select_global(shards: Iterable[Shard], count: int) -> Cells:
     """The `count` best eligible cells of the whole pool, ordered as `ranked` orders them.
 
-    Keeps at most about twice `count` candidates: cells below the running threshold are dropped shard by shard.
+    Keeps at most about one and a half times `count` candidates, 12 bytes each: cells below the running threshold are
+    dropped shard by shard.  Shards may come in any order, but all have the same number of regions.
     """
     if not count:
         return Cells.concatenate([])
-    kept, num, threshold = [Cells.concatenate([])], 0, -np.inf
+    kept, threshold, regions = _Candidates(), np.float32(-np.inf), 1
     for first, score_NR in shards:
-        fresh = _at_least(first, score_NR, threshold)
-        kept.append(fresh)
-        num += fresh.num
-        if num > 2 * count:
-            best = _best(Cells.concatenate(kept), count)
-            kept, num, threshold = [best], best.num, best.score_S.min()
-    return ranked(_best(Cells.concatenate(kept), count))
+        regions = score_NR.shape[1]
+        # A cell that ties with `count` earlier ones has lost; behind a shard out of order it may have won.
+        in_order = first * regions >= kept.reached
+        bound = np.nextafter(threshold, np.float32(np.inf)) if in_order else threshold
+        kept.add(first * regions, score_NR.ravel(), bound)
+        if kept.num > count + count // 2:
+            _best(kept, count)
+            threshold = kept.score.min()
+    _best(kept, count)
+    kept.trim()
+    order_S = _descending(kept.score)
+    score_S, flat_S = kept.score[order_S], kept.flat[order_S]
+    del kept, order_S  # as large as the result
+    position_S = flat_S // regions
+    flat_S -= position_S * regions
+    return Cells(position_S, flat_S.astype(np.int32), score_S)
 
 
 def ranked(cells: Cells) -> Cells:
     """Score descending, then image, then region ascending."""
-    return cells.take(np.lexsort((cells.region_S, cells.position_S, -cells.score_S)))
+    cells = _in_pool_order(cells)
+    return cells.take(_descending(cells.score_S))
 
 
 def within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
@@ -70,21 +81,92 @@ def within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
 
 def first_within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
     """The first cells whose pixels together do not exceed `pixels`; in pool order."""
-    first = cells.take(np.cumsum(areas_R[cells.region_S]) <= pixels)
-    return first.take(np.lexsort((first.region_S, first.position_S)))
+    return _in_pool_order(cells.take(np.cumsum(areas_R[cells.region_S]) <= pixels))
 
 
 def best_cells(first: int, score_NR: np.ndarray, count: int) -> Cells:
     """The `count` best eligible cells of a shard, by region within an image; fewer where there are fewer."""
-    best = _best(_at_least(first, score_NR, -np.inf), count)
-    return best.take(np.lexsort((best.region_S, best.position_S)))
+    return _in_pool_order(select_global([(first, score_NR)], count))
 
 
-def _at_least(first: int, score_NR: np.ndarray, threshold: float) -> Cells:
-    """The eligible cells of a shard that reach the threshold, in its order."""
-    place = np.flatnonzero(score_NR >= threshold if threshold > -np.inf else score_NR > -np.inf)
-    row, region = np.divmod(place, score_NR.shape[1])
-    return Cells(first + row, region.astype(np.int32), score_NR.ravel()[place])
+def _in_pool_order(cells: Cells) -> Cells:
+    """Image, then region ascending."""
+    flat_S = cells.position_S * (int(cells.region_S.max(initial=0)) + 1) + cells.region_S
+    if (flat_S[1:] > flat_S[:-1]).all():
+        return cells
+    return cells.take(np.argsort(flat_S, kind="stable"))
+
+
+_PART = 65_536
+
+
+class _Candidates:
+    """Cells of one number each (image position times regions, plus region) in arrays that are used again: fresh ones
+    would cost more than the search."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self.reached = 0
+        """No number so far is as high."""
+        self._in_order = True
+        self._scores, self._numbers = np.empty(0, np.float32), np.empty(0, np.int64)
+
+    @property
+    def score(self) -> np.ndarray:
+        return self._scores[: self.num]
+
+    @property
+    def flat(self) -> np.ndarray:
+        return self._numbers[: self.num]
+
+    def add(self, start: int, score: np.ndarray, bound: np.float32) -> None:
+        """The eligible cells of a shard, whose first one is number `start`, that reach the bound."""
+        place_S = np.flatnonzero(score >= bound if bound > -np.inf else score > -np.inf)
+        self._in_order &= start >= self.reached
+        self.reached = max(self.reached, start + len(score))
+        before, self.num = self.num, self.num + len(place_S)
+        if self.num > len(self._scores):
+            for array in (self._scores, self._numbers):
+                array.resize(self.num + self.num // 4, refcheck=False)  # no view outlives a call
+        self.score[before:] = score[place_S]
+        self.flat[before:] = place_S
+        self.flat[before:] += start
+
+    def sort(self) -> None:
+        """Into pool order."""
+        if not self._in_order:
+            order_S = np.argsort(self.flat)
+            self.score[:] = self.score[order_S]
+            self.flat[:] = self.flat[order_S]
+            self._in_order = True
+
+    def keep(self, place_S: np.ndarray) -> None:
+        """Those at these ascending places, which move to the front a part at a time."""
+        for start in range(0, len(place_S), _PART):
+            part = place_S[start : start + _PART]
+            self.score[start : start + len(part)] = self.score[part]
+            self.flat[start : start + len(part)] = self.flat[part]
+        self.num = len(place_S)
+
+    def trim(self) -> None:
+        """Give memory back that no candidate uses."""
+        for array in (self._scores, self._numbers):
+            array.resize(self.num, refcheck=False)
+
+
+def _descending(score_S: np.ndarray) -> np.ndarray:
+    """What sorts scores from high to low, equal ones as they come.
+
+    One sort of integers, whose upper half falls as the score rises and whose lower half is the place.  The bits of
+    floats order like integers, backwards where they are negative; adding zero makes -0 and 0 the same.
+    """
+    bits_S = (score_S + np.float32(0)).view(np.uint32)
+    key_S = np.where(bits_S >> 31, bits_S, ~bits_S & np.uint32(0x7FFFFFFF)).astype(np.uint64)
+    key_S <<= np.uint64(32)
+    key_S |= np.arange(len(key_S), dtype=np.uint64)
+    key_S.sort()
+    key_S &= np.uint64(0xFFFFFFFF)
+    return key_S.view(np.int64)
 
 
 def _top_of_images(first: int, score_NR: np.ndarray, k: int) -> Cells:
@@ -108,14 +190,14 @@ def _top_of_images(first: int, score_NR: np.ndarray, k: int) -> Cells:
     return Cells(first + row, region_KN.T[eligible_NK], score_KN.T[eligible_NK])
 
 
-def _best(cells: Cells, count: int) -> Cells:
-    """The top `count` without a full sort: all above the count-th score, then the earliest of those that equal it."""
+def _best(cells: _Candidates, count: int) -> None:
+    """Keep the top `count` without a full sort: all above the count-th score, then the earliest of its equals."""
+    cells.sort()
     if cells.num <= count:
-        return cells
-    if count == 0:
-        return Cells.concatenate([])
-    cut = np.partition(cells.score_S, cells.num - count)[cells.num - count]
-    above = np.flatnonzero(cells.score_S > cut)
-    equal = np.flatnonzero(cells.score_S == cut)
-    equal = equal[np.lexsort((cells.region_S[equal], cells.position_S[equal]))][: count - len(above)]
-    return cells.take(np.concatenate([above, equal]))
+        return
+    cut = np.partition(cells.score, cells.num - count)[cells.num - count]
+    place_S = np.flatnonzero(cells.score >= cut)
+    surplus = len(place_S) - count
+    if surplus:
+        place_S = np.delete(place_S, np.flatnonzero(cells.score[place_S] == cut)[-surplus:])
+    cells.keep(place_S)

@@ -6,17 +6,16 @@ Run:  python -m benchmarks.performance.bench_device
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.ingest import ingest
+from benchmarks.performance.result import Result, found
 from benchmarks.recipes import find
 from orchestrator.config import RunConfig, override
 from orchestrator.layout import RunLayout
@@ -49,13 +48,14 @@ SCORING: dict[str, tuple[Precision, int, tuple[float, ...]]] = {
 }
 
 
-def main() -> list[dict[str, Any]]:
+def main(*, rounds: int = 1, threads: int = 2) -> list[Result]:
+    """Images/s, no bar; `rounds` is not used: a run is long enough."""
     if not torch.cuda.is_available():
         print("device: there is no GPU here, left out")
         return []
     peak = _peak()
-    print(json.dumps({"device": torch.cuda.get_device_name(), "bf16_matmul_tflops": round(peak / 1e12, 1)}))
-    results = []
+    gpu = torch.cuda.get_device_name()
+    results = [found("device_peak", "bf16 matrix product of 8192 x 8192", gpu, peak / 1e12, unit="TFLOP/s")]
     with tempfile.TemporaryDirectory() as folder:
         for name, (size, recipe) in SIZES.items():
             root = Path(folder) / name
@@ -63,13 +63,13 @@ def main() -> list[dict[str, Any]]:
             for form, changes in FORMS.items():
                 results.append(_training(name, form, find(recipe), changes, index, root / form.replace(" ", "-"), peak))
             checkpoint = RunLayout(root / "as-shipped").checkpoint(1)
-            results += [_scoring(name, form, *how, index, checkpoint, root) for form, how in SCORING.items()]
+            results += [_scoring(name, form, *how, index, checkpoint, root, threads) for form, how in SCORING.items()]
     return results
 
 
 def _training(
     name: str, form: str, base: RunConfig, changes: tuple[str, ...], index: DataIndex, root: Path, peak: float
-) -> dict[str, Any]:
+) -> Result:
     """A short run: the second epoch of the student is what counts, the first one has the start in it."""
     short = (
         "cycles=1", "data.dataset=null", "data.size=null", "model.weights=none", "train.epochs=2",
@@ -81,15 +81,15 @@ def _training(
     run(config, index, RunLayout(root), LocalBackend(), record, NoMirror(), SilentProgress())
     epoch = read_json(RunLayout(root).checkpoint(1) / "meta.json")["history"][-1]
     rate = epoch["train/images_per_second"]
-    return _said(
-        {
-            "name": f"device training, {name}",
-            "form": form,
-            "images_per_second": round(rate, 1),
-            "waiting_for_data": round(epoch["train/waiting_for_data"], 3),
-            "share_of_peak": round(3 * _flops(config, index) * rate / peak, 4),  # backward costs twice the forward pass
-            "memory_gib": round(torch.cuda.max_memory_reserved() / 2**30, 1),
-        }
+    return found(
+        f"device_training_{name}",
+        f"training on the GPU, {name}: {form}",
+        f"{index.height}x{index.width}, {config.train.batch_size} + {config.train.batch_size_unlabelled} images",
+        rate,
+        unit="images/s",
+        waiting_for_data=round(epoch["train/waiting_for_data"], 3),
+        share_of_peak=round(3 * _flops(config, index) * rate / peak, 4),  # backward costs twice the forward pass
+        memory_gib=round(torch.cuda.max_memory_reserved() / 2**30, 1),
     )
 
 
@@ -102,7 +102,8 @@ def _scoring(
     index: DataIndex,
     checkpoint: Path,
     root: Path,
-) -> dict[str, Any]:
+    threads: int,
+) -> Result:
     """Whole shards, written; the second pass counts."""
     scorer = ShardScorer(
         partial(Predictor, checkpoint.resolve(), precision=precision),
@@ -113,7 +114,7 @@ def _scoring(
         threshold=0.7,
         exclude_border=True,
         batch_size=batch,
-        threads=2,
+        threads=threads,
         seed=0,
         cycle=0,
     )
@@ -126,7 +127,8 @@ def _scoring(
             scorer.score_shard(ScoreTask(place, index.root, shard, frozenset(), {}))
         seconds = time.perf_counter() - started
     rate = index.num_images("train") / seconds
-    return _said({"name": f"device scoring, {name}", "form": form, "images_per_second": round(rate, 1)})
+    setting = f"{index.height}x{index.width}"
+    return found(f"device_scoring_{name}", f"scoring on the GPU, {name}: {form}", setting, rate, unit="images/s")
 
 
 def _flops(config: RunConfig, index: DataIndex) -> float:
@@ -148,11 +150,6 @@ def _peak() -> float:
             a @ b
         torch.cuda.synchronize()
     return 2 * side**3 * rounds / (time.perf_counter() - started)
-
-
-def _said(result: dict[str, Any]) -> dict[str, Any]:
-    print(json.dumps(result), flush=True)
-    return result
 
 
 if __name__ == "__main__":

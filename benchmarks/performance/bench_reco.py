@@ -1,27 +1,29 @@
-"""What ReCo costs: ours and a vectorised plain autograd form, against the training step that it is a part of.
+"""What ReCo costs: ours, a vectorised plain autograd form, and loops as research code has them; and what it costs of
+the training step that it is a part of.
 
 Run:  python -m benchmarks.performance.bench_reco
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
-from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.performance.reference_reco import looped_contrast, looped_samples, reference_reco
+from benchmarks.performance.result import Result, found
+from benchmarks.performance.timing import interleaved, milliseconds
 from training.losses import cross_entropy
 from training.model import build_model
-from training.reco import Samples, prototypes, reco_loss, sample_indices
+from training.reco import Samples, contrast, prototypes, reco_loss, sample_indices
 from training.settings import ModelSettings, ReCoSettings
 
 IMAGES, HEIGHT, WIDTH, CLASSES, DIM = 6, 360, 480, 11, 256
 BAR = 0.1
 """ReCo's share of the step's forward and backward pass, at most."""
+LOOPS_BAR = 15.0
 
 
 def plain_contrast(embed_PD: Tensor, mean_KD: Tensor, samples: Samples, *, temperature: float) -> Tensor:
@@ -35,36 +37,40 @@ def plain_contrast(embed_PD: Tensor, mean_KD: Tensor, samples: Samples, *, tempe
     return loss_JQ.mean(dim=1).sum() / len(mean_KD)
 
 
-def main(*, rounds: int = 7, threads: int = 2) -> dict[str, object]:
-    """Interleaved medians in milliseconds, forward and backward; `ratio` is our ReCo over the training step."""
+def main(*, rounds: int = 5, threads: int = 2) -> list[Result]:
+    """Interleaved medians in milliseconds, forward and backward; the loops, which take long, in two rounds."""
     torch.set_num_threads(threads)
-    generator = torch.Generator().manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forms = _forms(generator, device)
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for turn in range(rounds + 1):
-        for name, form in forms.items():
-            spent = _seconds(form, device)
-            if turn:  # the first round warms up
-                seconds[name].append(spent)
-    ms = {name: round(1e3 * median(spent), 1) for name, spent in seconds.items()}
-    ratio = round(ms["reco"] / ms["step"], 4)
-    result: dict[str, object] = {
-        "name": "reco",
-        "setting": f"{IMAGES} x {HEIGHT}x{WIDTH}, {CLASSES} classes, {DIM} dimensions, {threads} threads, {device}",
-        "ms": ms,
-        "ratio": ratio,
-        "bar": BAR,
-        "passes": ratio <= BAR,
-        "over_plain": round(ms["plain"] / ms["reco"], 1),
-    }
-    verdict = "" if ratio <= BAR else "  falls short"
-    print(json.dumps(result))
-    print(
-        f"| ReCo / training step (forward + backward) | {ms['reco']:.0f} ms / {ms['step']:.0f} ms = {ratio:.3f} "
-        f"| bar <= {BAR}{verdict} | plain autograd {ms['plain']:.0f} ms |"
-    )
-    return result
+    forms = _forms(torch.Generator().manual_seed(0), device)
+    loop = forms.pop("loop")
+    seconds = interleaved(forms, rounds)
+    beside = interleaved({"loop": loop, "reco": forms["reco"]}, min(rounds, 2))
+    setting = f"{IMAGES} x {HEIGHT}x{WIDTH}, {CLASSES} classes, {DIM} dimensions, {threads} threads, {device}"
+    error = difference()
+    return [
+        found(
+            "reco", "ReCo / training step's forward and backward pass", setting, seconds["reco"] / seconds["step"],
+            bar=BAR, at_most=True, ms=milliseconds(seconds), over_plain=round(seconds["plain"] / seconds["reco"], 1),
+        ),
+        found(
+            "reco_loops", "ReCo over the reference formulation (loops, all keys gathered)", setting,
+            beside["loop"] / beside["reco"], bar=LOOPS_BAR, holds=error <= 1e-6, ms=milliseconds(beside),
+            difference_in_float64=error,
+        ),
+    ]  # fmt: skip
+
+
+def difference() -> float:
+    """Of ours and the reference's value on the same samples, in float64, relative."""
+    generator = torch.Generator().manual_seed(0)
+    embed_PD = torch.randn(2_000, 32, generator=generator, dtype=torch.float64)
+    label_P = torch.randint(5, (2_000,), generator=generator)
+    mean_KD, class_K = prototypes(embed_PD, label_P)
+    settings = ReCoSettings(queries=16, negatives=32)
+    samples = looped_samples(label_P, label_P >= 0, mean_KD, class_K, settings, generator)
+    expected = looped_contrast(embed_PD, mean_KD, samples, temperature=settings.temperature)
+    ours = contrast(embed_PD, embed_PD, mean_KD, samples, temperature=settings.temperature)
+    return float((ours - expected).abs() / expected.abs())
 
 
 def _forms(generator: torch.Generator, device: torch.device) -> dict[str, Callable[[], object]]:
@@ -117,15 +123,10 @@ def _forms(generator: torch.Generator, device: torch.device) -> dict[str, Callab
         logits = F.interpolate(output.logits, size=(HEIGHT, WIDTH), mode="bilinear", align_corners=False)
         (cross_entropy(logits, target, normalise="valid") + output.embedding.mean()).backward()
 
-    return {"reco": reco, "plain": plain, "step": step}
+    def loop() -> None:
+        torch.autograd.grad(reference_reco(embed, small, prob, settings, generator), embed)
 
-
-def _seconds(form: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    form()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return {"reco": reco, "plain": plain, "step": step, "loop": loop}
 
 
 if __name__ == "__main__":

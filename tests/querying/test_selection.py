@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -100,3 +102,48 @@ def test_cells_of_an_image_come_best_first():
 def test_a_later_tie_with_the_running_threshold_loses_to_an_earlier_image():
     shards = [(i, np.full((1, 4), 0.5, np.float32)) for i in range(6)]
     assert picked(select_global(shards, 3)) == picked(select_global(shards[::-1], 3)) == [(0, 0), (0, 1), (0, 2)]
+
+
+FLOATS = st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, -np.inf, np.inf, 1.5])
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=60), st.integers(1, 5), st.data())
+@settings(deadline=None)
+def test_global_equals_a_lexsort_of_everything_for_any_floats_and_any_order_of_shards(values, regions, data):
+    table = np.array(values[: len(values) // regions * regions] or values[:1] * regions, np.float32)
+    table = table.reshape(-1, regions)
+    cuts = [*data.draw(st.lists(st.integers(0, len(table)), max_size=6)), 0, len(table)]
+    bounds = sorted(set(cuts))
+    shards = [(first, table[first:last]) for first, last in itertools.pairwise(bounds)]
+    shards = data.draw(st.permutations(shards))
+    count = data.draw(st.integers(0, table.size + 2))
+    image, region = np.divmod(np.arange(table.size), regions)
+    order = np.lexsort((region, image, -table.ravel()))
+    order = order[table.ravel()[order] > -np.inf][:count]
+    cells = select_global(iter(shards), count)
+    assert np.array_equal(cells.position_S, image[order])
+    assert np.array_equal(cells.region_S, region[order])
+    assert np.array_equal(cells.score_S, table.ravel()[order])
+    assert (cells.position_S.dtype, cells.region_S.dtype, cells.score_S.dtype) == (np.int64, np.int32, np.float32)
+
+
+@pytest.mark.parametrize("levels", [3, 2**20])
+def test_global_equals_a_lexsort_where_candidates_are_dropped_many_times(levels):
+    rng = np.random.default_rng(0)
+    table = (rng.integers(-levels, levels, (4_000, 12)) / levels).astype(np.float32)
+    image, region = np.divmod(np.arange(table.size), 12)
+    order = np.lexsort((region, image, -table.ravel()))[:500]
+    for shuffled in (False, True):
+        starts = np.arange(0, 4_000, 37)
+        if shuffled:
+            rng.shuffle(starts)
+        cells = select_global([(int(first), table[first : first + 37]) for first in starts], 500)
+        assert np.array_equal(cells.position_S, image[order])
+        assert np.array_equal(cells.region_S, region[order])
+
+
+def test_positions_beyond_32_bits_are_kept():
+    """100 million images of 192 cells are more cells than 32 bits count."""
+    first = 99_999_999
+    cells = select_global([(0, np.zeros((1, 192), np.float32)), (first, np.full((1, 192), 0.5, np.float32))], 2)
+    assert picked(cells) == [(first, 0), (first, 1)]
