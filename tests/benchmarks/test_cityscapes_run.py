@@ -40,6 +40,7 @@ def cityscapes(tmp_path_factory):
 
 
 @pytest.mark.slow  # minutes: networks and crops of the paper's size
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("recipe", "cycles"), [("cityscapes_ssl_resnet50", 1), ("cityscapes_ssl_resnet101", 0)])
 def test_a_step_at_the_papers_setting(cityscapes, tmp_path, recipe, cycles):
     data, listed = cityscapes
