@@ -41,10 +41,8 @@ def weak(
     scale = rng.uniform(settings.scale_min, settings.scale_max)
     scaled = [max(1, round(side * scale)) for side in target_HW.shape]
     origin = [int(rng.integers(max(0, have - want) + 1)) for have, want in zip(scaled, crop, strict=True)]
-    image, target = _scaled_window(image_HWC, target_HW, scaled=scaled, origin=origin, crop=crop)
-    if rng.random() < settings.flip:
-        image, target = image[:, ::-1], target[:, ::-1]
-    return np.ascontiguousarray(image), np.ascontiguousarray(target)
+    flip = bool(rng.random() < settings.flip)
+    return _scaled_window(image_HWC, target_HW, scaled=scaled, origin=origin, crop=crop, flip=flip)
 
 
 def strong(
@@ -144,9 +142,16 @@ def colour_jitter(
 
 
 def _scaled_window(
-    image_HWC: Bytes, target_HW: Bytes, *, scaled: Sequence[int], origin: Sequence[int], crop: tuple[int, int]
+    image_HWC: Bytes,
+    target_HW: Bytes,
+    *,
+    scaled: Sequence[int],
+    origin: Sequence[int],
+    crop: tuple[int, int],
+    flip: bool,
 ) -> tuple[Bytes, Bytes]:
-    """The window of size `crop` at `origin` of both maps resized to `scaled`; only the window is computed."""
+    """The window of size `crop` at `origin` of both maps resized to `scaled`, mirrored where asked for; only the window
+    is computed."""
     extent = [min(have, want) for have, want in zip(scaled, crop, strict=True)]
     step = [side / have for side, have in zip(target_HW.shape, scaled, strict=True)]
     top, left = (start * by for start, by in zip(origin, step, strict=True))
@@ -161,10 +166,15 @@ def _scaled_window(
         (2 * np.arange(start, start + size) + 1) * side // (2 * have)
         for side, have, start, size in zip(target_HW.shape, scaled, origin, extent, strict=True)
     )
+    place = slice(0, extent[0]), slice(0, extent[1])
+    if flip:  # the library does it five times as fast as a copy of numpy's view
+        window = window.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        columns = columns[::-1]
+        place = place[0], slice(crop[1] - extent[1], crop[1])
     image = np.zeros((*crop, 3), dtype=np.uint8)
     target = np.full(crop, IGNORE, dtype=np.uint8)
-    image[: extent[0], : extent[1]] = np.asarray(window)
-    target[: extent[0], : extent[1]] = target_HW[rows][:, columns]
+    image[place] = np.asarray(window)
+    target[place] = target_HW[rows][:, columns]
     return image, target
 
 
@@ -188,11 +198,10 @@ def _turn_hue(x_CHW: Floats, turn: float) -> Floats:
     value = np.maximum(np.maximum(red, green), blue)
     chroma = value - np.minimum(np.minimum(red, green), blue)
     safe = np.maximum(chroma, np.float32(1e-6))
-    sector = np.where(
-        value == red,
-        (green - blue) / safe,
-        np.where(value == green, (blue - red) / safe + np.float32(2), (red - green) / safe + np.float32(4)),
-    )
+    is_red, is_green = value == red, value == green
+    sector = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
+    sector /= safe
+    sector += np.where(is_red, np.float32(0), np.where(is_green, np.float32(2), np.float32(4)))
     sector += np.float32(6 * turn)
     turned = np.empty_like(x_CHW)
     for channel, phase in enumerate((5, 3, 1)):
