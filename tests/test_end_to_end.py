@@ -177,8 +177,8 @@ def test_a_clock_that_jumps_back_a_day_changes_nothing(undisturbed, toy_data, tm
 
     steps = []
 
-    def stopped(self, step, loss):
-        steps.append(step)
+    def stopped(self, progress, loss):
+        steps.append(progress.step)
         if steps == [1, 2, 3, 4, 5]:
             raise KeyboardInterrupt
 
