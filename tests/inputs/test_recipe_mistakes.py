@@ -85,7 +85,7 @@ WRONG = {
 TEXT = ("name", "data.dataset", "data.evaluate_on", "model.weights", "initial.list")
 YES_OR_NO = (
     "reference", "initial.cover", "train.nesterov", "train.sync_bn", "query.exclude_border", "methods.cps.cutmix",
-    "evaluate.best_on_val",
+    "evaluate.best_on_val", "train.cuda_graph",
 )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def test_a_number_out_of_range_is_refused_with_its_key(tmp_path, key):
     for value in (-1, -0.5, float("nan"), float("inf"), -(10**30)):
         tree = plain()
         group, leaf = group_of(tree, key)
-        group[leaf] = [value] * len(group[leaf]) if isinstance(group[leaf], list) else value
+        group[leaf] = [value] * max(1, len(group[leaf])) if isinstance(group[leaf], list) else value
         assert f"recipe.yaml: {key}: " in refusal(tmp_path, tree), value
 
 
