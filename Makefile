@@ -21,7 +21,7 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup  ## The whole benchmark on generated street scenes (about 5 minutes on 2 cores)
 	$(BIN)/s4al run toy_s4al_plus --out runs/demo
 
-test: setup  ## The default tests in two processes (10 to 12 minutes on 2 cores)
+test: setup  ## The default tests in two processes (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup  ## Format, lint, types and import contracts

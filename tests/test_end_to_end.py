@@ -1,4 +1,4 @@
-"""Whole runs on generated scenes: killed and continued, in one process and on Ray, with one and two workers."""
+"""Whole runs on generated scenes in one process: killed and continued."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 from orchestrator.layout import RunLayout
 from querying.files import read_json
 from querying.shards import image_ids
-from tests.small import small_config, small_run
+from tests.small import small_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -195,72 +195,3 @@ def test_a_clock_that_jumps_back_a_day_changes_nothing(undisturbed, toy_data, tm
     small_run(toy_data.root, tmp_path)
     assert steps[5] == 5, "not continued from the newest state by number"
     assert_same(tmp_path, undisturbed)
-
-
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore")
-def test_ray_gives_the_same_ledger_scores_and_weights_as_one_process(local_ray, undisturbed, toy_data, tmp_path):
-    from orchestrator.ray_backend import RayBackend
-
-    small_run(toy_data.root, tmp_path, "query.actors=2", backend=RayBackend())
-    assert_same(tmp_path, undisturbed)
-
-
-@pytest.mark.ray
-@pytest.mark.filterwarnings("ignore")
-def test_a_lost_worker_of_two_is_replaced_and_the_result_is_the_same(local_ray, toy_data, tmp_path):
-    """Two DDP workers; one of them is killed in mid-training, the group restarts from the last epoch."""
-    from orchestrator.ray_backend import RayBackend
-
-    overrides = ("cycles=0", "train.workers=2", "teacher.batch_size=4", "train.epochs=6")
-    small_run(toy_data.root, tmp_path / "calm", *overrides, backend=RayBackend())
-    folder = tmp_path / "stormy" / "cycle-000" / "training"
-    killer = subprocess.Popen([sys.executable, "-c", KILLER, str(folder), str(os.getpid())])
-    small_run(toy_data.root, tmp_path / "stormy", *overrides, backend=RayBackend())
-    assert killer.wait(timeout=5) == 0, "no worker was killed"
-    assert weights(tmp_path / "stormy", 0) == weights(tmp_path / "calm", 0)
-    assert finals(tmp_path / "stormy") == finals(tmp_path / "calm")
-
-
-KILLER = """
-import glob, os, pathlib, signal, sys, time
-
-def parent(pid):
-    return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
-
-while not glob.glob(sys.argv[1] + "/states/step-*"):
-    time.sleep(0.02)
-for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    try:  # only a worker of this test's own cluster: test -> raylet -> worker
-        name = (folder / "cmdline").read_bytes()
-        if name.startswith(b"ray::RayTrainWorker") and parent(parent(folder.name)) == sys.argv[2]:
-            os.kill(int(folder.name), signal.SIGKILL)
-            sys.exit(0)
-    except OSError:
-        continue
-sys.exit(1)
-"""
-
-
-@pytest.mark.ray
-def test_a_driver_killed_on_ray_continues_to_the_same_end(undisturbed, toy_data, tmp_path):
-    """The whole command line, killed with its local cluster in the middle of training."""
-    from tests.small import SMALL
-
-    root = tmp_path / "run"
-    command = [sys.executable, "-m", "benchmarks", "run", "toy_s4al_plus", *SMALL, "--data", str(toy_data.root)]
-    command += ["--out", str(root), "--tracking", "none"]
-    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(root.glob("cycle-000/training/states/step-*")):
-        assert time.monotonic() < deadline
-        assert driver.poll() is None
-        time.sleep(0.02)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert_same(root, undisturbed)
-    assert "mIoU" in finished.stdout
-    assert (root / "report" / "report.html").exists()
-    assert small_config().name == "toy_s4al_plus"
