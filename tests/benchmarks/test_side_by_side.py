@@ -140,6 +140,7 @@ def test_cells_do_not_outlive_a_killed_grid_and_the_next_one_goes_on(toy_data, t
 
 
 @pytest.mark.slow  # a cluster of its own
+@pytest.mark.timeout(900)
 def test_side_by_side_on_one_cluster(toy_data, tmp_path):
     out = tmp_path / "grid"
     arguments = command(toy_data.root, out, "--backend", "ray", "--tracking", "none")
