@@ -1,4 +1,4 @@
-"""Strong augmentation of a batch where the network computes: `augment.with_look` in torch, within a level of it.
+"""Strong augmentation of a batch where the network computes: `augment.with_look` in torch, equal but for rounding.
 
 On a GPU the loader's threads then only cut and scale; the colours, most of the cost, are a few kernels per image.
 """

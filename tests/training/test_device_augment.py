@@ -52,7 +52,7 @@ def test_blur_is_the_same_bit_for_bit(device):
 @pytest.mark.parametrize("device", DEVICES)
 @given(seed=st.integers(0, 2**32 - 1))
 @hypothesis_settings(deadline=None, max_examples=60)
-def test_any_look_is_the_same_within_a_level(device, seed):
+def test_any_look_is_the_same_but_for_rounding(device, seed):
     settings = AugmentSettings(cutout_size=9, blur=0.3, colour=0.9, greyscale=0.3)
     images = [photo(seed=number) for number in range(3)]
     looks = [draw_look((40, 56), settings, rng(seed + number)) for number in range(3)]
