@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import timm
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from querying.errors import InfrastructureError, UserError
+from training.depthwise import SparseDepthwiseConv
 
 if TYPE_CHECKING:
     from training.model import DeepLabV3Plus
@@ -42,33 +42,6 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
             if type(conv) is nn.Conv2d and conv.groups > 1 and max(*conv.stride, *conv.dilation) > 1:
                 setattr(module, name, SparseDepthwiseConv(conv))
     return encoder
-
-
-class SparseDepthwiseConv(nn.Conv2d):
-    """A dilated or strided depthwise convolution that stays in float32 under a CPU's bf16 autocast.
-
-    In torch 2.15 the bf16 weight gradient of a dilated one is wrong, sometimes NaN, and that of a strided one takes
-    up to eight times as long (channels last).
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            conv.bias is not None,
-        )
-        self.weight, self.bias = conv.weight, conv.bias
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        if x_BCHW.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-            return super().forward(x_BCHW)
-        with torch.autocast("cpu", enabled=False):
-            return super().forward(x_BCHW.float())
 
 
 def load_backbone(model: DeepLabV3Plus, path: Path) -> None:

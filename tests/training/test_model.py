@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from querying.errors import InfrastructureError, UserError
-from training.backbones import SparseDepthwiseConv, build_encoder, download_backbone, load_backbone
+from training.backbones import build_encoder, download_backbone, load_backbone
 from training.decoder import UpsampleConcatConv
+from training.depthwise import SparseDepthwiseConv
 from training.model import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus, build_model, normalise, parameter_groups
 from training.settings import ModelSettings
 
@@ -91,22 +92,6 @@ def test_under_autocast_both_forms_agree_to_half_precision():
         plain = model(image(1, 3, 64, 64)).embedding
     assert fused.dtype == plain.dtype == torch.bfloat16
     torch.testing.assert_close(fused, plain, rtol=0.05, atol=0.05 * plain.abs().max().item())
-
-
-def test_bf16_on_a_cpu_keeps_the_gradient_of_dilated_depthwise_convolutions_right():
-    """torch 2.15 gets it wrong by more than its length (here 1.16 of it), or NaN, in channels-last bf16."""
-    torch.manual_seed(0)
-    plain = nn.Conv2d(96, 96, 3, padding=2, dilation=2, groups=96, bias=False).to(memory_format=torch.channels_last)
-    ours = SparseDepthwiseConv(plain)
-    exact = nn.Conv2d(96, 96, 3, padding=2, dilation=2, groups=96, bias=False).double()
-    exact.load_state_dict(plain.state_dict())
-    x, grad = (torch.randn(2, 96, 23, 30).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    exact(x.double()).backward(grad.double())
-    with torch.autocast("cpu", torch.bfloat16):
-        out = ours(x)
-    out.backward(grad.to(out.dtype))
-    assert ours.weight.grad is plain.weight.grad
-    assert torch.allclose(ours.weight.grad.double(), exact.weight.grad, rtol=1e-4, atol=1e-3)
 
 
 def test_the_encoder_has_no_other_dilated_or_strided_depthwise_convolution():
