@@ -8,21 +8,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from querying.acquisition import ACQUISITIONS, random_scores
+from querying.allocator import keep_freed_memory
 from querying.difficulty import DifficultyMaps
 from querying.disagreement import FURTHER
 from querying.errors import DamagedError
 from querying.extras import SCHEMAS, Features, class_mixtures, equal_lists, extra_batch, majority_classes
 from querying.files import read_json, sha256, write_json, written
+from querying.full_size import log_probabilities, stripes
 from querying.further_passes import FurtherPasses
 from querying.labels import IGNORE, pseudo_label
 from querying.own_acquisition import own_acquisition
@@ -81,6 +83,7 @@ class ShardScorer:
         unit: Unit = "cell",
     ) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self.predict = load_predict()  # once per process: this is the expensive part
         self.grid = grid
         self.out = out
@@ -98,7 +101,7 @@ class ShardScorer:
         self.further: FurtherPasses | DifficultyMaps | None = None
         if acquisition in FURTHER:
             self.further = FurtherPasses(
-                acquisition, self.predict, self._log_probabilities,
+                acquisition, self.predict, partial(log_probabilities, height=grid.height, width=grid.width),
                 scales=scales, passes=passes, seed=seed, cycle=cycle,
             )  # fmt: skip
         if acquisition in DIFFICULTY_NAMES:
@@ -160,8 +163,16 @@ class ShardScorer:
         logits, extra = self._forward(ids, images_BCHW)
         maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
         scores, labels = [], []
-        for i, image_id in enumerate(ids):  # one image at a time stays in the cache
-            log_p_1CHW = self._log_probabilities([z_BChw[i : i + 1] for z_BChw in logits])
+        size = (self.grid.height, self.grid.width)
+        pixelwise = ACQUISITIONS.get(self.acquisition) if logits[0].device.type == "cpu" else None
+        for i, image_id in enumerate(ids):
+            one = [z_BChw[i : i + 1] for z_BChw in logits]
+            if pixelwise and self.extra not in PER_REGION:
+                parts = [(pixelwise(p), pseudo_label(p, self.threshold)) for p in stripes(one, *size)]
+                scores.append(self.grid.mean(torch.cat([score_1SW for score_1SW, _ in parts], dim=1))[0])
+                labels.append(torch.cat([label_1SW for _, label_1SW in parts], dim=1))
+                continue
+            log_p_1CHW = log_probabilities(one, *size)
             scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
             labels.append(pseudo_label(log_p_1CHW, self.threshold))
             if self.extra in PER_REGION:
@@ -203,15 +214,6 @@ class ShardScorer:
                     raise FloatingPointError(f"image {image_id}: the network's features are not finite")
         self.forward_seconds += time.perf_counter() - started
         return logits, kept
-
-    def _log_probabilities(self, logits: list[Tensor]) -> Tensor:
-        """Logits averaged over the scales at full resolution, then log-softmax in float32."""
-        size = (self.grid.height, self.grid.width)
-        full = [F.interpolate(z.float(), size, mode="bilinear", align_corners=False) for z in logits]
-        mean = full[0]
-        for other in full[1:]:
-            mean = mean + other
-        return (mean / len(full)).log_softmax(dim=1)
 
     def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None) -> Tensor:
         """Of one image (R,).  `map_1HW` is the score of every pixel where it takes more than `log_p_1CHW`.  NaN where a

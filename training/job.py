@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from querying.allocator import keep_freed_memory
 from querying.errors import InfrastructureError, Interrupted
 from querying.files import make_folder
 from querying.ledger import Ledger
@@ -80,6 +81,7 @@ def device_name(use_gpu: bool) -> str:
 def run_job(job: TrainJob, worker: Worker) -> None:
     """Train to the end, continuing from the newest intact state in `job.work`; rank 0 writes `job.out`."""
     torch.set_num_threads(job.train.threads)
+    keep_freed_memory()
     index = DataIndex.load(job.data)
     grid = RegionGrid(index.height, index.width, job.region_size)
     kind = METHODS[job.train.method]
@@ -109,7 +111,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         lr=job.train.lr,
         momentum=job.train.momentum,
         nesterov=job.train.nesterov and job.train.momentum > 0,
-        fused=gpu,
+        fused=True,
     )
     states = TrainingStates(job.work / "states", job.made_from)
     progress = states.restore(method, optimizer)

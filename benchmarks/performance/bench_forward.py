@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.performance.timing import interleaved
+from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, scenes, trained
+from benchmarks.performance.timing import by_default_allocator, interleaved
 from querying.acquisition import entropy
+from querying.allocator import keep_freed_memory
 from querying.regions import RegionGrid
-from training.checkpoint import save_model
-from training.model import DeepLabV3Plus, build_model, normalise
+from training.model import DeepLabV3Plus, normalise
 from training.precision import fast_bf16
 from training.predictor import Predictor, load_network
-from training.settings import ModelSettings
 
-HEIGHT, WIDTH, CLASSES, BATCH, REGION = 360, 480, 11, 4, 30
+BATCH, REGION = 4, 30
 BARS = {"fp32": 2.4, "bf16": 5.0}
 AGREEMENT = {"fp32": 0.9999, "bf16": 0.995}
 """Share of pixels whose class is that of the plain network, at least; in float32 only ties may fall otherwise."""
@@ -35,12 +35,11 @@ AGREEMENT = {"fp32": 0.9999, "bf16": 0.995}
 def main(*, rounds: int = 7, threads: int = 2) -> list[dict[str, Any]]:
     """A result per precision that this machine has; `ratio` is images/s over the plain network's."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    images = torch.randint(0, 256, (BATCH, 3, HEIGHT // 30, WIDTH // 30), dtype=torch.uint8)
-    images = images.repeat_interleave(30, 2).repeat_interleave(30, 3)
-    images = images // 2 + torch.randint(0, 128, images.shape, dtype=torch.uint8)
+    images = torch.from_numpy(scenes(BATCH, "test")[0]).permute(0, 3, 1, 2)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = lived(Path(folder))
+        checkpoint = trained(Path(folder))
         plain = load_network(checkpoint).to(device)
         plain.set_fused(False)
         ours = {"fp32": Predictor(checkpoint, device)}
@@ -52,7 +51,7 @@ def main(*, rounds: int = 7, threads: int = 2) -> list[dict[str, Any]]:
         logits: Tensor = _nchw(plain, normalise(images.to(device)).contiguous())
         return logits
 
-    forms: dict[str, Callable[[], Tensor]] = {"plain": reference}
+    forms: dict[str, Callable[[], Tensor]] = {"plain": by_default_allocator(reference)}
     forms |= {name: partial(one, images) for name, one in ours.items()}
     seconds = interleaved(forms, rounds)
     results = []
@@ -91,22 +90,6 @@ def _differences(expected: Tensor, found: Tensor) -> tuple[float, float]:
     same = (full[0].argmax(1) == full[1].argmax(1)).double().mean().item()
     mean = [grid.mean(entropy(z.log_softmax(1))) for z in full]
     return same, float((mean[0] - mean[1]).abs().max())
-
-
-def lived(folder: Path) -> Path:
-    """A network with confident predictions, whose BatchNorms have seen something."""
-    torch.manual_seed(0)
-    settings = ModelSettings()
-    model = build_model(settings, CLASSES, embedding=False)
-    with torch.no_grad():
-        model.class_head.out.weight.mul_(50)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    meta = {"model": settings.model_dump(mode="json"), "classes": [str(number) for number in range(CLASSES)]}
-    save_model(folder, model.state_dict(), meta)
-    return folder
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, scenes, trained
 from orchestrator.ray_backend import connected
 from querying.index import Shard
 from querying.pool import ScoreTask
@@ -26,12 +27,9 @@ from querying.regions import RegionGrid
 from querying.scorer import ShardScorer
 from querying.shard_writer import ShardWriter
 from querying.shards import read_images
-from training.checkpoint import save_model
-from training.model import build_model
 from training.predictor import Predictor
-from training.settings import ModelSettings
 
-HEIGHT, WIDTH, CLASSES, BATCH, SHARD_IMAGES = 360, 480, 11, 4, 16
+BATCH, SHARD_IMAGES = 4, 16
 BARS = {"scoring": 0.85, "actor": 0.95}
 
 
@@ -131,26 +129,15 @@ def _task(root: Path, shard: Shard, number: int) -> ScoreTask:
 
 
 def _shard(root: Path) -> Shard:
-    """Blocky images with noise."""
-    rng = np.random.default_rng(0)
     with ShardWriter(root, "train", num_classes=CLASSES, shard_size=SHARD_IMAGES) as writer:
-        for number in range(SHARD_IMAGES):
-            coarse = rng.integers(0, 200, (12, 16, 3)).repeat(30, axis=0).repeat(30, axis=1)
-            writer.add(f"{number:03d}", (coarse + rng.integers(0, 56, coarse.shape)).astype(np.uint8), None)
+        for number, image in enumerate(scenes(SHARD_IMAGES, "test")[0]):
+            writer.add(f"{number:03d}", image, None)
     return writer.close()[0]
 
 
 def _checkpoint(folder: Path) -> Path:
-    """A network whose class head is turned up, so that pseudo-labels are many-coloured and cost their PNG."""
     folder.mkdir()
-    torch.manual_seed(0)
-    settings = ModelSettings()
-    model = build_model(settings, CLASSES, embedding=False)
-    with torch.no_grad():
-        model.class_head.out.weight.mul_(50)
-    meta = {"model": settings.model_dump(mode="json"), "classes": [str(number) for number in range(CLASSES)]}
-    save_model(folder, model.state_dict(), meta)
-    return folder
+    return trained(folder)
 
 
 if __name__ == "__main__":

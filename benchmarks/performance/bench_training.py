@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from benchmarks.performance.reference_reco import reference_reco
 from benchmarks.performance.result import Result, found
-from benchmarks.performance.timing import interleaved, milliseconds
+from benchmarks.performance.timing import by_default_allocator, interleaved, milliseconds
+from querying.allocator import keep_freed_memory
 from training.batch import Batch
 from training.method_settings import MethodSettings
 from training.methods.parts import Parts, Step, classify, supervise
@@ -71,7 +72,7 @@ def ours(case: Case, precision: str) -> Callable[[], Parts]:
     method = METHODS["self_training"](
         lambda embedding: case.network().to(memory_format=torch.channels_last), case.step
     ).to(case.device)  # fmt: skip
-    return _step(method.train(), case, lambda: method(case.batch, case.step), precision)
+    return _step(method.train(), case, lambda: method(case.batch, case.step), precision, fused=True)
 
 
 def plain(case: Case) -> Callable[[], Parts]:
@@ -94,7 +95,7 @@ def plain(case: Case) -> Callable[[], Parts]:
             "reco": case.step.reco.weight * reco,
         }
 
-    return _step(network, case, parts, "fp32")
+    return by_default_allocator(_step(network, case, parts, "fp32", fused=False))
 
 
 def bare(case: Case, precision: str) -> Callable[[], None]:
@@ -111,7 +112,9 @@ def bare(case: Case, precision: str) -> Callable[[], None]:
     return run
 
 
-def _step(model: nn.Module, case: Case, parts: Callable[[], Parts], precision: str) -> Callable[[], Parts]:
+def _step(
+    model: nn.Module, case: Case, parts: Callable[[], Parts], precision: str, *, fused: bool
+) -> Callable[[], Parts]:
     train = case.step.train
     groups = parameter_groups(
         model, train.lr, head_lr_scale=train.head_lr_scale, weight_decay=train.weight_decay
@@ -119,7 +122,7 @@ def _step(model: nn.Module, case: Case, parts: Callable[[], Parts], precision: s
     # No real learning: a hundred steps on one batch would end in weights that nobody trains with.
     for group in groups:
         group["lr"] *= 1e-6
-    optimizer = torch.optim.SGD(groups, momentum=train.momentum, nesterov=train.nesterov)
+    optimizer = torch.optim.SGD(groups, momentum=train.momentum, nesterov=train.nesterov, fused=fused)
 
     def run() -> Parts:
         with torch.autocast(case.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -136,6 +139,7 @@ def _step(model: nn.Module, case: Case, parts: Callable[[], Parts], precision: s
 def main(*, rounds: int = 3, threads: int = 2) -> list[Result]:
     """Steps a second over the plain port's, and over the bare network's, for each precision that this machine has."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     batch = case()
     precisions = ["fp32", *(["bf16"] if fast_bf16() else [])]
     forms: dict[str, Callable[[], object]] = {"plain": plain(batch)}

@@ -83,7 +83,7 @@ def reco_forms(folder: Path, size: tuple[int, int] = (90, 120)) -> Forms:
 
 def s4al_forms(folder: Path, size: tuple[int, int] = (360, 480)) -> Forms:
     """The scoring forward pass of 4 images, float32: ours as it scores, the peer's network as it stands."""
-    from benchmarks.performance.bench_forward import lived
+    from benchmarks.performance.subject import trained
     from training.model import normalise
     from training.predictor import Predictor
 
@@ -96,7 +96,7 @@ def s4al_forms(folder: Path, size: tuple[int, int] = (360, 480)) -> Forms:
     images = torch.randint(0, 256, (4, 3, *size), dtype=torch.uint8)
     ready = normalise(images).contiguous()
     with tempfile.TemporaryDirectory() as checkpoint:
-        predict = Predictor(lived(Path(checkpoint)), "cpu")
+        predict = Predictor(trained(Path(checkpoint)), "cpu")
 
     @torch.inference_mode()
     def peer() -> object:

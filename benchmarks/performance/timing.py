@@ -6,8 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import torch
+
+from querying.allocator import give_freed_memory_back, keep_freed_memory
+
+T = TypeVar("T")
 
 
 def interleaved(forms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -22,6 +27,19 @@ def interleaved(forms: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             if turn:
                 spent[name].append(time.perf_counter() - started)
     return {name: median(values) for name, values in spent.items()}
+
+
+def by_default_allocator(form: Callable[[], T]) -> Callable[[], T]:
+    """`form` as it runs in a process that says nothing to its allocator, unlike our stages."""
+
+    def run() -> T:
+        give_freed_memory_back()
+        try:
+            return form()
+        finally:
+            keep_freed_memory()
+
+    return run
 
 
 def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:

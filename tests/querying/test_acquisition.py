@@ -77,3 +77,10 @@ def test_pseudo_labels_keep_what_reaches_the_threshold():
     assert pseudo_label(logits.flip(1), 0.5).tolist() == [[[1, 1]]]
     assert pseudo_label(torch.tensor([0.0, -200.0]).view(1, 2, 1, 1), 1.0).tolist() == [[[0]]]
     assert pseudo_label(logits, 0.7).dtype == torch.uint8
+
+
+@pytest.mark.parametrize("classes", [1, 2, 19, 254])
+def test_the_label_is_numpys_argmax_also_where_classes_tie(classes):
+    generator = torch.Generator().manual_seed(0)
+    logits = log_p(torch.randint(0, 4, (2, classes, 9, 11), generator=generator).float())
+    assert np.array_equal(pseudo_label(logits, 0.0).numpy(), logits.numpy().argmax(axis=1))
