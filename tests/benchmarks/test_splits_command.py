@@ -83,7 +83,7 @@ def test_a_killed_driver_repeats_no_finished_cell(toy_data, tmp_path):
         "supervised,cps,unimatch",
     ]
     command += ["--splits", "1/4", "--data", str(toy_data.root), "--out", str(out), "--backend", "local"]
-    command += ["--tracking", "none"]
+    command += ["--tracking", "none", "--parallel", "1"]  # the cells one after the other, in the driver itself
     environment = {**os.environ, "S4AL_FAILPOINT": "cycle-000/checkpoint:sealed@2=kill"}
     assert subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=200).returncode == -9
     assert not (out / "cps/1_4/seed-0/cycle-000/checkpoint").exists()
