@@ -29,6 +29,7 @@ from orchestrator.progress import shown
 from querying.codecs import UInt8
 from querying.errors import InfrastructureError, UserError
 from querying.files import read_json, written
+from querying.labels import top_class
 from training.checkpoint import META
 from training.model import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus
 from training.predictor import Predictor, load_network
@@ -100,7 +101,7 @@ def segment(predict: Predictor, image_HWC: UInt8, size: tuple[int, int], path: P
     if not torch.isfinite(logits_1Chw).all():
         raise FloatingPointError(f"image {path}: the network's output is not finite")
     full_1CHW = F.interpolate(logits_1Chw, image_HWC.shape[:2], mode="bilinear", align_corners=False)
-    label_HW: UInt8 = full_1CHW.argmax(dim=1)[0].byte().cpu().numpy()
+    label_HW: UInt8 = top_class(full_1CHW)[1][0].byte().cpu().numpy()
     return label_HW
 
 

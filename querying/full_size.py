@@ -16,7 +16,7 @@ STRIPE_FLOATS = 2**18
 """Of a stripe's logits: 1 MB stays in a core's cache until its scores and labels are found."""
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """How some rows of full size come from the head's."""
 
     first: int
@@ -48,7 +48,7 @@ def stripes(logits: Sequence[Tensor], height: int, width: int) -> Iterator[Tenso
         for z_1Chw in logits
     ]
     step = max(1, STRIPE_FLOATS // (wide[0].shape[0] * width))
-    plans = [_plan(z_ChW.shape[1], height, step) for z_ChW in wide]
+    plans = [row_plan(z_ChW.shape[1], height, step) for z_ChW in wide]
     for at_scales in zip(*plans, strict=True):
         rows_CXW = torch.cat([z_ChW[:, rows.first : rows.last] for z_ChW, rows in zip(wide, at_scales, strict=True)], 1)
         weight_SX = torch.cat([rows.weight_Sh for rows in at_scales], 1) / len(wide)
@@ -56,14 +56,19 @@ def stripes(logits: Sequence[Tensor], height: int, width: int) -> Iterator[Tenso
 
 
 @lru_cache(maxsize=32)
-def _plan(rows_in: int, rows_out: int, step: int) -> list[_Rows]:
-    """For each stripe of `step` rows, the rows that it needs and with what weight."""
+def row_plan(rows_in: int, rows_out: int, step: int) -> list[Rows]:
+    """For each stripe of `step` rows of full size, the rows that it needs and with what weight."""
+    plan = []
+    for weight_Sh in bilinear(rows_in, rows_out).split(step):
+        needed = weight_Sh.any(dim=0).nonzero().flatten()
+        first, last = int(needed[0]), int(needed[-1]) + 1
+        plan.append(Rows(first, last, weight_Sh[:, first:last].contiguous()))
+    return plan
+
+
+@lru_cache(maxsize=32)
+def bilinear(size_in: int, size_out: int) -> Tensor:
+    """float32 weights (size_out, size_in) of bilinear upsampling along an axis, as `F.interpolate` has them."""
     with torch.inference_mode(False):
-        eye = torch.eye(rows_in, dtype=torch.float64).unsqueeze(0)
-        weight_Hh = F.interpolate(eye, size=rows_out, mode="linear", align_corners=False)[0].T.float()
-        plan = []
-        for weight_Sh in weight_Hh.split(step):
-            needed = weight_Sh.any(dim=0).nonzero().flatten()
-            first, last = int(needed[0]), int(needed[-1]) + 1
-            plan.append(_Rows(first, last, weight_Sh[:, first:last].contiguous()))
-        return plan
+        eye = torch.eye(size_in, dtype=torch.float64).unsqueeze(0)
+        return F.interpolate(eye, size=size_out, mode="linear", align_corners=False)[0].T.float()

@@ -11,19 +11,24 @@ IGNORE = 255
 """The label of a pixel that is not known: void, padding, CutOut, or below the confidence threshold."""
 
 
-def pseudo_label(log_p_BCHW: Tensor, threshold: float) -> Tensor:
-    """Class index where the top probability is at least `threshold`, IGNORE elsewhere (S4AL+ section 3.2); of equals
-    the first.
-
-    Takes log-probabilities of at most 254 classes, returns uint8 (B, H, W).
-    """
-    if log_p_BCHW.device.type != "cpu":
-        top_BHW, label_BHW = log_p_BCHW.max(dim=1)
-        return label_BHW.masked_fill(top_BHW.exp() < threshold, IGNORE).byte()
-    # On a CPU, where the index of a maximum takes 40 times as long as the maximum: of the classes that reach it, the
-    # one with the highest rank, which falls from C to 1.
-    classes = log_p_BCHW.shape[1]
-    top_B1HW = log_p_BCHW.amax(dim=1, keepdim=True)
+def top_class(score_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest score of each pixel (B, H, W), and its class in int64; of equals the first.  At most 254 classes."""
+    if score_BCHW.device.type != "cpu":
+        top_BHW, label_BHW = score_BCHW.max(dim=1)
+        return top_BHW, label_BHW
+    # On a CPU the index of a maximum takes 40 to 200 times as long as the maximum: so, of the classes that reach it,
+    # the one with the highest rank, which falls from C to 1.
+    classes = score_BCHW.shape[1]
+    top_B1HW = score_BCHW.amax(dim=1, keepdim=True)
     rank_C11 = top_B1HW.new_ones(classes).cumsum(0).flip(0).byte().view(-1, 1, 1)
-    label_BHW = classes - ((log_p_BCHW == top_B1HW) * rank_C11).amax(dim=1)
-    return label_BHW.masked_fill_(top_B1HW[:, 0].exp() < threshold, IGNORE)
+    label_BHW = classes - ((score_BCHW == top_B1HW) * rank_C11).amax(dim=1)
+    return top_B1HW[:, 0], label_BHW.long()
+
+
+def pseudo_label(log_p_BCHW: Tensor, threshold: float) -> Tensor:
+    """Class index where the top probability is at least `threshold`, IGNORE elsewhere (S4AL+ section 3.2).
+
+    Takes log-probabilities, returns uint8 (B, H, W).
+    """
+    top_BHW, label_BHW = top_class(log_p_BCHW)
+    return label_BHW.byte().masked_fill_(top_BHW.exp() < threshold, IGNORE)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.errors import UserError
+from querying.labels import top_class
 from querying.shards import Shard, read_images, read_truth
 from training.metrics import Confusion
 from training.settings import EvaluateSettings
@@ -75,5 +76,5 @@ class ShardEvaluator:
         confusion = Confusion.empty(self.num_classes)
         for output_Chw, truth_HW in zip(output_BChw, truth_BHW, strict=True):
             full = F.interpolate(output_Chw[None], truth_HW.shape, mode="bilinear", align_corners=False)
-            confusion += Confusion.of(full.argmax(dim=1).cpu(), truth_HW[None], self.num_classes)
+            confusion += Confusion.of(top_class(full)[1].cpu(), truth_HW[None], self.num_classes)
         return confusion

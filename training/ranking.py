@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying.labels import top_class
 from querying.pool import ScoreTask, pool_batches
 from querying.scorer import Predict
 from training.checkpoint import early_folders
@@ -43,7 +44,7 @@ class ShardRanker:
         if not torch.isfinite(logits_1Chw).all():
             raise FloatingPointError(f"image {image_id}: the network's output is not finite")
         full = F.interpolate(logits_1Chw, images_BCHW.shape[2:], mode="bilinear", align_corners=False)
-        return full.argmax(dim=1)[0].cpu()
+        return top_class(full)[1][0].cpu()
 
 
 def ranker_of(checkpoint: Path, num_classes: int, batch_size: int, threads: int) -> ShardRanker:

@@ -46,10 +46,7 @@ def _learned() -> DeepLabV3Plus:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     for step in range(STEPS):
         image_BCHW, label_BHW = _crops(images, labels, rng)
-        loss = cross_entropy(
-            torch.nn.functional.interpolate(model(normalise(image_BCHW)).logits, CROP, mode="bilinear"),
-            label_BHW, normalise="valid",
-        )  # fmt: skip
+        loss = cross_entropy(model(normalise(image_BCHW)).logits, label_BHW, normalise="valid")
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 - step / STEPS)
         optimizer.zero_grad()

@@ -52,7 +52,7 @@ def test_stripes_joined_are_the_whole_image(small, large, rows, monkeypatch):
 
 @given(st.integers(1, 30), st.integers(1, 60), st.integers(1, 60))
 def test_a_plan_names_each_row_once_and_only_rows_that_count(rows_in, rows_out, step):
-    plan = full_size._plan(rows_in, rows_out, step)
+    plan = full_size.row_plan(rows_in, rows_out, step)
     assert sum(len(rows.weight_Sh) for rows in plan) == rows_out
     for rows in plan:
         assert 0 <= rows.first < rows.last <= rows_in

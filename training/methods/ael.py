@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying.labels import top_class
 from training.batch import Batch
 from training.method_settings import AELSettings
 from training.methods.method import Method, NewNetwork
 from training.methods.mixing import boxes, component, mix, span
-from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
+from training.upsampled import full_size
 
 
 class AEL(Method):
@@ -50,7 +52,7 @@ class AEL(Method):
         image, target = mix(batch.image, paste), mix(batch.target, paste)
 
         taught = full_size(self.teacher(normalise(batch.image_u)).logits, size)
-        sure_u, label_u = taught.float().softmax(1).max(1)
+        sure_u, label_u = top_class(taught.float().softmax(1))
         box, donor = cuts(label_u, batch.seen_u[0], wanted_C, settings, step.generator)
         image_u, label_u, sure_u, seen_u = (
             mix(one, box, donor) for one in (batch.image_u, label_u, sure_u, batch.seen_u[0])

@@ -11,12 +11,13 @@ mode on, and lets the unmixed images into BatchNorm's statistics).  Network 1 is
 import torch
 from torch import Tensor
 
-from querying.labels import IGNORE
+from querying.labels import IGNORE, top_class
 from training.batch import Batch
 from training.methods.method import Method, NewNetwork
 from training.methods.mixing import boxes, mix
-from training.methods.parts import Parts, Step, classify, evaluating, full_size, supervise
+from training.methods.parts import Parts, Step, classify, evaluating, supervise
 from training.model import normalise
+from training.upsampled import full_size
 
 
 class CPS(Method):
@@ -43,7 +44,7 @@ class CPS(Method):
             learned, seen_BHW = [one[known:] for one in logits], seen_u
         else:
             learned, seen_BHW = logits, torch.cat([batch.target != IGNORE, seen_u])
-            labels = [one.detach().argmax(1) for one in logits]
+            labels = [top_class(one.detach())[1] for one in logits]
         targets = [label.where(seen_BHW, IGNORE) for label in labels]
 
         cross = classify(learned[0], targets[1], step) + classify(learned[1], targets[0], step)
@@ -54,5 +55,5 @@ class CPS(Method):
 @torch.no_grad()
 def _label(network: torch.nn.Module, image_BCHW: Tensor, size: torch.Size) -> Tensor:
     with evaluating(network):
-        label_BHW: Tensor = full_size(network(normalise(image_BCHW)).logits, size).argmax(1)
+        _, label_BHW = top_class(full_size(network(normalise(image_BCHW)).logits, size))
     return label_BHW

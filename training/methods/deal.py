@@ -11,12 +11,13 @@ square root of their number).  Learns the labelled images alone; the acquisition
 import torch
 import torch.nn.functional as F
 
-from querying.labels import IGNORE
+from querying.labels import IGNORE, top_class
 from training.batch import Batch
 from training.difficulty import DifficultyBranch
 from training.methods.method import Method, NewNetwork
-from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.model import normalise
+from training.upsampled import full_size
 
 
 class DEAL(Method):
@@ -30,7 +31,7 @@ class DEAL(Method):
         size = batch.target.shape[1:]
         error_BHW = full_size(self.network.difficulty(logits), size)[:, 0]
         known_BHW = batch.target != IGNORE
-        wrong_BHW = known_BHW & (full_size(logits, size).argmax(1) != batch.target)
+        wrong_BHW = known_BHW & (top_class(full_size(logits, size))[1] != batch.target)
 
         wrong, known = (step.mean_count(mask.sum().to(error_BHW.dtype)) for mask in (wrong_BHW, known_BHW))
         share = wrong / known.clamp_min(1)

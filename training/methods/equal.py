@@ -12,8 +12,9 @@ import torch
 from querying.labels import IGNORE
 from training.batch import Batch
 from training.methods.method import Method
-from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.model import normalise
+from training.upsampled import full_size
 
 
 class EquAL(Method):

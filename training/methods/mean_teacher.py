@@ -12,9 +12,10 @@ from querying.labels import IGNORE
 from training.batch import Batch
 from training.method_settings import MeanTeacherSettings
 from training.methods.method import Method, NewNetwork
-from training.methods.parts import Parts, Step, full_size, pixel_mean, ramp_up, supervise
+from training.methods.parts import Parts, Step, pixel_mean, ramp_up, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
+from training.upsampled import full_size
 
 
 class MeanTeacher(Method):

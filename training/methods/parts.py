@@ -14,6 +14,7 @@ from training.method_settings import MethodSettings
 from training.model import Output
 from training.reco import reco_loss
 from training.settings import ReCoSettings, TrainSettings
+from training.upsampled import full_size
 
 Parts = dict[str, Tensor]
 """Named, weighted terms whose sum is the loss."""
@@ -32,13 +33,6 @@ class Step(NamedTuple):
     """Share of the training's steps that lie behind, 0 <= done < 1."""
     cycle: int = 0
     """Queries that the labels come from."""
-
-
-def full_size(logits_BChw: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear upsampling to (H, W)."""
-    if logits_BChw.shape[2:] == size:
-        return logits_BChw
-    return F.interpolate(logits_BChw, size, mode="bilinear", align_corners=False)
 
 
 def supervise(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
@@ -81,8 +75,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def classify(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
     """Cross entropy at full resolution."""
-    logits_BCHW = full_size(logits_BChw, target_BHW.shape[1:])
-    return cross_entropy(logits_BCHW, target_BHW, normalise=step.train.normalise, mean_count=step.mean_count)
+    return cross_entropy(logits_BChw, target_BHW, normalise=step.train.normalise, mean_count=step.mean_count)
 
 
 def contrast(output: Output, target_BHW: Tensor, step: Step) -> Parts:

@@ -28,14 +28,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.errors import UserError
-from querying.labels import IGNORE
+from querying.labels import IGNORE, top_class
 from training.batch import Batch
 from training.method_settings import S4ALSettings
 from training.methods.method import Method, NewNetwork
 from training.methods.mixing import mix
-from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
+from training.upsampled import full_size
 
 
 class Labelled(NamedTuple):
@@ -106,7 +107,7 @@ class S4AL(Method):
     def taught(self, batch: Batch) -> Labelled:
         """The pool's strong views under the teacher's labels of the weak ones, and the truth of bought cells."""
         logits = full_size(self.teacher(normalise(batch.image_u)).logits, batch.image_u.shape[2:])
-        sure, label = logits.float().softmax(1).max(1)
+        sure, label = top_class(logits.float().softmax(1))
         bought = batch.target_u != IGNORE
         label = torch.where(bought, batch.target_u.long(), label)
         return Labelled(batch.strong_u[0], label, sure.masked_fill(bought, 1.0), batch.seen_u[1])

@@ -17,14 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from querying.labels import IGNORE
+from querying.labels import IGNORE, top_class
 from training.batch import Batch
 from training.method_settings import U2PLSettings
 from training.methods.method import Method, NewNetwork
 from training.methods.mixing import boxes, mix
-from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
+from training.upsampled import full_size
 
 
 class U2PL(Method):
@@ -48,7 +49,7 @@ class U2PL(Method):
         settings: U2PLSettings = step.methods.u2pl
         known, size = len(batch.image), batch.target.shape[1:]
 
-        label_u = full_size(self.teacher(normalise(batch.image_u)).logits, size).argmax(1)
+        _, label_u = top_class(full_size(self.teacher(normalise(batch.image_u)).logits, size))
         mask = boxes(label_u.shape, area=(0.5, 0.5), probability=settings.cutmix, generator=step.generator)
         image_u, label_u, seen_u = (mix(one, mask) for one in (batch.image_u, label_u, batch.seen_u[0]))
 

@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying.labels import top_class
 from training.batch import Batch
 from training.methods.method import Method
 from training.methods.mixing import boxes, mix
-from training.methods.parts import Parts, Step, full_size, pixel_mean, supervise
+from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.model import normalise
+from training.upsampled import full_size
 
 
 class UniMatch(Method):
@@ -31,7 +33,7 @@ class UniMatch(Method):
         low, deep = self.network.encode(normalise(torch.cat([batch.image, batch.image_u])))
         output = self.network.decode(torch.cat([low, drop(low[known:])]), torch.cat([deep, drop(deep[known:])]))
         logits_x, logits_w, logits_fp = full_size(output.logits, size).split([known, pool, pool])
-        confidence, label = logits_w.detach().float().softmax(1).max(1)
+        confidence, label = top_class(logits_w.detach().float().softmax(1))
 
         area = (settings.area.low, settings.area.high)
         masks = [

@@ -1,0 +1,71 @@
+"""Cross entropy of logits that are upsampled to the labels' size, loss and gradient in one pass over the image.
+
+Nothing of full size is kept: the upsampled logits of a stripe of rows, their probabilities and their gradient are
+computed while they are in the cache, as ReCo's are.  On a CPU; a GPU is faster with few large operations.
+
+Shape suffixes: B = images, C = classes, h and w = the head's pixels, H and W = the labels', S = rows of a stripe, X =
+the head's rows that it needs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from querying.full_size import STRIPE_FLOATS, bilinear, row_plan
+from querying.labels import IGNORE
+
+
+def upsampled_cross_entropy(logits_BChw: Tensor, target_BHW: Tensor) -> Tensor:
+    """Sum of -log p over the known pixels, a scalar in float32 or wider; targets are class indices or IGNORE."""
+    logits_BChw = logits_BChw.to(torch.promote_types(logits_BChw.dtype, torch.float32))
+    if logits_BChw.device.type == "cpu" and logits_BChw.shape[2:] != target_BHW.shape[1:]:
+        cost: Tensor = _Cost.apply(logits_BChw, target_BHW)
+        return cost
+    logits_BCHW = full_size(logits_BChw, target_BHW.shape[1:])
+    return F.cross_entropy(logits_BCHW, target_BHW.long(), ignore_index=IGNORE, reduction="sum")
+
+
+def full_size(logits_BChw: Tensor, size: torch.Size) -> Tensor:
+    """Bilinear upsampling to (H, W)."""
+    if logits_BChw.shape[2:] == size:
+        return logits_BChw
+    return F.interpolate(logits_BChw, size, mode="bilinear", align_corners=False)
+
+
+class _Cost(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, logits_BChw: Tensor, target_BHW: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            found = [_of_image(z_Chw, target_HW) for z_Chw, target_HW in zip(logits_BChw, target_BHW, strict=True)]
+        ctx.save_for_backward(torch.stack([grad_Chw for _, grad_Chw in found]))
+        return torch.stack([cost for cost, _ in found]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        (grad_BChw,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grad_BChw * grad, None
+
+
+def _of_image(z_Chw: Tensor, target_HW: Tensor) -> tuple[Tensor, Tensor]:
+    """The cost of an image, and its gradient in the logits."""
+    (classes, h, w), (height, width) = z_Chw.shape, target_HW.shape
+    columns_Ww = bilinear(w, width).to(z_Chw.dtype)
+    wide_ChW = z_Chw @ columns_Ww.T
+    slope_ChW = torch.zeros_like(wide_ChW)
+    step = max(1, STRIPE_FLOATS // (classes * width))
+    costs = []
+    for rows, target_SW in zip(row_plan(h, height, step), target_HW.split(step), strict=True):
+        weight_SX = rows.weight_Sh.to(z_Chw.dtype)
+        unknown_1SW = (target_SW == IGNORE).unsqueeze(0)
+        own_1SW = target_SW.unsqueeze(0).long().masked_fill_(unknown_1SW, 0)
+        log_p_CSW = (weight_SX @ wide_ChW[:, rows.first : rows.last]).log_softmax(dim=0)
+        costs.append(log_p_CSW.gather(0, own_1SW).masked_fill_(unknown_1SW, 0.0).sum())
+        # d cost / d logit = p - 1 of the own class, p of the others
+        slope_CSW = log_p_CSW.exp_()
+        slope_CSW.scatter_add_(0, own_1SW, slope_CSW.new_full((), -1.0).expand(own_1SW.shape))
+        slope_ChW[:, rows.first : rows.last] += weight_SX.T @ slope_CSW.masked_fill_(unknown_1SW, 0.0)
+    return -torch.stack(costs).sum(), slope_ChW @ columns_Ww
