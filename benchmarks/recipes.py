@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import recipes_camvid as camvid, recipes_cityscapes as cityscapes, recipes_systems as systems
+from benchmarks import (
+    recipes_camvid as camvid,
+    recipes_cityscapes as cityscapes,
+    recipes_systems as systems,
+    recipes_systems_cpu as systems_cpu,
+)
 from orchestrator.config import DataSettings, InitialSettings, RunConfig, changed, load_yaml, nearest, override
 from querying.errors import UserError
 from querying.settings import QuerySettings
@@ -88,6 +93,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         cityscapes.cityscapes_ssl_resnet50,
         cityscapes.cityscapes_ssl_resnet101,
         *systems.SYSTEMS,
+        *systems_cpu.SYSTEMS,
         custom_s4al_plus,
     )
 }
