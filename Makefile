@@ -22,7 +22,7 @@ demo: setup  ## The whole benchmark on generated street scenes (about 5 minutes 
 	$(BIN)/s4al run toy_s4al_plus --out runs/demo
 
 test: setup  ## The default tests in two processes (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## Format, lint, types and import contracts
 	$(BIN)/ruff format --check .

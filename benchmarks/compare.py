@@ -166,7 +166,7 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
     lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for row in rows:
         spread = "" if row.spread is None else f" ± {row.spread:.2f}"
-        difference = "" if row.difference is None else f"{row.difference:+.2f}"
+        difference = "" if row.difference is None else f"{row.difference:+z.2f}"
         if row.interval is not None:
             difference += f" ± {row.interval:.2f}"
         cells = [row.method, row.split, str(row.seeds), f"{row.miou:.2f}{spread}", difference, f"{row.hours:.2f}"]

@@ -217,7 +217,7 @@ def _difference(found: Paired | None) -> str:
     if found is None:
         return ""
     interval = "" if found.half_interval is None else f" ± {100 * found.half_interval:.2f}"
-    return f"{100 * found.mean:+.2f}{interval}"
+    return f"{100 * found.mean:+z.2f}{interval}"
 
 
 def _needed(shares: Sequence[float | None]) -> str:

@@ -10,6 +10,13 @@ torch.set_num_threads(1)  # the tests' networks are tiny; two threads would only
 # `pytest --hypothesis-profile=fuzz tests/inputs/test_fuzz.py`: some 1,000 cases for every loader instead of 25.
 settings.register_profile("fuzz", max_examples=4000, deadline=None)
 
+LONGEST = ("test_end_to_end_on_ray.py", "test_faults.py", "test_end_to_end.py")
+"""Files that take minutes with few tests: begun last, one process would wait for the other."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def local_ray():
