@@ -23,9 +23,9 @@ BLUE, DEEP_BLUE = "#0072b2", "#00639c"
 _THEMED = {BLUE: "var(--accent)", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "none"}
 """Colours that the HTML report replaces, so that a chart follows the page from light to dark."""
 # Okabe and Ito's colours, which stay apart for colour-blind readers; markers differ as well.
-SERIES = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8b6914")
+SERIES = (BLUE, "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#8b6914", "#56b4e9", MUTED)
 CYCLES = ("#8a929c", "#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#8b6914")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 STAGES = {"train": DEEP_BLUE, "evaluate": "#56b4e9", "score": "#e69f00", "select": "#cc79a7"}
 WIDTH = 7.6  # inches
 DPI, PICTURE_DPI = 160, 128

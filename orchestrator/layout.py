@@ -7,15 +7,18 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.manifest import inputs_key, problems, seal, set_aside
-from querying.errors import UserError
+from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
-from querying.files import make_folder, sync
+from querying.files import make_folder, read_json, sync, write_json
 from querying.reliability import RELIABILITY
+
+ATTEMPT = "attempt.json"
+"""In a staging folder: `earlier`, the seconds of the attempts before; its own date is when this attempt began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +124,10 @@ def once(
         if other != staging:
             discard(other)
     make_folder(staging)
-    started = time.perf_counter()
+    started = time.perf_counter() - _earlier(staging)
     make(staging)
     place = f"{folder.parent.name}/{folder.name}"
+    (staging / ATTEMPT).unlink()
     sweep(staging)  # what a worker that was killed and replaced was writing
     failpoint(f"{place}:made")
     seal(staging, inputs=inputs, seconds=time.perf_counter() - started)
@@ -132,6 +136,17 @@ def once(
     failpoint(f"{place}:published")
     sync(folder.parent)
     return folder
+
+
+def _earlier(staging: Path) -> float:
+    """Wall seconds of the attempts before this one, of each until the last file it left; notes that this one begins."""
+    note, seconds = staging / ATTEMPT, 0.0
+    with suppress(FileNotFoundError, DamagedError):
+        began = note.stat().st_mtime
+        last = max(path.stat().st_mtime for path in staging.rglob("*"))
+        seconds = read_json(note)["earlier"] + last - began
+    write_json(note, {"earlier": seconds})
+    return float(seconds)
 
 
 def sweep(root: Path) -> None:

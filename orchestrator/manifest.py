@@ -58,7 +58,7 @@ def digest(folder: Path, pattern: str = "*") -> str:
 
 
 def seconds(folder: Path) -> float:
-    """Wall seconds of the attempt that published `folder`."""
+    """Wall seconds that making `folder` took, those of killed attempts until the last file that they left included."""
     return float(_read(folder)["seconds"])
 
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import time
@@ -34,6 +35,33 @@ def test_a_failed_stage_is_not_published_and_goes_on_from_its_complete_files(tmp
     assert not (tmp_path / "scores").exists()
     once(tmp_path / "scores", lambda staging: (staging / "second").write_text((staging / "first").read_text()))
     assert (tmp_path / "scores" / "second").read_text() == "1"
+
+
+def test_the_seconds_of_killed_attempts_count_until_the_last_file_that_they_left(tmp_path):
+    def killed(staging):
+        (staging / "first").write_text("1")
+        raise KeyboardInterrupt
+
+    for ago, lasted in ((1000, 60), (500, 30)):
+        with pytest.raises(KeyboardInterrupt):
+            once(tmp_path / "scores", killed)
+        [staging] = tmp_path.glob("scores-*.tmp")
+        os.utime(staging / "attempt.json", (time.time() - ago,) * 2)
+        os.utime(staging / "first", (time.time() - ago + lasted,) * 2)
+    once(tmp_path / "scores", lambda staging: None)
+    assert seconds(tmp_path / "scores") == pytest.approx(90, abs=5)
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["first", "manifest.json"]
+
+
+def test_a_damaged_note_of_an_attempt_only_costs_its_seconds(tmp_path):
+    def killed(staging):
+        (staging / "attempt.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(tmp_path / "scores", killed)
+    once(tmp_path / "scores", lambda staging: None)
+    assert seconds(tmp_path / "scores") < 5
 
 
 def test_sweeping_removes_what_was_being_written(tmp_path):
