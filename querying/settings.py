@@ -70,7 +70,7 @@ class QuerySettings(Settings):
     batch_size: int = Field(4, ge=1)
     """Images per forward pass when scoring and evaluating."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the network when scoring and pseudo-labelling; evaluation is always float32.  bf16 changes some 0.4 % of the
+    """Of the network when scoring and pseudo-labelling; evaluation is always float32.  bf16 changes some 0.3 % of the
     labels, and pays only on a GPU or a processor with AVX-512 BF16 or AMX."""
     actors: int = Field(1, ge=1)
     """Scorer actors (Ray back end)."""

@@ -5,6 +5,8 @@ Both save passes over memory, and change the function by rounding at most.  Shap
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -81,15 +83,24 @@ class ConvAct(nn.Module):
         return fused
 
 
-class WideConv(nn.Module):
-    """A convolution that computes in float32 whatever comes in: the class scores of a bf16 network."""
+def round_to_bf16(model: nn.Module, exact: Mapping[str, torch.dtype]) -> None:
+    """Round a network's weights to bfloat16, in place, but for the parts named in `exact`: these compute in
+    float32 and hand on the type that is given."""
+    parts = {name: model.get_submodule(name) for name in exact}
+    for name in exact:
+        _replace(model, name, nn.Identity())
+    model.to(torch.bfloat16)
+    for name, part in parts.items():
+        _replace(model, name, _Exact(part, exact[name]))
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+
+class _Exact(nn.Module):
+    def __init__(self, part: nn.Module, out: torch.dtype) -> None:
         super().__init__()
-        self.conv = conv.float()
+        self.part, self.out = part.float(), out
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.conv(x_BCHW.float())  # type: ignore[no-any-return]
+        return self.part(x_BCHW.float()).to(self.out)  # type: ignore[no-any-return]
 
 
 def _constant(value: Tensor, like: Tensor) -> nn.Parameter:

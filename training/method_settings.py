@@ -195,7 +195,7 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
     if train.method == "st++" and cycles != 2:
         raise ValueError(f"train.method=st++ trains a teacher and two students: it needs cycles=2, not {cycles}")
     if train.method == "st++" and queried:
-        raise ValueError("train.method=st++ asks nothing: it needs query.per_image=0")
+        raise ValueError("train.method=st++ asks nothing: it needs query.per_image=0 (query.images=0 for whole images)")
     if train.method not in ON_THE_FLY:
         return
     if cycles and not queried:

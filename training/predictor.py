@@ -6,11 +6,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.checkpoint import load_model
 from training.difficulty import DifficultyBranch
-from training.folding import WideConv, fold_batch_norm, fuse_activations
+from training.folding import fold_batch_norm, fuse_activations, round_to_bf16
 from training.model import DeepLabV3Plus, build_model, normalise
 from training.passes import dropout_passes
 from training.settings import ModelSettings
@@ -21,7 +21,7 @@ Precision = Literal["fp32", "bf16"]
 class Predictor:
     """Callable (uint8 images (B, 3, H, W), scale) -> float32 logits (B, C, h, w) at stride 4 of the scaled image.
 
-    With `bf16` some 0.4 % of the labels differ, and a region's entropy by up to 0.05 nats (docs/performance.md).
+    With `bf16` some 0.3 % of the labels differ, and a region's entropy by up to 0.05 nats (docs/performance.md).
     """
 
     def __init__(self, checkpoint: Path, device: str | None = None, *, precision: Precision = "fp32") -> None:
@@ -32,7 +32,7 @@ class Predictor:
         if self.difficulty is not None:
             self.difficulty.to(self.device)
         self.model = for_inference(network, self.device, precision)
-        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.dtype = next(self.model.encoder.parameters()).dtype
 
     @torch.inference_mode()
     def __call__(self, images_BCHW: Tensor, scale: float = 1.0) -> Tensor:
@@ -76,14 +76,14 @@ def load_network(checkpoint: Path) -> DeepLabV3Plus:
 
 
 def for_inference(model: DeepLabV3Plus, device: torch.device, precision: Precision) -> DeepLabV3Plus:
-    """The network itself, folded in place.  `bf16` rounds the weights but for the last convolution, which gives the
-    class scores: rounded scores would tie."""
+    """The network itself, folded in place; `bf16` rounds all but what would cost labels (decision 25)."""
     fold_batch_norm(model)
     model = model.to(device).to(memory_format=torch.channels_last)
     if precision == "bf16":
-        last, model.class_head.out = model.class_head.out, nn.Identity()  # type: ignore[assignment]
-        model = model.to(torch.bfloat16)
-        model.class_head.out = WideConv(last)  # type: ignore[assignment]
+        exact = {"class_head.out": torch.float32}  # rounded class scores would tie
+        if hasattr(model.encoder, "blocks"):
+            exact |= {"encoder.conv_stem": torch.float32, "encoder.blocks.0": torch.bfloat16}
+        round_to_bf16(model, exact)
     else:
         fuse_activations(model)
     return model

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from training.checkpoint import load_model, save_model
-from training.folding import ConvAct, fold_batch_norm, fuse_activations
-from training.model import ConvBNReLU, build_model
-from training.predictor import Predictor
+from training.folding import ConvAct, fold_batch_norm, fuse_activations, round_to_bf16
+from training.model import ConvBNReLU, build_model, normalise
+from training.predictor import Predictor, load_network
 from training.settings import ModelSettings
 
 BACKBONES = [("mobilenetv2_100", 16), ("resnet50", 8), ("resnet101s", 8)]
@@ -126,8 +126,6 @@ def pixels(batch=2):
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 2.0])
 def test_the_predictor_is_the_checkpoints_network_at_every_scale(checkpoint, scale):
-    from training.model import normalise
-
     folder, model = checkpoint
     x = normalise(pixels())
     size = [round(side * scale) for side in x.shape[2:]]
@@ -148,10 +146,30 @@ def test_bf16_keeps_the_classes_of_a_sure_network_and_gives_float32_logits(check
     assert rough.unique().numel() > 0.5 * rough.numel()  # the class scores themselves are not rounded
 
 
+def test_bf16_keeps_an_encoder_whose_first_block_cancels(tmp_path):
+    """As in MobileNetV2 from ImageNet: the first depthwise convolution's mean is ten times its spread, which rounding
+    to 8 bits would swallow."""
+    settings, model = settled(gain=200)
+    first = model.encoder.blocks[0][0]
+    with torch.no_grad():
+        first.conv_dw.weight.mul_(0.05).add_(1)  # nearly a box filter
+        first.bn1.reset_running_stats()
+        model.train()(normalise(pixels()))
+    model.eval()
+    assert (first.bn1.running_mean / first.bn1.running_var.sqrt()).median() > 1
+    save_model(tmp_path, model.state_dict(), {"model": settings.model_dump(mode="json"), "classes": list("abcde")})
+    exact = Predictor(tmp_path, "cpu")(pixels())
+    off = (Predictor(tmp_path, "cpu", precision="bf16")(pixels()) - exact).norm()
+    naive = load_network(tmp_path)
+    fold_batch_norm(naive)
+    with torch.inference_mode():
+        round_to_bf16(naive, {"class_head.out": torch.float32})
+        rounded = naive(normalise(pixels()).to(torch.bfloat16)).logits
+    assert off < 0.75 * (rounded - exact).norm()
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_predictor_of_a_network_without_decoder_is_that_network(tmp_path, precision):
-    from training.model import normalise
-
     settings, model = settled(gain=200, decoder="none")
     save_model(tmp_path, model.state_dict(), {"model": settings.model_dump(mode="json"), "classes": list("abcde")})
     with torch.inference_mode():
