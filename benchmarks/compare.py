@@ -19,7 +19,7 @@ from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
 from orchestrator.tracking_uri import check_uri, default_uri
 from querying.errors import UserError
-from querying.files import read_json, write_text, written
+from querying.files import read_json, write_text
 from querying.shown import redacted
 
 CELLS = "*/*/seed-*/summary.json"
@@ -187,7 +187,7 @@ def compare_command(
     text = as_markdown(rows, results, against)
     write_text(out / f"{stem}.md", text)
     write_text(out / f"{stem}.csv", as_csv(results))
-    _draw(rows, out / f"{stem}.png")
+    _draw(rows, out, stem)
     print(text, end="")
     uri = tracking or default_uri(root)
     if uri == "none":
@@ -207,25 +207,36 @@ def _points(rows: Sequence[Row], stem: str) -> dict[str, dict[int, float]]:
     return points
 
 
-def _draw(rows: Sequence[Row], path: Path) -> None:
-    """mIoU against the labelled share, a line per method."""
+def _draw(rows: Sequence[Row], folder: Path, name: str) -> None:
+    """mIoU against the labelled share, a line per method, the best of the share that most have on top of the legend."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for method in dict.fromkeys(row.method for row in rows):
-        own = [row for row in rows if row.method == method]
-        shares, spread = [float(Fraction(row.split)) for row in own], [row.spread or 0.0 for row in own]
-        axes.errorbar(shares, [row.miou for row in own], yerr=spread, marker="o", capsize=3, label=method)
+    from benchmarks.drawing import MARKERS, SERIES, WIDTH, save, styled
+
+    methods = list(dict.fromkeys(row.method for row in rows))
     splits = sorted({Fraction(row.split) for row in rows})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([float(split) for split in splits], [str(split) for split in splits])
-    axes.minorticks_off()
-    axes.set_xlabel("share of labelled train images")
-    axes.set_ylabel("mIoU (%)")
-    axes.legend(fontsize="small")
-    with written(path) as staged:
-        figure.savefig(staged, format="png", dpi=150)
+    common = max(splits, key=lambda split: sum(Fraction(row.split) == split for row in rows))
+    there = {row.method: row.miou for row in rows if Fraction(row.split) == common}
+    with styled():
+        figure = Figure((WIDTH, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for number, method in enumerate(sorted(methods, key=lambda method: -there.get(method, 0.0))):
+            own = [row for row in rows if row.method == method]
+            beside = 2 ** (0.03 * (number - (len(methods) - 1) / 2))  # else the points of a share would hide each other
+            colour, marker = SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
+            axes.errorbar(
+                [float(Fraction(row.split)) * beside for row in own], [row.miou for row in own],
+                yerr=[row.spread or 0.0 for row in own], color=colour, marker=marker, linewidth=2, elinewidth=1.2,
+                capsize=3, label=method,
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([float(split) for split in splits], [str(split) for split in splits])
+        axes.minorticks_off()
+        axes.set_xlabel("share of labelled train images; bars: one standard deviation over seeds")
+        axes.set_ylabel("mIoU (%)")
+        axes.grid(axis="y")
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), title=f"by mIoU at {common}")
+        save(figure, folder, name, svg=False)
 
 
 def _percent(value: float | None) -> str:
