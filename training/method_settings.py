@@ -42,6 +42,9 @@ class MeanTeacherSettings(Settings):
 class CPSSettings(Settings):
     weight: float = Field(6.0, ge=0)
     """Published: 6 on Cityscapes, 5 with CutMix; 1.5 on VOC."""
+    ramp: Share = 0.0
+    """Share of the steps over which the weight grows to its value.  0, as published, gives it from the start: in short
+    trainings both networks then soon agree on one class everywhere, and teach each other nothing else."""
     cutmix: bool = False
     boxes: int = Field(3, ge=1)
     area: Area = Area(low=0.25, high=0.5)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, scenes, trained
-from benchmarks.performance.timing import by_default_allocator, interleaved
+from benchmarks.performance.timing import ByDefaultAllocator, interleaved
 from querying.acquisition import entropy
 from querying.allocator import keep_freed_memory
 from querying.regions import RegionGrid
@@ -51,7 +51,7 @@ def main(*, rounds: int = 7, threads: int = 2) -> list[dict[str, Any]]:
         logits: Tensor = _nchw(plain, normalise(images.to(device)).contiguous())
         return logits
 
-    forms: dict[str, Callable[[], Tensor]] = {"plain": by_default_allocator(reference)}
+    forms: dict[str, Callable[[], Tensor]] = {"plain": ByDefaultAllocator(reference)}
     forms |= {name: partial(one, images) for name, one in ours.items()}
     seconds = interleaved(forms, rounds)
     results = []

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from benchmarks.performance.reference_reco import looped_contrast, looped_samples, reference_reco
 from benchmarks.performance.result import Result, found
-from benchmarks.performance.timing import interleaved, milliseconds
+from benchmarks.performance.timing import ByDefaultAllocator, interleaved, milliseconds
+from querying.allocator import keep_freed_memory
 from training.losses import cross_entropy
 from training.model import build_model
 from training.reco import Samples, contrast, prototypes, reco_loss, sample_indices
@@ -42,6 +43,7 @@ def plain_contrast(embed_PD: Tensor, mean_KD: Tensor, samples: Samples, *, tempe
 def main(*, rounds: int = 5, threads: int = 2) -> list[Result]:
     """Interleaved medians in milliseconds, forward and backward; the loops, which take long, once."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     forms = _forms(torch.Generator().manual_seed(0), device)
     apart = {name: forms.pop(name) for name in ("loop", "original")}
@@ -128,7 +130,13 @@ def _forms(generator: torch.Generator, device: torch.device) -> dict[str, Callab
     def loop() -> None:
         torch.autograd.grad(reference_reco(embed, small, prob, ORIGINAL, generator), embed)
 
-    return {"reco": reco, "plain": plain, "step": step, "loop": loop, "original": lambda: reco(ORIGINAL)}
+    return {
+        "reco": reco,
+        "plain": ByDefaultAllocator(plain),
+        "step": step,
+        "loop": ByDefaultAllocator(loop),
+        "original": lambda: reco(ORIGINAL),
+    }
 
 
 if __name__ == "__main__":

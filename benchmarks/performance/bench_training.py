@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.performance.reference_reco import reference_reco
 from benchmarks.performance.result import Result, found
-from benchmarks.performance.timing import by_default_allocator, interleaved, milliseconds
+from benchmarks.performance.timing import ByDefaultAllocator, interleaved, milliseconds
 from querying.allocator import keep_freed_memory
 from training.batch import Batch
 from training.method_settings import MethodSettings
@@ -95,7 +95,7 @@ def plain(case: Case) -> Callable[[], Parts]:
             "reco": case.step.reco.weight * reco,
         }
 
-    return by_default_allocator(_step(network, case, parts, "fp32", fused=False))
+    return ByDefaultAllocator(_step(network, case, parts, "fp32", fused=False))
 
 
 def bare(case: Case, precision: str) -> Callable[[], None]:

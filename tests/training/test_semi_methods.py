@@ -93,8 +93,11 @@ def test_a_teacher_averages_batchnorms_statistics_and_never_trains():
     assert teacher.network.state_dict()["1.num_batches_tracked"] == 1
 
 
-def test_cps_crosses_the_labels_of_both_networks_on_all_images():
-    one, here = labelled(batch(pool=2)), step(methods={"cps": {"weight": 6}})
+@pytest.mark.parametrize(
+    ("ramp", "done", "weight"), [(0.0, 0.0, 6.0), (0.4, 0.1, 6 * np.exp(-2.8125)), (0.4, 0.4, 6.0)]
+)
+def test_cps_crosses_the_labels_of_both_networks_on_all_images(ramp, done, weight):
+    one, here = labelled(batch(pool=2)), step(methods={"cps": {"weight": 6, "ramp": ramp}}, done=done)
     trained = pixelwise("cps", here)
     found = trained(one, here)
     images = torch.cat([one.image, one.image_u])
@@ -105,7 +108,7 @@ def test_cps_crosses_the_labels_of_both_networks_on_all_images():
     assert found["ce"].item() == pytest.approx(expected, rel=1e-5)
     seen = np.concatenate([known, one.seen_u[0].numpy()])
     cross = mean_over(cost(p1, p2.argmax(1)), seen) + mean_over(cost(p2, p1.argmax(1)), seen)
-    assert found["cross"].item() == pytest.approx(6 * cross, rel=1e-5)
+    assert found["cross"].item() == pytest.approx(weight * cross, rel=1e-5)
 
 
 def test_cps_with_cutmix_mixes_images_and_the_other_networks_labels_alike():

@@ -1,6 +1,7 @@
 """Cross Pseudo Supervision (Chen et al. 2021): two networks from different first values teach each other.
 
 L = CE(p1, y) + CE(p2, y) + w * [CE(p1, argmax p2) + CE(p2, argmax p1)], without threshold and without average.
+Ours: w may grow from 0 at the start (`methods.cps.ramp`).
 
 Without CutMix the cross terms cover labelled and pool images, and the pseudo-labels come from the training pass itself.
 With CutMix they cover the pool alone: both networks label the images as they are, then learn on the images and each
@@ -15,7 +16,7 @@ from querying.labels import IGNORE, top_class
 from training.batch import Batch
 from training.methods.method import Method, NewNetwork
 from training.methods.mixing import boxes, mix
-from training.methods.parts import Parts, Step, classify, evaluating, supervise
+from training.methods.parts import Parts, Step, classify, evaluating, ramp_up, supervise
 from training.model import normalise
 from training.upsampled import full_size
 
@@ -49,7 +50,7 @@ class CPS(Method):
 
         cross = classify(learned[0], targets[1], step) + classify(learned[1], targets[0], step)
         first, second = (supervise(one[:known], batch.target, step) for one in logits)
-        return {"ce": first + second, "cross": settings.weight * cross}
+        return {"ce": first + second, "cross": settings.weight * ramp_up(step.done, settings.ramp) * cross}
 
 
 @torch.no_grad()
