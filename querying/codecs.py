@@ -41,11 +41,14 @@ def decode_image(data: bytes | memoryview) -> UInt8:
 
 
 def encode_label(label_HW: UInt8) -> bytes:
-    """A label map as PNG, mode L.  The same labels give the same bytes."""
+    """A label map as PNG, mode L.  The same labels give the same bytes.
+
+    Runs alone (Z_RLE) are as fast as zlib's fastest level, and smaller: what repeats in a label map are its neighbours.
+    """
     assert label_HW.dtype == np.uint8, label_HW.dtype
     assert label_HW.ndim == 2, label_HW.shape
     out = io.BytesIO()
-    Image.fromarray(label_HW).save(out, "png", compress_level=1)
+    Image.fromarray(label_HW).save(out, "png", compress_level=1, compress_type=zlib.Z_RLE)
     return out.getvalue()
 
 

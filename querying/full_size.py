@@ -17,19 +17,20 @@ STRIPE_FLOATS = 2**18
 
 
 class Rows(NamedTuple):
-    """How some rows of full size come from the head's."""
+    """How the rows of a stripe come from the head's."""
 
-    first: int
-    last: int
-    weight_Sh: Tensor
-    """Bilinear weights of the head's rows first to last, this one not included."""
+    needed: list[slice]
+    """At each scale."""
+    weight_SX: Tensor
+    """Bilinear weights of these rows, over the number of scales."""
 
 
 def log_probabilities(logits: Sequence[Tensor], height: int, width: int) -> Tensor:
     """Logits (B, C, h, w), one per scale and each of its own size -> float32 (B, C, H, W)."""
     if logits[0].device.type == "cpu":
         images = zip(*(z_BChw.split(1) for z_BChw in logits), strict=True)
-        return torch.cat([torch.cat(list(stripes(image, height, width)), dim=2) for image in images])
+        stripes_of = ([z_SCW.log_softmax(dim=1) for z_SCW in stripes(image, height, width)] for image in images)
+        return torch.stack([torch.cat(parts).transpose(0, 1) for parts in stripes_of])
     size = (height, width)
     full = [F.interpolate(z_BChw.float(), size, mode="bilinear", align_corners=False) for z_BChw in logits]
     mean = full[0]
@@ -39,30 +40,32 @@ def log_probabilities(logits: Sequence[Tensor], height: int, width: int) -> Tens
 
 
 def stripes(logits: Sequence[Tensor], height: int, width: int) -> Iterator[Tensor]:
-    """The same of one image on a CPU, in stripes (1, C, S, W) from top to bottom.
+    """Of one image on a CPU the mean of the logits at full size, in stripes (S, C, W) from top to bottom.
 
     What is computed from a stripe finds it in the cache.  The rows of all scales are added up by one matrix product.
     """
     wide = [
         F.interpolate(z_1Chw.float(), (z_1Chw.shape[2], width), mode="bilinear", align_corners=False)[0]
+        .transpose(0, 1)
+        .contiguous()
         for z_1Chw in logits
     ]
-    step = max(1, STRIPE_FLOATS // (wide[0].shape[0] * width))
-    plans = [row_plan(z_ChW.shape[1], height, step) for z_ChW in wide]
-    for at_scales in zip(*plans, strict=True):
-        rows_CXW = torch.cat([z_ChW[:, rows.first : rows.last] for z_ChW, rows in zip(wide, at_scales, strict=True)], 1)
-        weight_SX = torch.cat([rows.weight_Sh for rows in at_scales], 1) / len(wide)
-        yield (weight_SX @ rows_CXW).log_softmax(dim=0).unsqueeze(0)
+    classes = wide[0].shape[1]
+    step = max(1, STRIPE_FLOATS // (classes * width))
+    for needed, weight_SX in row_plan(tuple(len(z_hCW) for z_hCW in wide), height, step):
+        rows = [z_hCW[part].flatten(1) for z_hCW, part in zip(wide, needed, strict=True)]
+        yield (weight_SX @ (torch.cat(rows) if rows[1:] else rows[0])).view(-1, classes, width)
 
 
 @lru_cache(maxsize=32)
-def row_plan(rows_in: int, rows_out: int, step: int) -> list[Rows]:
-    """For each stripe of `step` rows of full size, the rows that it needs and with what weight."""
+def row_plan(rows_in: tuple[int, ...], rows_out: int, step: int) -> list[Rows]:
+    """For each stripe of `step` rows of full size, the rows of each scale that it needs and with what weight."""
     plan = []
-    for weight_Sh in bilinear(rows_in, rows_out).split(step):
-        needed = weight_Sh.any(dim=0).nonzero().flatten()
-        first, last = int(needed[0]), int(needed[-1]) + 1
-        plan.append(Rows(first, last, weight_Sh[:, first:last].contiguous()))
+    for at_scales in zip(*(bilinear(rows, rows_out).split(step) for rows in rows_in), strict=True):
+        counts = [weight_Sh.any(dim=0).nonzero().flatten() for weight_Sh in at_scales]
+        needed = [slice(int(row[0]), int(row[-1]) + 1) for row in counts]
+        weight_SX = torch.cat([weight_Sh[:, part] for weight_Sh, part in zip(at_scales, needed, strict=True)], 1)
+        plan.append(Rows(needed, weight_SX / len(rows_in)))
     return plan
 
 

@@ -18,11 +18,16 @@ def top_class(score_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         return top_BHW, label_BHW
     # On a CPU the index of a maximum takes 40 to 200 times as long as the maximum: so, of the classes that reach it,
     # the one with the highest rank, which falls from C to 1.
-    classes = score_BCHW.shape[1]
     top_B1HW = score_BCHW.amax(dim=1, keepdim=True)
-    rank_C11 = top_B1HW.new_ones(classes).cumsum(0).flip(0).byte().view(-1, 1, 1)
-    label_BHW = classes - ((score_BCHW == top_B1HW) * rank_C11).amax(dim=1)
+    hit_BCHW = score_BCHW == top_B1HW
+    label_BHW = score_BCHW.shape[1] - (hit_BCHW * rank(score_BCHW).byte()).amax(dim=1)
     return top_B1HW[:, 0], label_BHW.long()
+
+
+def rank(score_BCHW: Tensor) -> Tensor:
+    """C, C - 1, ..., 1 for the classes in their order, of the type of the scores; (C, 1, 1), to go with them."""
+    classes = score_BCHW.shape[1]
+    return score_BCHW.new_tensor(range(classes, 0, -1)).view(-1, *[1] * (score_BCHW.ndim - 2))
 
 
 def pseudo_label(log_p_BCHW: Tensor, threshold: float) -> Tensor:

@@ -27,6 +27,7 @@ from querying.files import read_json, sha256, write_json, written
 from querying.full_size import log_probabilities, stripes
 from querying.further_passes import FurtherPasses
 from querying.labels import IGNORE, pseudo_label
+from querying.one_pass import score_and_label
 from querying.own_acquisition import own_acquisition
 from querying.pool import ScoreTask, pool_batches
 from querying.regions import RegionGrid
@@ -164,13 +165,15 @@ class ShardScorer:
         maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
         scores, labels = [], []
         size = (self.grid.height, self.grid.width)
-        pixelwise = ACQUISITIONS.get(self.acquisition) if logits[0].device.type == "cpu" else None
+        by_stripes = (
+            self.acquisition in ACQUISITIONS and self.extra not in PER_REGION and logits[0].device.type == "cpu"
+        )
         for i, image_id in enumerate(ids):
             one = [z_BChw[i : i + 1] for z_BChw in logits]
-            if pixelwise and self.extra not in PER_REGION:
-                parts = [(pixelwise(p), pseudo_label(p, self.threshold)) for p in stripes(one, *size)]
-                scores.append(self.grid.mean(torch.cat([score_1SW for score_1SW, _ in parts], dim=1))[0])
-                labels.append(torch.cat([label_1SW for _, label_1SW in parts], dim=1))
+            if by_stripes:
+                parts = [score_and_label(self.acquisition, z_SCW, self.threshold) for z_SCW in stripes(one, *size)]
+                scores.append(self.grid.mean(torch.cat([score_SW for score_SW, _ in parts])[None])[0])
+                labels.append(torch.cat([label_SW for _, label_SW in parts])[None])
                 continue
             log_p_1CHW = log_probabilities(one, *size)
             scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))

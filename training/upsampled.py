@@ -54,18 +54,19 @@ def _of_image(z_Chw: Tensor, target_HW: Tensor) -> tuple[Tensor, Tensor]:
     """The cost of an image, and its gradient in the logits."""
     (classes, h, w), (height, width) = z_Chw.shape, target_HW.shape
     columns_Ww = bilinear(w, width).to(z_Chw.dtype)
-    wide_ChW = z_Chw @ columns_Ww.T
-    slope_ChW = torch.zeros_like(wide_ChW)
+    wide_hCW = z_Chw.transpose(0, 1) @ columns_Ww.T
+    slope_hCW = torch.zeros_like(wide_hCW)
     step = max(1, STRIPE_FLOATS // (classes * width))
     costs = []
-    for rows, target_SW in zip(row_plan(h, height, step), target_HW.split(step), strict=True):
-        weight_SX = rows.weight_Sh.to(z_Chw.dtype)
-        unknown_1SW = (target_SW == IGNORE).unsqueeze(0)
-        own_1SW = target_SW.unsqueeze(0).long().masked_fill_(unknown_1SW, 0)
-        log_p_CSW = (weight_SX @ wide_ChW[:, rows.first : rows.last]).log_softmax(dim=0)
-        costs.append(log_p_CSW.gather(0, own_1SW).masked_fill_(unknown_1SW, 0.0).sum())
+    for ((part,), weight), target_SW in zip(row_plan((h,), height, step), target_HW.split(step), strict=True):
+        weight_SX = weight.to(z_Chw.dtype)
+        unknown_S1W = (target_SW == IGNORE).unsqueeze(1)
+        own_S1W = target_SW.unsqueeze(1).long().masked_fill_(unknown_S1W, 0)
+        log_p_SCW = (weight_SX @ wide_hCW[part].flatten(1)).view(-1, classes, width).log_softmax(dim=1)
+        costs.append(log_p_SCW.gather(1, own_S1W).masked_fill_(unknown_S1W, 0.0).sum())
         # d cost / d logit = p - 1 of the own class, p of the others
-        slope_CSW = log_p_CSW.exp_()
-        slope_CSW.scatter_add_(0, own_1SW, slope_CSW.new_full((), -1.0).expand(own_1SW.shape))
-        slope_ChW[:, rows.first : rows.last] += weight_SX.T @ slope_CSW.masked_fill_(unknown_1SW, 0.0)
-    return -torch.stack(costs).sum(), slope_ChW @ columns_Ww
+        slope_SCW = log_p_SCW.exp_()
+        slope_SCW.scatter_add_(1, own_S1W, slope_SCW.new_full((), -1.0).expand(own_S1W.shape))
+        slope_SCW.masked_fill_(unknown_S1W, 0.0)
+        slope_hCW[part].flatten(1).addmm_(weight_SX.T, slope_SCW.flatten(1))
+    return -torch.stack(costs).sum(), (slope_hCW @ columns_Ww).transpose(0, 1)
