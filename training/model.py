@@ -88,7 +88,9 @@ class ASPP(nn.Module):
         if self.training and len(deep_BChw) < 2 and not isinstance(self.pool[1], nn.SyncBatchNorm):
             raise ValueError("image-pool BatchNorm needs at least 2 images per worker")
         pooled_BC11 = self.pool(deep_BChw.mean(dim=(2, 3), keepdim=True))
-        maps = [*(branch(deep_BChw) for branch in self.branches), pooled_BC11.expand(-1, -1, *deep_BChw.shape[2:])]
+        pooled_BChw = pooled_BC11.expand(-1, -1, *deep_BChw.shape[2:])
+        pooled_BChw = pooled_BChw.contiguous(memory_format=torch.channels_last)  # else all would be put together NCHW
+        maps = [*(branch(deep_BChw) for branch in self.branches), pooled_BChw]
         return self.dropout(self.project(torch.cat(maps, dim=1)))  # type: ignore[no-any-return]
 
 
