@@ -23,7 +23,7 @@ def camvid_cpu_margin() -> RunConfig:
 
 
 def camvid_cpu_equal() -> RunConfig:
-    """EquAL under the labels, pixels and steps of `camvid_cpu`: the pool's best cells, 2 + 4 images in a step.
+    """EquAL under the labels, pixels and steps of `camvid_cpu`: the pool's best cells, 4 + 4 images in a step.
 
     Its first cycle has the 60 steps an epoch of the last one, since it learns the pool from the start.
     """
@@ -32,7 +32,7 @@ def camvid_cpu_equal() -> RunConfig:
         name="camvid_cpu_equal",
         reference=False,
         reco=NO_RECO,
-        train={"method": "equal"},
+        train={"method": "equal", "batch_size": 4},
         query={**ANYWHERE, "acquisition": "equal"},
     )
 

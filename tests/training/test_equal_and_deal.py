@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from querying.files import read_json
 from querying.labels import IGNORE
 from tests.small import small_run
 from tests.training.test_semi_methods import cost, labelled, mean_over, pixelwise, probabilities
@@ -42,6 +43,21 @@ def test_equal_is_cross_entropy_and_the_squared_distance_from_the_mirror_image()
     expected = 3 * mean_over(((p - back) ** 2).sum(1), seen)
     assert expected > 0.01
     assert found["consistency"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_equal_learns_the_bought_cells_of_pool_images_as_a_mean_of_their_own():
+    one, here = labelled(batch(pool=2)), step(methods={"equal": {"weight": 3}})
+    here = here._replace(train=here.train.model_copy(update={"unlabelled_weight": 0.5}))
+    trained = method("equal", here, Lopsided, stride=1)
+    nothing = one._replace(target_u=torch.full_like(one.target_u, IGNORE))
+    assert trained(nothing, here)["ce_u"].item() == 0
+    cells = torch.full_like(one.target_u, IGNORE)
+    cells[0, :2, 1:4], cells[1, 3, 0] = 1, 2
+    known = (cells != IGNORE).numpy()
+    right = cost(probabilities(trained.network, one.image_u), np.where(known, cells.numpy(), 0))
+    found = trained(one._replace(target_u=cells), here)
+    assert found["ce_u"].item() == pytest.approx(0.5 * mean_over(right, known), rel=1e-5)
+    assert found["ce"].item() == pytest.approx(supervised_part(trained, one), rel=1e-5)
 
 
 def test_a_network_that_turns_with_the_image_is_consistent():
@@ -222,6 +238,9 @@ def test_a_run_of_equal_with_the_published_network(toy_data, tmp_path):
     small_run(toy_data.root, tmp_path, *overrides)
     state, meta = load_model(tmp_path / "cycle-001/checkpoint")
     assert (meta["method"], meta["model"]["decoder"]) == ("equal", "none")
+    metas = [read_json(tmp_path / f"cycle-00{cycle}/checkpoint/meta.json") for cycle in (0, 1)]
+    assert metas[0]["labelled_images"] == metas[1]["labelled_images"]  # bought cells stay with the pool's images
+    assert [meta["history"][-1]["train/ce_u"] > 0 for meta in metas] == [False, True]
     assert not [name for name in state if "low_level" in name]
     assert {"train/ce", "train/consistency"} <= set(meta["history"][-1])
     assert Predictor(tmp_path / "cycle-001/checkpoint", "cpu").difficulty is None
