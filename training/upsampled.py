@@ -55,7 +55,7 @@ def _of_image(z_Chw: Tensor, target_HW: Tensor) -> tuple[Tensor, Tensor]:
     (classes, h, w), (height, width) = z_Chw.shape, target_HW.shape
     columns_Ww = bilinear(w, width).to(z_Chw.dtype)
     wide_hCW = z_Chw.transpose(0, 1) @ columns_Ww.T
-    slope_hCW = torch.zeros_like(wide_hCW)
+    slope_hCW = wide_hCW.new_zeros(wide_hCW.shape)  # contiguous, so that its rows can be added to as a matrix
     step = max(1, STRIPE_FLOATS // (classes * width))
     costs = []
     for ((part,), weight), target_SW in zip(row_plan((h,), height, step), target_HW.split(step), strict=True):
@@ -68,5 +68,5 @@ def _of_image(z_Chw: Tensor, target_HW: Tensor) -> tuple[Tensor, Tensor]:
         slope_SCW = log_p_SCW.exp_()
         slope_SCW.scatter_add_(1, own_S1W, slope_SCW.new_full((), -1.0).expand(own_S1W.shape))
         slope_SCW.masked_fill_(unknown_S1W, 0.0)
-        slope_hCW[part].flatten(1).addmm_(weight_SX.T, slope_SCW.flatten(1))
+        slope_hCW[part].view(-1, classes * width).addmm_(weight_SX.T, slope_SCW.flatten(1))
     return -torch.stack(costs).sum(), (slope_hCW @ columns_Ww).transpose(0, 1)
