@@ -123,19 +123,18 @@ def colour_jitter(
     """
     x_CHW = np.ascontiguousarray(image_HWC.transpose(2, 0, 1)).astype(np.float32)
     for operation in order:
-        if operation == 0:
-            x_CHW *= np.float32(brightness)
-        elif operation == 1:
-            mean = _luma(x_CHW).mean()
-            x_CHW *= np.float32(contrast)
-            x_CHW += mean * np.float32(1 - contrast)
-        elif operation == 2:
-            luma_HW = _luma(x_CHW)
-            x_CHW *= np.float32(saturation)
-            x_CHW += luma_HW * np.float32(1 - saturation)
-        else:
+        if operation == 3:
             x_CHW = _turn_hue(x_CHW, hue)
-        np.clip(x_CHW, 0, 255, out=x_CHW)
+            continue
+        factor = (brightness, contrast, saturation)[operation]
+        if operation == 0:
+            x_CHW *= np.float32(factor)
+        else:
+            luma_HW = _luma(x_CHW)
+            x_CHW *= np.float32(factor)
+            x_CHW += (luma_HW.mean() if operation == 1 else luma_HW) * np.float32(1 - factor)
+        if factor > 1:  # less mixes, with black or with greys, and stays within
+            np.clip(x_CHW, 0, 255, out=x_CHW)
     if grey:
         x_CHW[:] = _luma(x_CHW)
     return np.dstack(list((x_CHW + np.float32(0.5)).astype(np.uint8)))
@@ -193,23 +192,27 @@ def _luma(x_CHW: Floats) -> Floats:
 
 
 def _turn_hue(x_CHW: Floats, turn: float) -> Floats:
-    """Rotate the hue by `turn` of a full circle, keeping value and chroma of the HSV hexagon."""
+    """Rotate the hue by `turn` of a full circle, at most half of one, keeping value and chroma of the HSV hexagon.
+
+    Hues are sextants times the chroma, 0 at red, which saves the division by the chroma and all selection by the
+    largest channel: a hue is 2 chroma + green + blue - red - value away from red, on green's side where green is above
+    blue.  A channel is the value within a sextant of its own hue, the least from two sextants on, and linear between.
+    """
     red, green, blue = x_CHW
-    value = np.maximum(np.maximum(red, green), blue)
-    chroma = value - np.minimum(np.minimum(red, green), blue)
-    safe = np.maximum(chroma, np.float32(1e-6))
-    is_red, is_green = value == red, value == green
-    sector = np.where(is_red, green - blue, np.where(is_green, blue - red, red - green))
-    sector /= safe
-    sector += np.where(is_red, np.float32(0), np.where(is_green, np.float32(2), np.float32(4)))
-    sector += np.float32(6 * turn)
+    value, least = (extreme(extreme(red, green), blue) for extreme in (np.maximum, np.minimum))
+    chroma = value - least
+    hue, other = green + blue, np.empty_like(chroma)
+    hue -= red
+    hue -= value
+    hue += np.multiply(chroma, 2, out=other)
+    np.copysign(hue, np.subtract(green, blue, out=other), out=hue)
+    circle, above = 6 * chroma, value + chroma
     turned = np.empty_like(x_CHW)
-    for channel, phase in enumerate((5, 3, 1)):
-        k = (sector + np.float32(phase)) * np.float32(1 / 6)
-        k -= np.floor(k)
-        k *= np.float32(6)
-        np.minimum(k, np.float32(4) - k, out=k)
-        np.clip(k, 0, 1, out=k)
-        k *= chroma
-        np.subtract(value, k, out=turned[channel])
+    for channel, own in zip(turned, (0, 2, -2), strict=True):
+        np.multiply(chroma, np.float32(6 * turn - own), out=channel)
+        channel += hue
+        np.abs(channel, out=channel)
+        np.minimum(channel, np.abs(np.subtract(channel, circle, out=other), out=other), out=channel)
+        np.subtract(above, channel, out=channel)
+        np.maximum(np.minimum(channel, value, out=channel), least, out=channel)
     return turned

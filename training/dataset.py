@@ -8,6 +8,7 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,8 +148,7 @@ class TrainingData:
     def _draw(self, ids: Sequence[str], stream: int, position: int) -> str:
         """Every image once per pass, in an order of its own for each pass."""
         round_, place = divmod(position, len(ids))
-        order = np.random.Generator(np.random.PCG64([self.seed, self.cycle, 2 + stream, round_])).permutation(len(ids))
-        return ids[int(order[place])]
+        return ids[int(_order(self.seed, self.cycle, 2 + stream, round_, len(ids))[place])]
 
     def _rng(self, stream: int, position: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64([self.seed, self.cycle, stream, position]))
@@ -194,6 +194,13 @@ def prefetched(
             batch = ahead.popleft().result()
             submit()
             yield batch
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, cycle: int, stream: int, round_: int, count: int) -> np.ndarray:
+    """Of one pass; kept, because drawing it takes longer than all else an image costs where the pool is large: for both
+    streams, and where threads are in one pass and the next."""
+    return np.random.Generator(np.random.PCG64([seed, cycle, stream, round_])).permutation(count)
 
 
 def _rows(looks_BV: Sequence[Sequence[Look]]) -> Tensor:

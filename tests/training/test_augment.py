@@ -1,5 +1,8 @@
 """Image and target go through the same geometry; colour touches the image alone; CutOut writes ignore."""
 
+import colorsys
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -208,6 +211,19 @@ def test_each_factor_means_what_it_means_in_torchvision(name, factor, oracle):
     expected = oracle(tensor, factor).permute(1, 2, 0).numpy() * 255
     got = colour_jitter(image, **{**KEEP, name: factor})
     assert np.abs(got - expected).max() < 1.2  # torchvision's grey weights add up to 0.9999
+
+
+@pytest.mark.parametrize("turn", [-0.5, -0.2, -0.01, 0.0, 1 / 12, 1 / 6, 0.37, 0.5])
+def test_hues_turn_as_in_the_standard_library(turn):
+    """Every order of the channels, and every way in which they can be equal."""
+    levels = (0, 1, 77, 128, 254, 255)
+    colours = list(itertools.product(levels, repeat=3))
+    expected = []
+    for colour in colours:
+        hue, saturation, value = colorsys.rgb_to_hsv(*(level / 255 for level in colour))
+        expected.append(colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value))
+    got = colour_jitter(np.array([colours], np.uint8), **{**KEEP, "hue": turn})
+    assert np.abs(got[0] - 255 * np.array(expected)).max() <= 0.5 + 1e-3
 
 
 def test_the_order_of_operations_matters_as_it_should():
