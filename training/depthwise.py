@@ -5,6 +5,9 @@ Shape suffixes: B = images, C = channels, H and W = rows and columns, K = taps a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,95 +34,84 @@ class SparseDepthwiseConv(nn.Conv2d):
             conv.bias is not None,
         )
         self.weight, self.bias = conv.weight, conv.bias
-        kernel, dilation = self.kernel_size[0], self.dilation[0]
         assert conv.groups == conv.in_channels == conv.out_channels, "each channel has its own kernel"
-        self.keeps_size = (
-            self.stride == (1, 1)
-            and self.kernel_size == (kernel, kernel)
-            and kernel % 2 == 1
-            and self.dilation == (dilation, dilation)
-            and self.padding == (kernel // 2 * dilation, kernel // 2 * dilation)
-        )
+        assert isinstance(conv.padding, tuple), "a margin is known before the image"
+        self.place = _Place(self.stride, conv.padding, self.dilation)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled("cpu")
-        if x_BCHW.device.type != "cpu" or not torch.is_grad_enabled() or not (autocast or self.keeps_size):
+        own = autocast or max(self.dilation) > 1
+        if x_BCHW.device.type != "cpu" or not torch.is_grad_enabled() or not own:
             return super().forward(x_BCHW)
         with torch.autocast("cpu", enabled=False):
             dtype = torch.get_autocast_dtype("cpu") if autocast else x_BCHW.dtype
-            x_BCHW, weight_C1KK = x_BCHW.to(dtype), self.weight.to(dtype)
-            if self.keeps_size:
-                y_BCHW: Tensor = _Dilated.apply(x_BCHW, weight_C1KK, self.dilation[0])
-            else:
-                y_BCHW = _Strided.apply(x_BCHW, weight_C1KK, self.stride, self.padding, self.dilation)
+            y_BCHW: Tensor = _Convolution.apply(x_BCHW.to(dtype), self.weight.to(dtype), self.place)
             return y_BCHW if self.bias is None else y_BCHW + self.bias.to(dtype).view(-1, 1, 1)
 
 
-class _Dilated(torch.autograd.Function):
-    """A depthwise convolution with dilation d that keeps the size.  The gradient in its input is the convolution of the
-    output's with the mirrored kernel; that in its weight is the one of a dense convolution on the d * d grids of every
-    d-th pixel, which do not see each other."""
+class _Place(NamedTuple):
+    """Along rows and columns."""
+
+    stride: tuple[int, ...]
+    margin: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+
+class _Convolution(torch.autograd.Function):
+    """The gradient in the input is the convolution of the output's, spread to the input's pixels, with the mirrored
+    kernel."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x_BCHW: Tensor, weight_C1KK: Tensor, dilation: int) -> Tensor:
+    def forward(ctx: FunctionCtx, x_BCHW: Tensor, weight_C1KK: Tensor, place: _Place) -> Tensor:
         ctx.save_for_backward(x_BCHW, weight_C1KK)
-        ctx.dilation = dilation  # type: ignore[attr-defined]
-        return _convolved(x_BCHW, weight_C1KK, dilation)
+        ctx.place = place  # type: ignore[attr-defined]
+        return F.conv2d(x_BCHW, weight_C1KK, None, *place, groups=len(weight_C1KK))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x_BCHW, weight_C1KK = ctx.saved_tensors  # type: ignore[attr-defined]
-        dilation: int = ctx.dilation  # type: ignore[attr-defined]
+        place: _Place = ctx.place  # type: ignore[attr-defined]
         grad_x, grad_weight = None, None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            grad_x = _convolved(grad_BCHW, weight_C1KK.flip(2, 3), dilation)
-        if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
-            margin = [weight_C1KK.shape[2] // 2] * 2
-            _, grad_weight, _ = torch.ops.aten.convolution_backward(
-                _grids(grad_BCHW, dilation), _grids(x_BCHW, dilation), weight_C1KK, None,
-                [1, 1], margin, [1, 1], False, [0, 0], len(weight_C1KK), [False, True, False],
+            reach = [step * (taps - 1) for step, taps in zip(place.dilation, weight_C1KK.shape[2:], strict=True)]
+            sides = [side + 2 * m - r for side, m, r in zip(x_BCHW.shape[2:], place.margin, reach, strict=True)]
+            margin = [r - m for r, m in zip(reach, place.margin, strict=True)]
+            grad_x = F.conv2d(
+                _spread(grad_BCHW, place.stride, sides), weight_C1KK.flip(2, 3), None, 1, margin, place.dilation,
+                len(weight_C1KK),
             )  # fmt: skip
+        if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
+            grad_weight = _weight_gradient(grad_BCHW, x_BCHW, weight_C1KK, place)
         return grad_x, grad_weight, None
 
 
-class _Strided(torch.autograd.Function):
-    """A depthwise convolution in half precision whose gradient in the input is computed in float32."""
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx, x_BCHW: Tensor, weight_C1KK: Tensor,
-        stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int],
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(x_BCHW, weight_C1KK)
-        ctx.place = (stride, padding, dilation)  # type: ignore[attr-defined]
-        return F.conv2d(x_BCHW, weight_C1KK, None, stride, padding, dilation, len(weight_C1KK))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad_BCHW: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        x_BCHW, weight_C1KK = ctx.saved_tensors  # type: ignore[attr-defined]
-        stride, padding, dilation = ctx.place  # type: ignore[attr-defined]
-
-        def gradients(grad: Tensor, x: Tensor, weight: Tensor, *, of: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-            found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-                grad, x, weight, None, stride, padding, dilation, False, [0, 0], len(weight), of
-            )
-            return found
-
-        grad_x, grad_weight = None, None
-        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            shape_BCHW = torch.empty_like(x_BCHW, dtype=torch.float32)  # its values have no part in this gradient
-            grad_x, _, _ = gradients(grad_BCHW.float(), shape_BCHW, weight_C1KK.float(), of=[True, False, False])
-            grad_x = grad_x.to(x_BCHW.dtype)
-        if ctx.needs_input_grad[1]:  # type: ignore[attr-defined]
-            _, grad_weight, _ = gradients(grad_BCHW, x_BCHW, weight_C1KK, of=[False, True, False])
-        return grad_x, grad_weight, None, None, None
+def _weight_gradient(grad_BCHW: Tensor, x_BCHW: Tensor, weight_C1KK: Tensor, place: _Place) -> Tensor:
+    """PyTorch's own; of a dilated convolution that of a dense one on the grids of every d-th pixel, which do not see
+    each other."""
+    dilation, taps = place.dilation[0], weight_C1KK.shape[2]
+    margin = taps // 2 * dilation
+    keeps_size = place == ((1, 1), (margin, margin), (dilation, dilation)) and x_BCHW.shape == grad_BCHW.shape
+    if keeps_size and dilation > 1:
+        grad_BCHW, x_BCHW = _grids(grad_BCHW, dilation), _grids(x_BCHW, dilation)
+        place = _Place((1, 1), (taps // 2, taps // 2), (1, 1))
+    elif max(place.dilation) > 1 or x_BCHW.shape[3] < weight_C1KK.shape[3]:  # wrong in bf16, narrow ones if strided
+        dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
+        grad_BCHW, x_BCHW = grad_BCHW.to(dtype), x_BCHW.to(dtype)
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        grad_BCHW, x_BCHW, weight_C1KK.to(x_BCHW.dtype), None, *place, False, [0, 0], len(weight_C1KK),
+        [False, True, False],
+    )  # fmt: skip
+    return found[1].to(weight_C1KK.dtype)
 
 
-def _convolved(x_BCHW: Tensor, weight_C1KK: Tensor, dilation: int) -> Tensor:
-    margin = weight_C1KK.shape[2] // 2 * dilation
-    return F.conv2d(x_BCHW, weight_C1KK, padding=margin, dilation=dilation, groups=len(weight_C1KK))
+def _spread(x_BChw: Tensor, stride: Sequence[int], sides: Sequence[int]) -> Tensor:
+    """(B, C, *sides), zeros between the pixels of a map that is `stride` times as small."""
+    if max(stride) == 1:
+        return x_BChw
+    spread_BCHW = x_BChw.new_zeros(len(x_BChw), *sides, x_BChw.shape[1]).permute(0, 3, 1, 2)
+    spread_BCHW[:, :, :: stride[0], :: stride[1]] = x_BChw
+    return spread_BCHW
 
 
 def _grids(x_BCHW: Tensor, step: int) -> Tensor:

@@ -136,7 +136,7 @@ def _step(
     return run
 
 
-def main(*, rounds: int = 3, threads: int = 2) -> list[Result]:
+def main(*, rounds: int = 7, threads: int = 2) -> list[Result]:
     """Steps a second over the plain port's, and over the bare network's, for each precision that this machine has."""
     torch.set_num_threads(threads)
     keep_freed_memory()
