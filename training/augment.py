@@ -130,14 +130,13 @@ def colour_jitter(
         if operation == 0:
             x_CHW *= np.float32(factor)
         else:
-            luma_HW = _luma(x_CHW)
+            grey_HW = _luma(x_CHW) if operation == 2 else _luma(x_CHW.mean(axis=(1, 2)))
             x_CHW *= np.float32(factor)
-            x_CHW += (luma_HW.mean() if operation == 1 else luma_HW) * np.float32(1 - factor)
+            x_CHW += grey_HW * np.float32(1 - factor)
         if factor > 1:  # less mixes, with black or with greys, and stays within
             np.clip(x_CHW, 0, 255, out=x_CHW)
-    if grey:
-        x_CHW[:] = _luma(x_CHW)
-    return np.dstack(list((x_CHW + np.float32(0.5)).astype(np.uint8)))
+    levels = ((_luma(x_CHW)[None] if grey else x_CHW) + np.float32(0.5)).astype(np.uint8)
+    return np.dstack(list(levels) * (3 if grey else 1))
 
 
 def _scaled_window(
