@@ -82,6 +82,9 @@ class RunConfig(Settings):
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
             if (train.batch_size + train.batch_size_unlabelled) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
+        in_pool = self.cycles and self.query.buys_parts and self.train.method not in (*ON_THE_FLY, "deal")
+        if in_pool and not self.train.batch_size_unlabelled:
+            raise ValueError("train.batch_size_unlabelled=0 would leave the bought cells out of the training")
         if self.evaluate.best_on_val and not self.train.validate_epochs:
             raise ValueError("evaluate.best_on_val=true needs train.validate_epochs: how often to look")
         if self.query.acquisition == "bald" and not (self.model.dropout or self.model.drop_path):
@@ -100,7 +103,7 @@ class RunConfig(Settings):
             set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
             method = self.train.method if self.train.method in ("st++", "deal") else "supervised"
             changes = {"method": method, "batch_size_unlabelled": 0} | set_keys
-        elif self.train.method in ("supervised", "deal"):
+        elif self.train.method == "deal" or (self.train.method == "supervised" and not self.query.buys_parts):
             changes = {"batch_size_unlabelled": 0}
         elif self.train.method == "st++":
             changes = {"method": "self_training"}

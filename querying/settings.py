@@ -105,6 +105,11 @@ class QuerySettings(Settings):
         return self
 
     @property
+    def buys_parts(self) -> bool:
+        """Whether images become known in part."""
+        return self.unit != "image" and self.asked > 0
+
+    @property
     def asked(self) -> int:
         """What a cycle asks for (whole images, or regions per image); 0 where it asks nothing."""
         return self.images if self.unit == "image" else self.per_image

@@ -49,7 +49,8 @@ class _PoolSample(NamedTuple):
 
 
 class TrainingData:
-    """What one cycle trains on: images bought whole, and the rest of the pool under pseudo-labels and bought cells."""
+    """What one cycle trains on: images bought whole, and the pool, which are all others that have a pseudo-label or a
+    bought cell."""
 
     def __init__(
         self,
@@ -90,7 +91,8 @@ class TrainingData:
         self.pool = [
             image_id
             for image_id in self.store.ids()
-            if image_id not in whole and (views is not None or image_id in self.pseudo)
+            if image_id not in whole
+            and (views is not None or image_id in self.pseudo or (cells_in_pool and image_id in self.bought))
         ]
         if views is not None and not self.pool:
             raise UserError(f"{index.root}: every train image is labelled, none is left for the pool")
@@ -133,12 +135,15 @@ class TrainingData:
     def _unlabelled(self, position: int) -> _PoolSample:
         image_id = self._draw(self.pool, 1, position)
         rng = self._rng(1, position)
-        pseudo_HW = None if self.views is not None else decode_label(self.pseudo[image_id].as_py())
+        pseudo_HW = decode_label(self.pseudo[image_id].as_py()) if image_id in self.pseudo else None
         target_HW = compose_target(self.grid, self.bought.get(image_id, []), pseudo_HW)
         if self.views is not None:
             target_HW[target_HW == IGNORE] = UNKNOWN  # bought void is seen, too
         image, target = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
-        looks = [draw_look(self.crop, self.augment, rng) for _ in range(1 if self.views is None else self.views)]
+        if self.views is None:  # human labels alone are learned as those of the labelled images are
+            looks = [Look() if pseudo_HW is None else draw_look(self.crop, self.augment, rng)]
+        else:
+            looks = [draw_look(self.crop, self.augment, rng) for _ in range(self.views)]
         targets = [without_hole(target, look) for look in looks]
         images = [image] if self.looks_apart else [with_look(image, look) for look in looks]
         if self.views is not None:

@@ -93,7 +93,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         Ledger(job.ledger),
         job.cycle,
         grid,
-        job.pseudo,
+        job.pseudo if kind.pseudo_labelled else (),
         augment=job.augment,
         crop=job.train.crop or (index.height, index.width),
         seed=job.seed,

@@ -76,7 +76,7 @@ class TrainSettings(Settings):
     ] = "self_training"  # fmt: skip
     """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet, `st++` is too, and then
     self-training on the most reliable images first; the methods of ON_THE_FLY label the pool while they train, and
-    need no cycle before; `supervised` and `deal` learn the labelled images alone, with `teacher`'s keys in cycle 0."""
+    need no cycle before; `supervised` and `deal` learn what people labelled alone, with `teacher`'s keys in cycle 0."""
     epochs: int = Field(100, ge=1)
     last_epochs: int | None = Field(None, ge=1)
     """Epochs of the last cycle, where it is to be longer."""
@@ -84,7 +84,7 @@ class TrainSettings(Settings):
     batch_size: int = Field(2, ge=1)
     """Labelled images per step, over all workers."""
     batch_size_unlabelled: int = Field(4, ge=0)
-    """Pool images per step, over all workers."""
+    """Pool images per step, over all workers; `supervised` takes those with a bought cell, `deal` none."""
     lr: float = Field(0.01, gt=0)
     """Of the backbone; heads get `head_lr_scale` times as much.  Per global batch, whatever the number of workers."""
     head_lr_scale: float = Field(10.0, gt=0)

@@ -18,6 +18,7 @@ from querying.schemas import PSEUDO_LABELS, QUERY
 from querying.shards import encode_label, image_ids, read_truth
 from tests.small import small_run
 from training.dataset import TrainingData, prefetched
+from training.device_augment import with_looks
 from training.settings import AugmentSettings
 from training.targets import compose_target
 
@@ -212,9 +213,8 @@ def test_a_pool_that_is_empty_is_said_to_be(toy_data, parts, tmp_path):
         views(toy_data, (ledger,), 1, PLAIN)
 
 
-@pytest.mark.parametrize("method", ["supervised", "mean_teacher"])
-def test_a_method_that_makes_its_own_pseudo_labels_can_query(toy_data, tmp_path, method):
-    small_run(toy_data.root, tmp_path, "cycles=1", f"train.method={method}", "train.epochs=1")
+def test_a_method_that_makes_its_own_pseudo_labels_can_query(toy_data, tmp_path):
+    small_run(toy_data.root, tmp_path, "cycles=1", "train.method=mean_teacher", "train.epochs=1")
     ledger = Ledger(tmp_path / "ledger")
     bought = ledger.images(1)
     assert bought
@@ -223,3 +223,26 @@ def test_a_method_that_makes_its_own_pseudo_labels_can_query(toy_data, tmp_path,
     )
     assert set(found.labelled) == {*ledger.images(0), *bought}
     assert read_json(RunLayout(tmp_path).checkpoint(1) / "meta.json")["labelled_images"] == len(found.labelled)
+
+
+def test_supervised_training_learns_bought_cells_beside_the_labelled_images_and_no_pseudo_labels(toy_data, tmp_path):
+    small_run(toy_data.root, tmp_path, "cycles=1", "train.method=supervised", "train.epochs=1", "budget=0.22")
+    ledger = Ledger(tmp_path / "ledger")
+    meta = read_json(RunLayout(tmp_path).checkpoint(1) / "meta.json")
+    assert meta["labelled_images"] == len(ledger.images(0))
+    assert 0 < meta["pool_images"] == len(set(ledger.images(1))) < len(toy_data_ids(toy_data)) - len(ledger.images(0))
+
+
+def test_an_image_with_cells_and_no_pseudo_label_is_augmented_like_a_labelled_one(toy_data, parts):
+    ledger, _, ids = parts
+    hard = AugmentSettings(scale_min=1, scale_max=1, flip=0, blur=1, cutout=1, cutout_size=20)
+    found = TrainingData(toy_data, ledger, 1, GRID, (), augment=hard, crop=(48, 64), seed=0)
+    assert found.pool == [ids[2]]
+    one = found.batch(0, 0, 1, labelled=1, unlabelled=1)
+    assert np.array_equal(one.image_u[0].permute(1, 2, 0).numpy(), found.store.image(ids[2]))
+    expected = np.full((48, 64), IGNORE, np.uint8)
+    expected[GRID.box(5)] = truth_of(toy_data)[ids[2]][GRID.box(5)]
+    assert np.array_equal(one.target_u[0].numpy(), expected)
+    apart = TrainingData(toy_data, ledger, 1, GRID, (), augment=hard, crop=(48, 64), seed=0, looks_apart=True)
+    made = with_looks(apart.batch(0, 0, 1, labelled=1, unlabelled=1))  # where a GPU augments
+    assert torch.equal(made.image_u, one.image_u)

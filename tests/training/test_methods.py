@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -44,13 +45,26 @@ def test_uniform_logits_cost_the_logarithm_of_the_number_of_classes():
 def test_the_cross_entropy_is_taken_at_full_resolution():
     one, here = batch(), step(NO_RECO)
     supervised = method("supervised", here)
-    found = supervised(one, here)["ce"]
-    logits = F.interpolate(supervised.network(normalise(one.image)).logits, (8, 8), mode="bilinear")
-    log_p = logits.double().log_softmax(1)
-    expected = (
-        -sum(log_p[b, one.target[b, y, x].item(), y, x] for b in range(2) for y in range(8) for x in range(8)) / 128
-    )
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    found = supervised(one._replace(image_u=one.image_u[:0], target_u=one.target_u[:0]), here)["ce"]
+    assert found.item() == pytest.approx(-log_likelihoods(supervised, one.image, one.target).mean(), rel=1e-5)
+
+
+def log_likelihoods(method, image, target):
+    """Of all known pixels."""
+    logits = F.interpolate(method.network(normalise(image)).logits, target.shape[1:], mode="bilinear")
+    log_p = logits.double().log_softmax(1).detach().numpy()
+    places = zip(*(target != IGNORE).nonzero().T.tolist(), strict=True)
+    return np.array([log_p[b, target[b, y, x], y, x] for b, y, x in places])
+
+
+def test_a_cell_counts_as_many_pixels_as_it_has_in_supervised_training():
+    one, here = batch(pool=3), step(NO_RECO)
+    one.target_u[:, 2:] = IGNORE
+    one.target_u[0] = IGNORE
+    supervised = method("supervised", here)
+    known = [log_likelihoods(supervised, *pair) for pair in ((one.image, one.target), (one.image_u, one.target_u))]
+    assert [len(part) for part in known] == [128, 32]
+    assert supervised(one, here)["ce"].item() == pytest.approx(-np.concatenate(known).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -26,6 +26,8 @@ class Method(nn.Module):
     """Takes the pool without pseudo-labels, and labels it while training: `image_u` is then weakly augmented."""
     strong_views: ClassVar[int] = 0
     """How many strongly augmented views of each pool image it wants in `Batch.strong_u`."""
+    pseudo_labelled: ClassVar[bool] = False
+    """Learns the pool from pseudo-labels of the cycle before it."""
     cells_in_pool: ClassVar[bool] = False
     """Learns bought cells from `Batch.target_u`; otherwise their images are drawn with the labelled ones, too."""
     one_forward: ClassVar[bool] = False

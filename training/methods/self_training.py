@@ -10,7 +10,7 @@ from training.model import normalise
 
 
 class SelfTraining(Supervised):
-    cells_in_pool = True
+    pseudo_labelled = True
 
     def forward(self, batch: Batch, step: Step) -> Parts:
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))

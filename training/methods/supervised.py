@@ -1,5 +1,10 @@
-"""Cross entropy (and ReCo) on the labelled images alone: cycle 0, the teacher, and the fully supervised reference."""
+"""Cross entropy (and ReCo) on human labels alone: cycle 0, the teacher, and the fully supervised reference.
 
+After a query, images of which only some cells are bought come with each step beside those that are known whole, as the
+pool does in self-training.  The loss is the mean over all known pixels of both (docs/decisions.md, 27).
+"""
+
+import torch
 from torch import nn
 
 from training.batch import Batch
@@ -9,6 +14,7 @@ from training.model import normalise
 
 
 class Supervised(Method):
+    cells_in_pool = True
     one_forward = True
 
     def __init__(self, new_network: NewNetwork, step: Step) -> None:
@@ -16,5 +22,6 @@ class Supervised(Method):
         self.network = new_network(step.reco.weight > 0)
 
     def forward(self, batch: Batch, step: Step) -> Parts:
-        output = self.network(normalise(batch.image))
-        return {"ce": supervise(output.logits, batch.target, step)} | contrast(output, batch.target, step)
+        target = torch.cat([batch.target, batch.target_u])
+        output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
+        return {"ce": supervise(output.logits, target, step)} | contrast(output, target, step)
