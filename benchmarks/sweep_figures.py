@@ -93,6 +93,7 @@ def draw_progress(samples: Sequence[Sample], objective: str, mode: str) -> Figur
     axes.step(range(len(line)), [np.nan if value is None else value for value in line], where="post", color=INK,
               linewidth=1.2, label="best so far")  # fmt: skip
     axes.set_xlabel("trial")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(f"{objective} on val")
     axes.grid(axis="y")
     axes.legend(fontsize="small")
@@ -127,7 +128,8 @@ def draw_parallel(samples: Sequence[Sample], objective: str, mode: str) -> Figur
     for at, marks in enumerate(ticks):
         axes.axvline(at, color=RULE, linewidth=1, zorder=1)
         for place, word in marks:
-            axes.annotate(word, (at, place), (4, 0), textcoords="offset points", fontsize=7.5, va="center", color=INK)
+            axes.annotate(word, (at, place), (6, 0), textcoords="offset points", fontsize=7.5, va="center", color=INK,
+                          bbox={"boxstyle": "square,pad=0.1", "color": "white"}, zorder=4)  # fmt: skip
     axes.set_xticks(range(len(columns)), [name.replace(".", ".\n") for name, _ in columns])
     axes.set_xlim(-0.1, len(columns) - 0.6)
     axes.yaxis.set_visible(False)
