@@ -39,7 +39,9 @@ def ingest(
     size: Annotated[str | None, typer.Option(help="HxW of the stored images; default: the layout's own.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 32,
     encoding: Annotated[str, typer.Option(help="ppm (raw, fastest), png or jpeg (smaller).")] = "ppm",
-    classes: Annotated[Path | None, typer.Option(help="folder: file with one class name per line, optionally followed by r g b.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="folder: file with one class name per line, optionally followed by r g b.")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="cityscapes: al (2,675 + 300 + 500) or ssl (2,975 + 500).")] = "al",
     num_classes: Annotated[int, typer.Option(min=6, max=11, help="toy: number of classes.")] = 8,
     images: Annotated[str | None, typer.Option(help="toy: TRAIN,VAL,TEST numbers of images.")] = None,
