@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.drawing import BLUE, INK, MUTED, RULE, WIDTH
 from benchmarks.sweep_record import FINISHED, PRUNED, Sample, best
@@ -93,7 +94,7 @@ def draw_progress(samples: Sequence[Sample], objective: str, mode: str) -> Figur
     axes.step(range(len(line)), [np.nan if value is None else value for value in line], where="post", color=INK,
               linewidth=1.2, label="best so far")  # fmt: skip
     axes.set_xlabel("trial")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(f"{objective} on val")
     axes.grid(axis="y")
     axes.legend(fontsize="small")
