@@ -121,7 +121,7 @@ CONFLICTS = {
     "train.workers=3": "train.batch_size", "stop_at=0.9 reference=false": "stop_at",
     "augment.scale_min=2 augment.scale_max=1": "scale_min", "augment.blur_sigma=[2,1]": "blur_sigma",
     "train.batch_size=1 teacher.batch_size=1 train.batch_size_unlabelled=0": "2 images",
-    "train.method=supervised train.batch_size=1 query.per_image=0": "2 images",
+    "train.method=supervised train.batch_size=1": "2 images",
     "train.method=supervised train.batch_size_unlabelled=0": "leave the bought cells out",
     "train.batch_size_unlabelled=0": "leave the bought cells out",
     "train.workers=2 train.batch_size_unlabelled=3": "unlabelled",
