@@ -80,7 +80,7 @@ class RunConfig(Settings):
             for key in ("batch_size", "batch_size_unlabelled"):
                 if getattr(train, key) % train.workers:
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
-            # Supervised training has no pool where a query buys nothing, or the last cell of each image that it asks about.
+            # Supervised training has no pool where a query buys nothing, or the last cell of every image asked about.
             pool = 0 if train.method == "supervised" else train.batch_size_unlabelled
             if (train.batch_size + pool) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
