@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from querying.errors import InfrastructureError, UserError
 from training.depthwise import SparseDepthwiseConv
+from training.expansion import join_expansions
 
 if TYPE_CHECKING:
     from training.model import DeepLabV3Plus
@@ -41,6 +42,7 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
         for name, conv in module.named_children():
             if type(conv) is nn.Conv2d and conv.groups > 1 and max(*conv.stride, *conv.dilation) > 1:
                 setattr(module, name, SparseDepthwiseConv(conv))
+    join_expansions(encoder)
     return encoder
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from training.backbones import build_encoder
 from training.decoder import Classifier, Head, UpsampleConcatConv
 from training.difficulty import DifficultyBranch
+from training.expansion import expand
 
 if TYPE_CHECKING:
     from training.settings import ModelSettings
@@ -67,6 +68,9 @@ class ConvBNReLU(nn.Sequential):
         else:
             conv = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation, bias=False)
         super().__init__(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return expand(self[0], self[1], self[2], x_BCHW)  # type: ignore[arg-type]
 
 
 class ASPP(nn.Module):

@@ -58,13 +58,13 @@ for read in (check_image, read_rgb, read_mask):
     except UserError:
         pass
 for path in map(Path, sys.argv[2:]):
-    before, started, said = peak(), time.perf_counter(), []
+    before, started, said = peak(), time.process_time(), []
     for read in (check_image, read_rgb, read_mask):
         try:
             read(path)
         except UserError as error:
             said.append(str(error))
-    print(path.name, round(peak() - before, 1), round(time.perf_counter() - started, 3), *said, sep="\\t")
+    print(path.name, round(peak() - before, 1), round(time.process_time() - started, 3), *said, sep="\\t")
 """
 
 
