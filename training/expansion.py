@@ -32,7 +32,10 @@ class ExpandingBlock(InvertedResidual):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """As timm has it, without what MobileNetV2 lacks (see `joins`)."""
-        x_BOHW = expand(self.conv_pw, self.bn1, self.bn1.act, x_BCHW)
+        if isinstance(self.bn1, BatchNormAct2d):
+            x_BOHW = expand(self.conv_pw, self.bn1, self.bn1.act, x_BCHW)
+        else:  # folded, or over several workers
+            x_BOHW = self.bn1(self.conv_pw(x_BCHW))
         y_BCHW = self.bn3(self.conv_pwl(self.bn2(self.conv_dw(x_BOHW))))
         return self.drop_path(y_BCHW) + x_BCHW if self.has_skip else y_BCHW  # type: ignore[no-any-return]
 
