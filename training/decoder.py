@@ -13,10 +13,6 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
-
-FEW = 4
-"""Pixels for each one with a gradient, from which on it pays to leave the others out."""
 
 
 @lru_cache(maxsize=128)
@@ -82,60 +78,20 @@ class Classifier(nn.Module):
         return self.out(aspp_BAhw)  # type: ignore[no-any-return]
 
 
-class FewPixelsConv(nn.Conv2d):
-    """1x1 convolution with a gradient of its own on a CPU, which leaves out pixels whose output got none.
-
-    ReCo's loss sees its queries alone: some hundred pixels of each class, of the ten thousands of a step.
-    """
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, O, H, W)."""
-        if x_BCHW.device.type != "cpu" or not torch.is_grad_enabled():
-            return super().forward(x_BCHW)
-        assert self.bias is not None
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_BCHW.dtype
-        with torch.autocast("cpu", enabled=False):
-            y_BOHW: Tensor = _FewPixels.apply(x_BCHW.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
-            return y_BOHW
-
-
-class _FewPixels(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, x_BCHW: Tensor, weight_OC11: Tensor, bias_O: Tensor) -> Tensor:
-        ctx.save_for_backward(x_BCHW, weight_OC11)
-        return F.conv2d(x_BCHW, weight_OC11, bias_O)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad_BOHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        x_BCHW, weight_OC11 = ctx.saved_tensors  # type: ignore[attr-defined]
-        x_NC, grad_NO = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (x_BCHW, grad_BOHW))
-        few_M = torch.linalg.vector_norm(grad_NO, 1, dim=1).nonzero().flatten()
-        if len(few_M) > len(grad_NO) // FEW:
-            dense: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-                grad_BOHW, x_BCHW, weight_OC11, [len(weight_OC11)], (1, 1), (0, 0), (1, 1), False, [0, 0], 1,
-                [True, True, True],
-            )  # fmt: skip
-            return dense
-        grad_MO = grad_NO[few_M]
-        grad_x_NC = torch.zeros_like(x_NC).index_copy_(0, few_M, grad_MO @ weight_OC11.flatten(1))
-        grad_x_BCHW = grad_x_NC.view(len(x_BCHW), *x_BCHW.shape[2:], -1).permute(0, 3, 1, 2)
-        return grad_x_BCHW, (grad_MO.T @ x_NC[few_M]).view_as(weight_OC11), grad_MO.sum(0)
-
-
 class Head(nn.Module):
     """3x3 convolution over both feature maps, BatchNorm, ReLU, 1x1 convolution."""
 
-    def __init__(
-        self, aspp_channels: int, low_channels: int, channels: int, out_channels: int, *, few_pixels: bool = False
-    ) -> None:  # fmt: skip
-        """`few_pixels`: the loss will give most pixels of the output no gradient."""
+    def __init__(self, aspp_channels: int, low_channels: int, channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = UpsampleConcatConv(aspp_channels, low_channels, channels)
         self.bn = nn.BatchNorm2d(channels)
         self.act = nn.ReLU(inplace=True)
-        self.out = (FewPixelsConv if few_pixels else nn.Conv2d)(channels, out_channels, 1)
+        self.out = nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, aspp_BAhw: Tensor, low_BLHW: Tensor) -> Tensor:
         """(B, A, h, w), (B, L, H, W) -> (B, out_channels, H, W)."""
-        return self.out(self.act(self.bn(self.conv(aspp_BAhw, low_BLHW))))  # type: ignore[no-any-return]
+        return self.end(self.conv(aspp_BAhw, low_BLHW))
+
+    def end(self, x_BCHW: Tensor) -> Tensor:
+        """What follows the 3x3 convolution."""
+        return self.out(self.act(self.bn(x_BCHW)))  # type: ignore[no-any-return]

@@ -16,6 +16,7 @@ from training.backbones import build_encoder
 from training.decoder import Classifier, Head, UpsampleConcatConv
 from training.difficulty import DifficultyBranch
 from training.expansion import expand
+from training.few_pixels import RepresentationHead
 
 if TYPE_CHECKING:
     from training.settings import ModelSettings
@@ -114,7 +115,7 @@ class DeepLabV3Plus(nn.Module):
         widths = (settings.aspp_channels, settings.low_level_channels, settings.decoder_channels)
         self.class_head = Head(*widths, num_classes) if plus else Classifier(settings.aspp_channels, num_classes)
         # A head that no loss uses would stall distributed training, so it exists only on request.
-        self.embedding_head = Head(*widths, settings.embedding_dim, few_pixels=True) if embedding else None
+        self.embedding_head = RepresentationHead(*widths, settings.embedding_dim) if embedding else None
         self.aspp_channels = settings.aspp_channels
         self.difficulty: DifficultyBranch | None = None
         """DEAL's, which reads the logits: no part of the forward pass."""
