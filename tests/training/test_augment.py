@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from querying.labels import IGNORE
+from training import augment
 from training.augment import colour_jitter, gaussian_blur, strong, weak
 from training.settings import AugmentSettings
 
@@ -256,6 +257,16 @@ def test_blur_is_the_gaussian_within_one_grey_level(sigma):
     blurred = gaussian_blur(photo(), sigma)
     assert np.abs(blurred - image).max() < 1.6
     assert np.abs(blurred - image).mean() < 0.5
+
+
+@pytest.mark.parametrize("sigma", [0.25, 1.25])
+def test_blur_does_not_depend_on_its_bands(sigma, monkeypatch):
+    found = []
+    for band in (1, 5_000, 2**30):
+        monkeypatch.setattr(augment, "BAND_BYTES", band)
+        found.append(gaussian_blur(photo(), sigma))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("level", [0, 1, 127, 254, 255])
