@@ -2,8 +2,8 @@
 
 A 1x1 convolution is linear in a pixel's channels, so the mean and variance of what it gives follow from the mean and
 the covariance of what it reads.  Where it expands (MobileNetV2: six times), what it reads is small: BatchNorm becomes
-part of the weights before the large map exists, which is then written once and read once less often for each of
-convolution, statistics, normalisation and activation.  Same function, same gradients, half of the memory.
+part of the weights before the large map exists, and the maps between the layers are neither written nor kept.  Same
+function, same gradients.
 
 Shape suffixes: B = images, C = channels in, O = channels out, H and W = rows and columns, N = pixels of a batch.
 """
@@ -31,7 +31,7 @@ class ExpandingBlock(InvertedResidual):
     """timm's inverted residual block with its first three layers in one."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """As timm has it, without what MobileNetV2 lacks (see `joins`)."""
+        """As timm has it, without what MobileNetV2 lacks (see `join_expansions`)."""
         if isinstance(self.bn1, BatchNormAct2d):
             x_BOHW = expand(self.conv_pw, self.bn1, self.bn1.act, x_BCHW)
         else:  # folded, or over several workers

@@ -1,7 +1,7 @@
 """The representation head's end, whose gradient on a CPU starts from the pixels that the loss has seen.
 
-ReCo's loss sees its queries alone, some hundred pixels of each class of the ten thousands of a step.  Behind BatchNorm
-every pixel has a gradient, but elsewhere it is linear in BatchNorm's input, with one slope for each channel.
+ReCo's loss sees its queries alone, some hundred pixels of each class of the ten thousands of a step.  In front of
+BatchNorm every pixel has a gradient, but all others' is linear in BatchNorm's input, with one slope for each channel.
 
 Shape suffixes: B = images, C = channels in, D = channels out, H and W = rows and columns, N = pixels of a batch, M =
 those of them with a gradient.
