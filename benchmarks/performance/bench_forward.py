@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.performance.plain import make_plain, run_plain
 from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, scenes, trained
 from benchmarks.performance.timing import ByDefaultAllocator, interleaved
 from querying.acquisition import entropy
 from querying.allocator import keep_freed_memory
 from querying.regions import RegionGrid
-from training.model import DeepLabV3Plus, normalise
+from training.model import normalise
 from training.precision import fast_bf16
 from training.predictor import Predictor, load_network
 
@@ -40,16 +41,14 @@ def main(*, rounds: int = 7, threads: int = 2) -> list[dict[str, Any]]:
     images = torch.from_numpy(scenes(BATCH, "test")[0]).permute(0, 3, 1, 2)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = trained(Path(folder))
-        plain = load_network(checkpoint).to(device)
-        plain.set_fused(False)
+        plain = make_plain(load_network(checkpoint).to(device))
         ours = {"fp32": Predictor(checkpoint, device)}
         if fast_bf16():
             ours["bf16"] = Predictor(checkpoint, device, precision="bf16")
 
     @torch.inference_mode()
     def reference() -> Tensor:
-        logits: Tensor = _nchw(plain, normalise(images.to(device)).contiguous())
-        return logits
+        return run_plain(plain, normalise(images.to(device))).logits
 
     forms: dict[str, Callable[[], Tensor]] = {"plain": ByDefaultAllocator(reference)}
     forms |= {name: partial(one, images) for name, one in ours.items()}
@@ -74,13 +73,6 @@ def main(*, rounds: int = 7, threads: int = 2) -> list[dict[str, Any]]:
     if "bf16" not in ours:
         print("bf16: not measured, this processor has no bfloat16 instructions")
     return results
-
-
-def _nchw(model: DeepLabV3Plus, x_BCHW: Tensor) -> Tensor:
-    """The same modules without our memory format: `encode` would bring the channels last."""
-    low, deep = model.encoder(x_BCHW)
-    logits: Tensor = model.decode(low, deep).logits
-    return logits
 
 
 def _differences(expected: Tensor, found: Tensor) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The S4AL+ training step (2 + 4 images, both heads, losses and optimiser) without its data: against the bare network,
-and against the same step as a plain port of research code has it: NCHW, the decoder's convolution over concatenated
-maps, ReCo in loops.
+and against the same step as a plain port of research code has it: the libraries' layers in NCHW, the decoder's
+convolution over concatenated maps, cross entropy of upsampled logits, ReCo in loops.
 
 Run:  python -m benchmarks.performance.bench_training
 """
@@ -13,13 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.performance.plain import make_plain, run_plain
 from benchmarks.performance.reference_reco import reference_reco
 from benchmarks.performance.result import Result, found
 from benchmarks.performance.timing import ByDefaultAllocator, interleaved, milliseconds
 from querying.allocator import keep_freed_memory
+from querying.labels import IGNORE
 from training.batch import Batch
 from training.method_settings import MethodSettings
-from training.methods.parts import Parts, Step, classify, supervise
+from training.methods.parts import Parts, Step
 from training.methods.registry import METHODS
 from training.model import DeepLabV3Plus, build_model, normalise, parameter_groups
 from training.precision import fast_bf16
@@ -58,7 +60,7 @@ def case(
     image += torch.randint(0, 128, image.shape, generator=draw, dtype=torch.uint8)
     label = torch.randint(CLASSES * 4 // 3, (6, rows, columns), generator=draw)
     label[:2] %= CLASSES
-    target = blown_up(label.masked_fill(label >= CLASSES, 255))
+    target = blown_up(label.masked_fill(label >= CLASSES, IGNORE))
     settings = TrainSettings(method="self_training")
     step = Step(
         settings, reco or ReCoSettings(), torch.Generator(device).manual_seed(0), lambda count: count, MethodSettings()
@@ -77,21 +79,20 @@ def ours(case: Case, precision: str) -> Callable[[], Parts]:
 
 def plain(case: Case) -> Callable[[], Parts]:
     """The plain port's step in float32."""
-    network = case.network().to(case.device).train()
-    network.set_fused(False)
+    network = make_plain(case.network()).to(case.device).train()
 
     def parts() -> Parts:
         batch, known = case.batch, len(case.batch.image)
-        image = normalise(torch.cat([batch.image, batch.image_u])).contiguous()
-        output = network.decode(*network.encoder(image))  # `encode` would bring the channels last
+        output = run_plain(network, normalise(torch.cat([batch.image, batch.image_u])))
         assert output.embedding is not None
+        full = nn.functional.interpolate(output.logits, batch.target.shape[1:], mode="bilinear")
         target = torch.cat([batch.target, batch.target_u])
         small = nn.functional.interpolate(target[:, None].float(), output.logits.shape[2:])[:, 0].long()
         prob = output.logits.detach().softmax(1).gather(1, small.clamp_max(CLASSES - 1)[:, None])[:, 0]
         reco = reference_reco(output.embedding, small, prob, case.step.reco, case.step.generator)
         return {
-            "ce": supervise(output.logits[:known], batch.target, case.step),
-            "ce_u": classify(output.logits[known:], batch.target_u, case.step),
+            "ce": nn.functional.cross_entropy(full[:known], batch.target.long(), ignore_index=IGNORE),
+            "ce_u": nn.functional.cross_entropy(full[known:], batch.target_u.long(), ignore_index=IGNORE),
             "reco": case.step.reco.weight * reco,
         }
 

@@ -167,6 +167,19 @@ def test_the_product_and_the_plain_port_have_the_same_losses():
         assert first[name].item() == pytest.approx(second[name].item(), rel=1e-4)
     assert first["reco"].item() == pytest.approx(second["reco"].item(), rel=0.1)
     bare(data, "fp32")()
+    assert not own_gradients(second)
+    assert {"_ExpansionBackward", "_CostBackward", "_EndBackward"} <= own_gradients(first)
+
+
+def own_gradients(losses):
+    """Names of the gradients in the losses' graph that are not PyTorch's."""
+    seen, ahead = set(), [loss.grad_fn for loss in losses.values()]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+    return {type(node).__name__ for node in seen if isinstance(node, torch.autograd.function.BackwardCFunction)}
 
 
 def test_the_looped_reco_is_that_of_the_product_on_the_same_samples():
