@@ -48,17 +48,18 @@ class UpsampleConcatConv(nn.Conv2d):
         batch, channels, h, w = aspp_BAhw.shape
         H, W = low_BLHW.shape[-2:]
         out = self.out_channels
-        rows_THh = upsample_shift_matrix(h, H, aspp_BAhw.dtype, aspp_BAhw.device)
-        columns_TWw = upsample_shift_matrix(w, W, aspp_BAhw.dtype, aspp_BAhw.device)
-
         low_BOHW = F.conv2d(low_BLHW, self.weight[:, channels:], self.bias, padding=1)
+        rows_THh = upsample_shift_matrix(h, H, low_BOHW.dtype, low_BOHW.device)  # with autocast what that gives
+        columns_TWw = upsample_shift_matrix(w, W, low_BOHW.dtype, low_BOHW.device)
         # All nine taps of every small pixel, laid out so that each axis is contracted without another copy.
         kernel_TATO = self.weight[:, :channels].permute(2, 1, 3, 0).reshape(3, channels, 3 * out)
         tap_BThwTO = aspp_BAhw.permute(0, 2, 3, 1).reshape(batch, 1, h * w, channels) @ kernel_TATO
         rows_HTh = rows_THh.transpose(0, 1).reshape(1, H, 3 * h)
         tall_BHwTO = torch.bmm(rows_HTh.expand(batch, -1, -1), tap_BThwTO.view(batch, 3 * h, w * 3 * out))
         columns_WwT = columns_TWw.permute(1, 2, 0).reshape(1, W, w * 3)
-        sum_BHWO = torch.baddbmm(
+        # In place without gradients, for which autograd would copy the map once more.
+        add = torch.baddbmm if torch.is_grad_enabled() else Tensor.baddbmm_
+        sum_BHWO = add(
             low_BOHW.permute(0, 2, 3, 1).reshape(batch * H, W, out),
             columns_WwT.expand(batch * H, -1, -1),
             tall_BHwTO.view(batch * H, w * 3, out),

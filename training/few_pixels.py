@@ -75,7 +75,7 @@ class _End(torch.autograd.Function):
         """
         x_BCHW, y_BCHW, scale_C, mean_C, inverse_C, weight_DC11 = ctx.saved_tensors  # type: ignore[attr-defined]
         grad_ND, y_NC, x_NC = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (grad_BDHW, y_BCHW, x_BCHW))
-        seen_M = torch.linalg.vector_norm(grad_ND, 1, dim=1).nonzero().flatten()
+        seen_M = _any_bit(grad_ND).nonzero().flatten()
         if len(seen_M) > len(grad_ND) // FEW:
             eps: float = ctx.eps  # type: ignore[attr-defined]
             return *_of_all(grad_BDHW, x_BCHW, y_BCHW, scale_C, mean_C, inverse_C, weight_DC11, eps), None
@@ -95,6 +95,11 @@ class _End(torch.autograd.Function):
         grad_x_NC.index_copy_(0, seen_M, seen_MC.to(grad_x.dtype))
         grad_x = grad_x_NC.view(len(x_BCHW), *x_BCHW.shape[2:], -1).permute(0, 3, 1, 2)
         return grad_x, along_C, sum_C, (grad_MD.T @ y_MC).view_as(weight_DC11), grad_MD.sum(0), None
+
+
+def _any_bit(x_ND: Tensor) -> Tensor:
+    """(N,): whether a row holds anything but zeros; as bytes ten times as fast as a norm of bf16."""
+    return x_ND.contiguous().view(torch.uint8).amax(dim=1) != 0
 
 
 def _of_all(

@@ -86,7 +86,7 @@ def test_bf16_is_as_exact_as_the_layers(dense):
         assert (found[name] - exact[name]).norm() <= 1.5 * (plain[name] - exact[name]).norm() + 1e-6, name
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e-30])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e-30, -1e-30])
 def test_one_entry_is_enough_and_what_is_no_number_is_kept(value, dense):
     head, x, grad = case(0, dtype=torch.float32)
     grad[1, 2, 3, 4] = value
