@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.performance.plain import make_plain, run_plain
 from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, scenes, trained
-from benchmarks.performance.timing import ByDefaultAllocator, interleaved
+from benchmarks.performance.timing import ByDefaultAllocator, in_turns, milliseconds, times
 from querying.acquisition import entropy
 from querying.allocator import keep_freed_memory
 from querying.regions import RegionGrid
@@ -52,16 +52,16 @@ def main(*, rounds: int = 7, threads: int = 2) -> list[dict[str, Any]]:
 
     forms: dict[str, Callable[[], Tensor]] = {"plain": ByDefaultAllocator(reference)}
     forms |= {name: partial(one, images) for name, one in ours.items()}
-    seconds = interleaved(forms, rounds)
+    seconds = in_turns(forms, rounds)
     results = []
     for name in ours:
         agree, error = _differences(reference(), forms[name]())
-        ratio = seconds["plain"] / seconds[name]
+        ratio = times(seconds["plain"], seconds[name])
         result = {
             "name": f"forward_{name}",
             "what": f"scoring forward, {name}, over plain float32 NCHW, images/s",
             "setting": f"{BATCH} x {HEIGHT}x{WIDTH}, {CLASSES} classes, MobileNetV2, {threads} threads, {device}",
-            "ms": {form: round(1e3 * seconds[form], 1) for form in ("plain", name)},
+            "ms": milliseconds({form: seconds[form] for form in ("plain", name)}),
             "agreement": round(agree, 5),
             "region_error_nats": round(error, 6),
             "ratio": round(ratio, 3),

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, scenes, trained
+from benchmarks.performance.timing import times
 from orchestrator.ray_backend import connected
 from querying.index import Shard
 from querying.pool import ScoreTask
@@ -34,7 +35,7 @@ BARS = {"scoring": 0.85, "actor": 0.95}
 
 
 def main(*, rounds: int = 5, threads: int = 2) -> list[dict[str, Any]]:
-    """Interleaved medians; ratios of images/s."""
+    """Ratios of images/s."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -74,7 +75,7 @@ def _against_forward(scorer: ShardScorer, root: Path, shard: Shard, rounds: int)
         if turn:
             spent["forward"].append(between - started)
             spent["scoring"].append(time.perf_counter() - between)
-    ratio = median(spent["forward"]) / median(spent["scoring"])
+    ratio = times(spent["forward"], spent["scoring"])
     return _result("scoring", "whole scoring pass / bare forward pass, images/s", spent, ratio)
 
 
@@ -103,7 +104,7 @@ def _actors(
             for _ in range(2):
                 here.score_shard(_task(root, shard, next(number)))
             spent["here"].append(time.perf_counter() - started)
-    ratio = median(spent["here"]) / median(spent["actors"])
+    ratio = times(spent["here"], spent["actors"])
     if actors == 1:
         return _result("actor", "Ray actor / this process, images/s", spent, ratio)
     return _result("two_actors", "two Ray actors with half the threads each / this process, images/s", spent, ratio)

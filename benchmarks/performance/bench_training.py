@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.performance.plain import make_plain, run_plain
 from benchmarks.performance.reference_reco import reference_reco
 from benchmarks.performance.result import Result, found
-from benchmarks.performance.timing import ByDefaultAllocator, interleaved, milliseconds
+from benchmarks.performance.timing import ByDefaultAllocator, in_turns, milliseconds, times
 from querying.allocator import keep_freed_memory
 from querying.labels import IGNORE
 from training.batch import Batch
@@ -143,24 +143,27 @@ def main(*, rounds: int = 7, threads: int = 2) -> list[Result]:
     keep_freed_memory()
     batch = case()
     precisions = ["fp32", *(["bf16"] if fast_bf16() else [])]
-    forms: dict[str, Callable[[], object]] = {"plain": plain(batch)}
-    for precision in precisions:
-        forms |= {precision: ours(batch, precision), f"bare_{precision}": bare(batch, precision)}
-    seconds = interleaved(forms, rounds)
+    steps = {name: ours(batch, name) for name in precisions}
+    beside_plain = in_turns({"plain": plain(batch), **steps}, rounds)
+    forms: dict[str, Callable[[], object]] = {}
+    for name, step in steps.items():
+        forms |= {name: step, f"bare_{name}": bare(batch, name)}
+    beside_bare = in_turns(forms, 2 * rounds)  # a tenth of the time, and a difference that noise can hide
     setting = f"2 + 4 images 360x480, {CLASSES} classes, MobileNetV2, {threads} threads, {batch.device}"
     if "bf16" not in precisions:
         print("bf16: not measured, this processor has no bfloat16 instructions")
     results = []
     for name in precisions:
-        ms = milliseconds({form: seconds[form] for form in ("plain", name, f"bare_{name}")})
+        plainly = {form: beside_plain[form] for form in ("plain", name)}
+        barely = {form: beside_bare[form] for form in (f"bare_{name}", name)}
         results += [
             found(
                 f"step_{name}", f"S4AL+ training step, {name}, over a plain float32 port with ReCo in loops", setting,
-                seconds["plain"] / seconds[name], bar=BARS[name], ms=ms,
+                times(*plainly.values()), bar=BARS[name], ms=milliseconds(plainly),
             ),
             found(
                 f"step_bare_{name}", f"training step without data, {name}, over the bare forward and backward pass",
-                setting, seconds[f"bare_{name}"] / seconds[name], bar=BARE_BAR, ms=ms,
+                setting, times(*barely.values()), bar=BARE_BAR, ms=milliseconds(barely),
             ),
         ]  # fmt: skip
     return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Generic, TypeVar
@@ -16,7 +16,18 @@ T = TypeVar("T")
 
 
 def interleaved(forms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each form over so many rounds; one round before them warms up.
+    """Median seconds of each form over so many rounds; one round before them warms up."""
+    return {name: median(values) for name, values in in_turns(forms, rounds).items()}
+
+
+def times(one: Sequence[float], other: Sequence[float]) -> float:
+    """How many times as long one form takes as another: the median over the rounds, each of which compares what ran in
+    the same seconds."""
+    return median(mine / its for mine, its in zip(one, other, strict=True))
+
+
+def in_turns(forms: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each form in each round, after one round that warms up.
 
     What `ByDefaultAllocator` gave back to the system, the form after it takes again before its time starts.
     """
@@ -33,7 +44,7 @@ def interleaved(forms: Mapping[str, Callable[[], object]], rounds: int) -> dict[
                 torch.cuda.synchronize()
             if turn:
                 spent[name].append(time.perf_counter() - started)
-    return {name: median(values) for name, values in spent.items()}
+    return spent
 
 
 class ByDefaultAllocator(Generic[T]):
@@ -50,8 +61,11 @@ class ByDefaultAllocator(Generic[T]):
             keep_freed_memory()
 
 
-def milliseconds(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(1e3 * value, 3) for name, value in seconds.items()}
+def milliseconds(seconds: Mapping[str, float | Sequence[float]]) -> dict[str, float]:
+    """Of several rounds their median."""
+    return {
+        name: round(1e3 * (value if isinstance(value, float) else median(value)), 3) for name, value in seconds.items()
+    }
 
 
 def peak_mb() -> float:

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.performance import __main__ as bench, bench_scale, bench_selection, peers
+from benchmarks.performance import __main__ as bench, bench_scale, bench_selection, peers, timing
 from benchmarks.performance.bench_data import per_image, training_data
 from benchmarks.performance.bench_parts import looped_mean, plain_png
 from benchmarks.performance.bench_training import bare, case, ours, plain
@@ -240,3 +241,17 @@ def test_the_scale_simulation_goes_through_every_part(tmp_path, monkeypatch):
     assert set(parts) == set(bench_scale.WHAT)
     assert parts["global"]["cells"] == parts["per_image"]["cells"] == 1200
     assert len(list(tmp_path.glob("regions-*.arrow"))) == 3
+
+
+def test_a_ratio_compares_what_ran_in_the_same_round(monkeypatch):
+    now, phases = [0.0], {"slow": iter([9, 2, 6, 2]), "quick": iter([9, 1, 3, 2])}
+
+    def form(name):
+        now[0] += next(phases[name])
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    spent = timing.in_turns({name: partial(form, name) for name in phases}, 3)
+    assert spent == {"slow": [2, 6, 2], "quick": [1, 3, 2]}  # the first round warms up
+    assert timing.times(spent["slow"], spent["quick"]) == 2
+    assert timing.times([1.0, 2.0, 9.0], [1.0, 1.0, 10.0]) == 1
+    assert timing.milliseconds({"slow": spent["slow"], "quick": 0.5}) == {"slow": 2000, "quick": 500}
