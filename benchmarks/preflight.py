@@ -55,6 +55,8 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
         for shard in index.shards(split):
             if shard.masked < shard.rows:
                 raise UserError(f"{index.root / shard.truth}: an image of split {split!r} has no mask")
+        if not any(sum(shard.class_pixels) for shard in index.shards(split)):
+            raise UserError(f"{index.root}: all pixels of split {split!r} are void, so there is nothing to measure")
     for shard in index.shards("train"):
         if config.cycles and config.query.asked and shard.masked < shard.rows:
             raise UserError(
@@ -69,6 +71,12 @@ def _check_first(config: RunConfig, images: int, masked: int) -> None:
         raise UserError(f"initial.list={config.initial.list}: names {first} images, the train split has {masked} masks")
     if config.train.method in ON_THE_FLY and first >= images:
         raise UserError(f"train.method={config.train.method}: all {images} train images are labelled, no pool is left")
+    last = first + config.cycles * config.query.images if config.query.unit == "image" else first
+    if config.train.method in ON_THE_FLY and min(last, images * (config.budget or 1.0)) >= images:
+        raise UserError(
+            f"query.images={config.query.images}: after {config.cycles} queries all {images} train images are labelled,"
+            f" and train.method={config.train.method} needs a pool"
+        )
     if config.budget is not None and min(first, masked) > config.budget * images + 1e-6:
         raise UserError(f"budget={config.budget}: the {first} initial images are more than that share of {images}")
 

@@ -12,7 +12,8 @@ IGNORE = 255
 
 
 def top_class(score_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The highest score of each pixel (B, H, W), and its class in int64; of equals the first.  At most 254 classes."""
+    """The highest score of each pixel (B, H, W), and its class in int64; of equals the first, of NaN any.  At most 254
+    classes."""
     if score_BCHW.device.type != "cpu":
         top_BHW, label_BHW = score_BCHW.max(dim=1)
         return top_BHW, label_BHW
@@ -20,8 +21,8 @@ def top_class(score_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     # the one with the highest rank, which falls from C to 1.
     top_B1HW = score_BCHW.amax(dim=1, keepdim=True)
     hit_BCHW = score_BCHW == top_B1HW
-    label_BHW = score_BCHW.shape[1] - (hit_BCHW * rank(score_BCHW).byte()).amax(dim=1)
-    return top_B1HW[:, 0], label_BHW.long()
+    best_BHW = (hit_BCHW * rank(score_BCHW).byte()).amax(dim=1).clamp_min_(1)  # no class reaches a maximum that is NaN
+    return top_B1HW[:, 0], (score_BCHW.shape[1] - best_BHW).long()
 
 
 def rank(score_BCHW: Tensor) -> Tensor:

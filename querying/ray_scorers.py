@@ -40,7 +40,7 @@ def map_unordered(
     losses = 0
     try:
         while True:
-            for item in islice(todo, actors - len(busy)):
+            for item in islice(todo, max(0, actors - len(busy))):
                 actor = idle.pop() if idle else remote.remote(make)
                 busy[actor.call.remote(method, item)] = (actor, item)
             if not busy:

@@ -225,7 +225,7 @@ class ShardScorer:
         if self.one_pass and self.acquisition in ACQUISITIONS:
             return self.grid.mean(self.one_pass(log_p_1CHW))[0]
         if self.one_pass:
-            map_1HW = self.one_pass(log_p_1CHW).float()
+            map_1HW = self.one_pass(log_p_1CHW.clone()).float()  # a user's own may work in place
         if self.acquisition == "coreset":
             score_R = log_p_1CHW.new_zeros(self.grid.num_regions)  # it looks at features alone
         elif map_1HW is not None:

@@ -57,6 +57,8 @@ def select_diverse(
     points: np.ndarray | None = None
     first = 0
     for mixture_NRC in mixtures():
+        if not len(mixture_NRC):
+            continue  # nothing of this shard is in the pool, nor says how many classes there are
         begin, end = np.searchsorted(places, [first, first + len(mixture_NRC)])
         part = order[begin:end]
         if points is None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.layout import RunLayout
+from querying.errors import UserError
 from querying.files import read_json
 from querying.shards import image_ids
 from tests.small import small_run
@@ -169,6 +170,12 @@ def test_weights_that_are_not_finite_are_never_published(toy_data, tmp_path):
     with pytest.raises(FloatingPointError, match=r"after the last step: weight \S+ is not finite"):
         small_run(toy_data.root, tmp_path, "train.lr=1e30", "train.epochs=1", "train.steps_per_epoch=1")
     assert not (tmp_path / "cycle-000" / "checkpoint").exists()
+
+
+def test_a_pool_that_is_bought_empty_leaves_too_few_images_for_a_step(toy_data, tmp_path):
+    everything = ("cycles=1", "query.unit=image", "query.per_image=0", "query.images=24", "teacher.batch_size=2")
+    with pytest.raises(UserError, match=r"^train\.batch_size=1: no pool is left, and a worker needs at least 2 images"):
+        small_run(toy_data.root, tmp_path, *everything, "train.batch_size=1")
 
 
 def test_a_clock_that_jumps_back_a_day_changes_nothing(undisturbed, toy_data, tmp_path, monkeypatch):

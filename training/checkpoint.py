@@ -90,8 +90,16 @@ class TrainingStates:
         failpoint(f"{folder.name}:renamed")
         sync(self.root)
         self.saved = progress.step
-        for old in sorted(self.root.glob("step-*"))[: -self.keep]:
+        # Those of other inputs are never continued from, and may have come further than these.
+        others = [folder for folder in self.root.glob("step-*") if not self._is_ours(folder)]
+        for old in [*others, *sorted(set(self.root.glob("step-*")).difference(others))[: -self.keep]]:
             shutil.rmtree(old)
+
+    def _is_ours(self, folder: Path) -> bool:
+        try:
+            return bool(read_json(folder / META)["made_from"] == self.made_from)
+        except (DamagedError, KeyError):
+            return False
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
         """Load the newest intact state and return how far it is; the beginning where there is none."""

@@ -81,9 +81,8 @@ class TrainingData:
         self.bought = _cells(ledger, range(cycle + 1))
         whole = set(ledger.whole(cycle, grid.num_regions))
         self.labelled = [name for name in self.bought if name in whole or not cells_in_pool]
-        self.draws = [
-            name for name in self.labelled for _ in range(1 if whole.issuperset(self.labelled) else self._share(name))
-        ]
+        all_whole = whole.issuperset(self.labelled)
+        self.draws = [name for name in self.labelled for _ in range(1 if all_whole else self._share(name))]
         self.targets = {
             image_id: encode_label(compose_target(grid, self.bought[image_id], None)) for image_id in self.labelled
         }

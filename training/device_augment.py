@@ -55,9 +55,10 @@ def gaussian_blur(image_BCHW: Tensor, sigmas: list[float]) -> Tensor:
         ((-1, 1, 2 * radius + 1, 1), (0, 0, radius, radius)),
         ((-1, 1, 1, 2 * radius + 1), (radius, radius, 0, 0)),
     )
-    for shape, margin in axes:
-        x = F.conv2d(F.pad(x, margin, mode="reflect"), taps.reshape(shape), groups=batch * channels)
-        x = ((x + 128) / 256).floor()
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 would make 256 of a white pixel, which is black
+        for shape, margin in axes:
+            x = F.conv2d(F.pad(x, margin, mode="reflect"), taps.reshape(shape), groups=batch * channels)
+            x = ((x + 128) / 256).floor()
     return x.reshape(image_BCHW.shape).to(torch.uint8)
 
 

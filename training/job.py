@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from querying.allocator import keep_freed_memory
-from querying.errors import InfrastructureError, Interrupted
+from querying.errors import InfrastructureError, Interrupted, UserError
 from querying.files import make_folder
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
@@ -69,8 +69,7 @@ class TrainJob:
     made_from: str
     """A key of labels, pseudo-labels and first weights: states of other ones are not continued from."""
     out: Path
-    """Receives `model.safetensors` and `meta.json`; a method's early networks likewise in `step-<number>/`, the best
-    one on val in `best_on_val/`."""
+    """Receives `model.safetensors` and `meta.json`; early networks in `step-<number>/`, the best in `best_on_val/`."""
 
 
 def device_name(use_gpu: bool) -> str:
@@ -115,11 +114,12 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     )
     states = TrainingStates(job.work / "states", job.made_from)
     progress = states.restore(method, optimizer)
+    images = job.train.batch_size + (job.train.batch_size_unlabelled if data.pool else 0)
+    if images < 2 * worker.world:
+        raise UserError(f"train.batch_size={images}: no pool is left, and a worker needs at least 2 images per step")
     if gpu and worker.world == 1 and job.train.cuda_graph and method.one_forward:
-        height, width = data.crop
-        images = job.train.batch_size + (job.train.batch_size_unlabelled if data.pool else 0)
         with torch.autocast("cuda", torch.bfloat16, enabled=_bf16(job.train, worker.device), cache_enabled=False):
-            capture(method.network, (images, 3, height, width))
+            capture(method.network, (images, 3, *data.crop))
     model = worker.wrap(method)
     if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
         raise InfrastructureError(f"{job.work}: the workers do not see the same saved states")
@@ -134,8 +134,8 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         generator.manual_seed(int(numbers[1]))  # the method's draws
 
     def loss_parts(model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        here = with_looks(batch.to(worker.device))  # whole numbers, of which bfloat16 has none above 256
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=_bf16(job.train, worker.device)):
-            here = with_looks(batch.to(worker.device))
             parts: dict[str, Tensor] = model(here, context._replace(done=step / total))
             return parts
 

@@ -209,11 +209,15 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         raise ValueError("train.method=u2pl keeps one memory of negatives: it needs train.workers=1")
     if train.method == "ael" and train.batch_size // train.workers < 2:
         raise ValueError("train.method=ael needs at least 2 labelled images per worker (copy-paste): train.batch_size")
-    if train.method == "s4al" and train.epochs <= methods.s4al.cold_start:
+    epochs = min(train.epochs, train.last_epochs or train.epochs)
+    if train.method == "s4al" and epochs <= methods.s4al.cold_start:
         raise ValueError(
             f"train.method=s4al learns nothing of the pool in the first {methods.s4al.cold_start} epochs"
-            f" (methods.s4al.cold_start): {train.epochs} (train.epochs) are too few"
+            f" (methods.s4al.cold_start): {epochs} (train.{'epochs' if epochs == train.epochs else 'last_epochs'})"
+            " are too few"
         )
+    if train.method == "s4al" and methods.s4al.cold_start and train.batch_size // train.workers < 2:
+        raise ValueError("train.method=s4al needs at least 2 labelled images per worker (cold start): train.batch_size")
     mixes = train.method in ("unimatch", "u2pl", "ael", "s4al") or (train.method == "cps" and methods.cps.cutmix)
     if train.batch_size_unlabelled // train.workers < 1 + mixes:
         needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"

@@ -113,6 +113,7 @@ def sample_indices(
     bound_JK = relation_KK[anchor_J].cumsum(dim=1)
     bound_JK = (bound_JK / bound_JK[:, -1:]).float()  # ends in exactly 1, so no draw falls past the last class
     other_JX = torch.searchsorted(bound_JK, uniform(queries * negatives), right=True)
+    other_JX = other_JX.clamp_max_(len(class_K) - 1)  # past the last where a prototype is NaN, as the loss then is
     negative_JX = by_class_P[start_K[other_JX] + _spot(uniform(queries * negatives), count_K[other_JX])]
     return Samples(anchor_J, query_JQ, negative_JX.view(num_anchors, queries, negatives))
 

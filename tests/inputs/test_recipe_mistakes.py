@@ -130,6 +130,8 @@ AGAINST_THE_DATA = {
     "model.weights=/nowhere/w.safetensors": "model.weights=/nowhere/w.safetensors",
     "model.weights=imagnet": "model.weights=imagnet",
     "model.weights=/": "model.weights=/",
+    "train.method=cps query.unit=image query.per_image=0 query.images=9 cycles=2 initial.images=6":
+        "query.images=9: after 2 queries all 24",
 }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ def flat(log_p): return log_p
 def whole(log_p): return (log_p.sum(1) * 0).long()
 def numbers(log_p): return 3.0
 def broken(log_p): return log_p.sum(1) / 0
+def in_place(log_p): return 1 - log_p.exp_().amax(1)
 def fails(log_p): raise KeyError("no such thing")
 def unsure_once(log_p): return log_p.sum(1) * (float("nan") if len(log_p) == 1 else 1.0)
 constant = 3
@@ -46,6 +47,15 @@ def test_it_is_used_as_ours_are(tmp_path):
     assert own["image_id"].equals(ours["image_id"])
     own_R, ours_R = (rows["score"].flatten().to_numpy() for rows in (own, ours))
     np.testing.assert_allclose(own_R, ours_R, rtol=1e-6)  # ours is found without the log-probabilities
+
+
+def test_one_that_works_in_place_changes_no_pseudo_label(tmp_path):
+    own, ours = (
+        scorer(tmp_path, RegionGrid(8, 8, 4), acquisition=name).score(["a", "b"], colours(2), {})[1]
+        for name in ("lab_of_mine:in_place", "least_confidence")
+    )
+    assert own["coverage"].to_pylist() == pytest.approx(ours["coverage"].to_pylist())
+    assert own["label"].equals(ours["label"])
 
 
 def test_a_run_asks_what_it_says(toy_data, tmp_path):

@@ -151,6 +151,15 @@ def test_diverse_cells_are_a_core_set_of_the_best_whatever_the_shards(rows, seed
     assert picked(select_diverse(lambda: cut(rows, size), lambda: iter(renamed), count, candidates)) == picked(cells)
 
 
+def test_shards_without_an_image_in_the_pool_change_no_choice():
+    """Their mixtures say no number of classes."""
+    rng = np.random.default_rng(0)
+    score, mixture = rng.random((3, 6), dtype=np.float32), rng.random((3, 6, 4), dtype=np.float32)
+    none = np.zeros((0, 6, 1), np.float32)
+    cells = [select_diverse(lambda: [(0, score)], lambda m=m: m, 5, 2) for m in ([mixture], [none, mixture, none])]
+    assert picked(cells[0]) == picked(cells[1])
+
+
 def test_with_one_candidate_each_diverse_is_global():
     rng = np.random.default_rng(0)
     score, mixture = rng.random((9, 6), dtype=np.float32), rng.random((9, 6, 4), dtype=np.float32)

@@ -98,6 +98,18 @@ def test_states_of_other_inputs_are_not_continued_from(tmp_path):
     assert TrainingStates(tmp_path, "these").restore(model, sgd(model)) == Progress(7)
 
 
+def test_states_of_other_inputs_take_no_place(tmp_path):
+    """A training of other inputs had come further: its states must not be the ones that stay."""
+    model = network()
+    for number in (100, 200):
+        TrainingStates(tmp_path, "those").save(model, sgd(model), Progress(number))
+    (tmp_path / "step-00000300").mkdir()  # damaged beyond saying what it was made from
+    for number in (10, 20, 30):
+        TrainingStates(tmp_path, "these").save(model, sgd(model), Progress(number))
+        assert TrainingStates(tmp_path, "these").restore(model, sgd(model)) == Progress(number)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000020", "step-00000030"]
+
+
 def test_a_state_is_written_once_by_a_process(tmp_path):
     """A stop at the end of an epoch finds its state already saved and must not take it away to save it again."""
     model = network()

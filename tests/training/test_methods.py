@@ -49,6 +49,16 @@ def test_the_cross_entropy_is_taken_at_full_resolution():
     assert found.item() == pytest.approx(-log_likelihoods(supervised, one.image, one.target).mean(), rel=1e-5)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_that_are_no_numbers_give_a_loss_that_is_none(name):
+    """It is what ends a training that has diverged, with the right words."""
+    here = step(done=0.5, methods={"u2pl": SMALL_U2PL})
+    lost = method(name, here)
+    for parameter in lost.parameters():
+        parameter.data.fill_(torch.nan)
+    assert total(lost(batch(pool=2, views=METHODS[name].strong_views), here)).isnan()
+
+
 def log_likelihoods(method, image, target):
     """Of all known pixels."""
     logits = F.interpolate(method.network(normalise(image)).logits, target.shape[1:], mode="bilinear")

@@ -147,6 +147,12 @@ def test_degenerate_batches_give_zero_with_a_graph(case):
     assert not embed.grad.any()
 
 
+def test_embeddings_that_are_no_numbers_give_a_loss_that_is_none():
+    embed, label, prob = random_batch()
+    embed[0, :, 0, 0] = torch.nan
+    assert reco_loss(embed, label, prob, **SETTINGS, generator=seeded()).isnan()
+
+
 def test_queries_are_hard_pixels_of_their_class_and_negatives_known_pixels_of_others():
     embed, label, prob = random_batch(3)
     prob[label == 3] = 1.0

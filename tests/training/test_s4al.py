@@ -249,6 +249,10 @@ def test_what_can_not_be_is_refused():
     ):
         check_method(TrainSettings(method="s4al", epochs=10), MethodSettings(), cycles=1, queried=4)
     check_method(TrainSettings(method="s4al", epochs=11), MethodSettings(), cycles=1, queried=4)
+    with pytest.raises(ValueError, match=r"10 \(train.last_epochs\) are too few"):
+        check_method(TrainSettings(method="s4al", epochs=11, last_epochs=10), MethodSettings(), cycles=1, queried=4)
+    with pytest.raises(ValueError, match=r"2 labelled images per worker \(cold start\): train.batch_size$"):
+        check_method(TrainSettings(method="s4al", epochs=11, batch_size=1), MethodSettings(), cycles=1, queried=4)
     with pytest.raises(ValueError, match=r"2 pool images per worker.*train.batch_size_unlabelled$"):
         check_method(TrainSettings(method="s4al", batch_size_unlabelled=1), MethodSettings(), cycles=1, queried=4)
 

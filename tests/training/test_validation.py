@@ -210,3 +210,8 @@ def test_what_can_not_be_looked_at_is_refused(toy_data):
     unmasked = replace(toy_data, splits={**toy_data.splits, "val": tuple(shards)})
     with pytest.raises(UserError, match="split 'val' has no mask"):
         check_data(small_config("train.validate_epochs=1"), unmasked)
+    shards = [replace(shard, class_pixels=(0,) * toy_data.num_classes) for shard in toy_data.shards("val")]
+    void = replace(toy_data, splits={**toy_data.splits, "val": tuple(shards)})
+    check_data(small_config(), void)
+    with pytest.raises(UserError, match="all pixels of split 'val' are void, so there is nothing to measure"):
+        check_data(small_config("train.validate_epochs=1"), void)
