@@ -60,6 +60,7 @@ def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | N
     changes = _nested(base, METHODS[method])
     return changed(
         base,
+        f"{method} {split} seed {seed}: ",
         seed=seed,
         name=f"{base.name}.{method}.{label}" + (f".{family}" if family else ""),
         reference=False,

@@ -66,16 +66,23 @@ def ingest(
             source = {"kind": kind, **raw.parameters, "shard_size": shard_size, "fingerprint": fingerprint}
             planned = (source, encoding, height, width, tuple(raw.classes), tuple(raw.palette))
             if before is not None:
-                found = (before.source, before.encoding, before.height, before.width, before.classes, before.palette)
-                if found != planned:
-                    raise UserError(
-                        f"{dst}: exists and is another data set, or made with other options; remove it first"
-                    )
-                _log.warning("%s is already this data set: nothing to do", dst)
-                return before
-            return _write(raw, dst, (height, width), source, shard_size, encoding, progress, pool)
+                return _same(before, planned, dst)
+            try:
+                return _write(raw, dst, (height, width), source, shard_size, encoding, progress, pool)
+            except OSError as error:
+                made = _existing(dst) if error.errno == errno.ENOTEMPTY else None
+                if made is None:
+                    raise
+                return _same(made, planned, dst)  # another process was faster
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _same(found: DataIndex, planned: tuple[Any, ...], dst: Path) -> DataIndex:
+    if (found.source, found.encoding, found.height, found.width, found.classes, found.palette) != planned:
+        raise UserError(f"{dst}: exists and is another data set, or made with other options; remove it first")
+    _log.warning("%s is already this data set: nothing to do", dst)
+    return found
 
 
 def _check_arguments(kind: str, size: Size | None, shard_size: int, encoding: str) -> None:

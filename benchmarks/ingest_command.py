@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ingest import ingest
+from orchestrator.interrupt import handled
 from orchestrator.progress import shown
 from querying.errors import UserError
 
@@ -27,7 +28,7 @@ def ingest_command(
     }[kind]
     if kind == "folder" and options["classes"] is None:
         raise UserError("s4al ingest folder needs --classes FILE (one class name per line)")
-    with shown() as progress:
+    with handled(), shown() as progress:
         progress.stage(f"ingest {kind}")
         index = ingest(
             kind,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from orchestrator.config import RunConfig
-from orchestrator.initial import initial_count, shipped_lists
+from orchestrator.initial import draw, find_ids, initial_count, read_list, shipped_lists
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
+from querying.oracle import SimulatedOracle
 from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
@@ -79,6 +82,19 @@ def _check_first(config: RunConfig, images: int, masked: int) -> None:
         )
     if config.budget is not None and min(first, masked) > config.budget * images + 1e-6:
         raise UserError(f"budget={config.budget}: the {first} initial images are more than that share of {images}")
+
+
+def check_first_images(configs: Sequence[RunConfig], index: DataIndex) -> None:
+    """UserError where a list names an image that is not there, or drawn images are too few to show every class.  Reads
+    the pool's ids, and its masks for the latter, once for all recipes."""
+    oracle = SimulatedOracle(index, RegionGrid(index.height, index.width, min(index.height, index.width)))
+    answerable, classes = cache(oracle.answerable), cache(oracle.classes)
+    total = index.num_images("train")
+    for source in sorted({config.initial.list for config in configs if config.initial.list}):
+        find_ids(read_list(source)[0], answerable(), where=source)
+    drawn = [config for config in configs if config.initial.cover and not config.initial.list]
+    for seed, count in sorted({(config.seed, initial_count(config, total)) for config in drawn}):
+        draw(seed, answerable(), count, classes())
 
 
 def with_local_list(config: RunConfig) -> RunConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.backends import check_backend, started
-from benchmarks.preflight import check_data, check_same_run, with_local_list, with_local_weights
+from benchmarks.preflight import check_data, check_first_images, check_same_run, with_local_list, with_local_weights
 from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
@@ -45,6 +45,8 @@ def run_command(
     index = DataIndex.load(data or generated(config, out))
     layout = RunLayout(out)
     check_data(config, index, layout.labelled_set)
+    if not layout.labelled_set.exists():
+        check_first_images([config], index)
     check_same_run(config, index, layout, allow_drift=allow_drift)
     uri = tracking or default_uri(out)
     if uri != "none":

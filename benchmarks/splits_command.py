@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.backends import check_backend, started
 from benchmarks.cells import cell, parse_share
-from benchmarks.preflight import check_data, check_same_run, with_local_weights
+from benchmarks.preflight import check_data, check_first_images, check_same_run, with_local_weights
 from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
 from benchmarks.side_by_side import Task, run_all
@@ -69,6 +69,7 @@ def splits_command(
     for one in cells:  # every mistake before the first training
         check_data(one.config, index, one.layout.labelled_set)
         check_same_run(one.config, index, one.layout)
+    check_first_images([one.config for one in cells if not one.layout.labelled_set.exists()], index)
 
     from orchestrator.progress import shown
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.backends import check_backend, started
-from benchmarks.preflight import check_data, with_local_list, with_local_weights
+from benchmarks.preflight import check_data, check_first_images, with_local_list, with_local_weights
 from benchmarks.recipes import resolve
 from benchmarks.run_command import generated
 from benchmarks.samplers import Sampler, new_sampler
@@ -76,6 +76,7 @@ def sweep_command(
     if objective not in known:
         raise UserError(f"--objective {objective}: there are {', '.join(known)}")
     check_data(base, index)
+    check_first_images([base], index)
     configs = _singles(points, base) if search == "optuna" else _all(sampler, base, index)
     settings = {
         "recipe": base.model_dump(mode="json"),

@@ -136,12 +136,12 @@ class RunConfig(Settings):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def changed(base: RunConfig, **changes: Any) -> RunConfig:
-    """A validated copy; a mapping changes the keys that it names inside its group."""
+def changed(base: RunConfig, where: str = "", **changes: Any) -> RunConfig:
+    """A validated copy; a mapping changes the keys that it names inside its group.  A UserError begins with `where`."""
     tree = base.model_dump()
     for key, value in changes.items():
         tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
-    return RunConfig.model_validate(tree)
+    return build(tree, where)
 
 
 def load_yaml(path: Path) -> RunConfig:

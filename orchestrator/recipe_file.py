@@ -45,13 +45,17 @@ def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 
 def restore_recipe(path: Path) -> None:
-    """Put the copy of a recipe that is damaged or missing in its place; nothing where there is no run yet."""
-    if not recipe_copy(path).exists():
-        return
-    try:
-        read_recipe(path)
-    except DamagedError as error:
-        if path.exists():
-            set_aside(path)
-        print(f"{error}: taken from its copy", flush=True)
-        write_text(path, recipe_copy(path).read_text())
+    """Where one of a recipe and its copy is damaged or missing, put the other in its place; nothing where there is no
+    run yet."""
+    copy = recipe_copy(path)
+    pair = ((path, copy, "taken from its copy"), (copy, path, "made again from the recipe"))
+    for file, other, what in pair:
+        if not other.exists():
+            continue
+        try:
+            read_recipe(file)
+        except DamagedError as error:
+            if file.exists():
+                set_aside(file)
+            print(f"{error}: {what}", flush=True)
+            write_text(file, other.read_text())

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest, problems
-from orchestrator.recipe_file import read_recipe
+from orchestrator.recipe_file import read_recipe, recipe_copy
 from orchestrator.record import KEY, epoch_rows, evaluation_key, read_record, row_key, same_result
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
@@ -46,7 +46,8 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
 
     Not looked at: `report/`, which `s4al report` makes anew, scratch of an unfinished stage, and what was set aside.
     """
-    yield from _sealed(lambda: read_recipe(layout.recipe))
+    for file in (layout.recipe, recipe_copy(layout.recipe)):
+        yield from _sealed(partial(read_recipe, file))
     yield from _audit_first_weights(layout)
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_json, layout.root / "mlflow.json"))

@@ -26,7 +26,7 @@ def own_acquisition(spec: str) -> Callable[[Tensor], Tensor]:
         raise UserError(f"{where}: {module} can not be imported (is its folder in PYTHONPATH?): {error}") from None
     except AttributeError:
         raise UserError(f"{where}: {module} has no {name}") from None
-    except Exception as error:  # whatever the user's module does while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
         raise UserError(f"{where}: importing {module}: {_said(error)}") from None
     if not callable(found):
         raise UserError(f"{where}: is not a function")
@@ -41,7 +41,7 @@ def _try(function: Callable[[Tensor], Tensor], where: str) -> None:
     try:
         with torch.inference_mode():
             score = function(log_p_BCHW.clone())
-    except Exception as error:  # whatever the user's function does
+    except (Exception, SystemExit) as error:  # whatever the user's function does
         raise UserError(f"{where}: {_said(error)}") from None
     expected = (PROBE[0], *PROBE[2:])
     if not isinstance(score, torch.Tensor) or tuple(score.shape) != expected or not score.is_floating_point():
@@ -51,5 +51,5 @@ def _try(function: Callable[[Tensor], Tensor], where: str) -> None:
         raise UserError(f"{where}: gives numbers that are not finite")
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -271,3 +271,26 @@ def test_real_camvid_at_half_size_has_only_its_classes_and_void(tmp_path: Path) 
     expected_K = np.bincount(raw_NHW.ravel(), minlength=12)[:11] / raw_NHW.size
     share_K = np.sum([shard.class_pixels for shard in index.shards("train")], axis=0) / (6 * 180 * 240)
     np.testing.assert_allclose(share_K, expected_K, atol=3e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_of_two_at_once_one_writes_and_the_other_takes_it_or_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Another process publishes the same folder while this one still writes its own."""
+    dst, other, replace = tmp_path / "toy", tmp_path / "other", os.replace
+    ingest("toy", None, other, size=(48, 64), counts=(3, 1, 1), seed=seed)
+
+    def overtaken(source: Path, target: Path) -> None:
+        if Path(target) == dst.resolve():
+            replace(other, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", overtaken)
+    if seed:
+        with pytest.raises(UserError, match="toy: exists and is another data set"):
+            ingest("toy", None, dst, size=(48, 64), counts=(3, 1, 1), seed=0)
+    else:
+        index = ingest("toy", None, dst, size=(48, 64), counts=(3, 1, 1), seed=0)
+        assert index.num_images("train") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]

@@ -4,10 +4,11 @@ import pytest
 from safetensors.torch import save_file
 
 from benchmarks.preflight import check_same_run
-from benchmarks.run_command import _prepare_backbone, _provenance
+from benchmarks.run_command import _prepare_backbone, _provenance, run_command
 from orchestrator.config import override
 from orchestrator.layout import RunLayout
-from orchestrator.recipe_file import restore_recipe, write_recipe
+from orchestrator.recipe_file import recipe_copy, restore_recipe, write_recipe
+from orchestrator.verify import audit_run
 from querying.errors import DamagedError, UserError
 from tests.small import small_config
 from training.model import build_model
@@ -65,6 +66,27 @@ def test_a_damaged_recipe_is_taken_from_its_copy(started, toy_data, capsys, how)
     restore_recipe(layout.recipe)
     assert layout.recipe.read_bytes() == before
     assert "taken from its copy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["flip", "remove"])
+def test_a_damaged_copy_is_found_by_verify_and_made_again(started, capsys, how):
+    _, layout, _ = started
+    copy = recipe_copy(layout.recipe)
+    before = copy.read_bytes()
+    assert not [line for line in audit_run(layout) if str(copy) in line]
+    flip(copy) if how == "flip" else copy.unlink()
+    assert [line for line in audit_run(layout) if str(copy) in line]
+    restore_recipe(layout.recipe)
+    assert copy.read_bytes() == layout.recipe.read_bytes() == before
+    assert "made again from the recipe" in capsys.readouterr().out
+
+
+def test_a_list_that_names_an_unknown_image_leaves_nothing_behind(toy_data, tmp_path):
+    (tmp_path / "list.txt").write_text("train_00000\nno_such_image\n")
+    words = [f"initial.list={tmp_path / 'list.txt'}", "initial.cover=false"]
+    with pytest.raises(UserError, match=r"list\.txt: no_such_image: no image of the train split that has a mask"):
+        run_command("toy_splits", words, toy_data.root, tmp_path / "run", "local", None, "none")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_was_stopped_before_it_had_a_recipe_can_be_started_again(started, toy_data):

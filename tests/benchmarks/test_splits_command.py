@@ -126,6 +126,11 @@ def test_mlflow_has_one_parent_and_a_child_for_each_cell(toy_data, tmp_path):
         ({"splits": "1/4,2/8"}, "named twice"),
         ({"methods": ","}, "--methods: expected names"),
         ({"methods": "cps", "splits": "1"}, "all 24 train images are labelled, no pool is left"),
+        ({"seeds": "99999999999"}, r"^supervised 1/4 seed 99999999999: seed: Input should be less than"),
+        (
+            {"splits": "1/4,1/24", "seeds": "0,1,2,3,4,5"},
+            r"^initial.cover=true: with seed \d it takes \d images to show",
+        ),
     ],
 )
 def test_every_mistake_is_found_before_the_first_cell(toy_data, tmp_path, changes, message):

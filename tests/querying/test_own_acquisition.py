@@ -14,6 +14,7 @@ from tests.querying.test_scorer import colours, scorer
 from tests.small import small_config, small_run
 
 MODULE = """
+import sys
 import torch
 
 def surprise(log_p):
@@ -24,6 +25,7 @@ def whole(log_p): return (log_p.sum(1) * 0).long()
 def numbers(log_p): return 3.0
 def broken(log_p): return log_p.sum(1) / 0
 def in_place(log_p): return 1 - log_p.exp_().amax(1)
+def leaves(log_p): sys.exit(0)
 def fails(log_p): raise KeyError("no such thing")
 def unsure_once(log_p): return log_p.sum(1) * (float("nan") if len(log_p) == 1 else 1.0)
 constant = 3
@@ -34,6 +36,7 @@ constant = 3
 def mine(tmp_path, monkeypatch):
     (tmp_path / "lab_of_mine.py").write_text(MODULE)
     (tmp_path / "lab_broken.py").write_text("1 / 0\n")
+    (tmp_path / "lab_leaves.py").write_text("raise SystemExit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -80,6 +83,8 @@ def test_a_run_asks_what_it_says(toy_data, tmp_path):
         ("lab_of_mine:numbers", "gives float for"),
         ("lab_of_mine:broken", "not finite"),
         ("lab_of_mine:fails", "KeyError: 'no such thing'"),
+        ("lab_of_mine:leaves", "SystemExit: 0"),
+        ("lab_leaves:f", "importing lab_leaves: SystemExit: 3"),
     ],
 )
 def test_what_is_no_acquisition_is_said_before_anything_starts(toy_data, spec, message):
