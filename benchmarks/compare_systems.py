@@ -93,6 +93,8 @@ def _accuracy(systems: Sequence[System], against: str) -> str:
             f" Area: mean mIoU between {_percent(span[0])} and {_percent(span[1])} % labelled, which all runs cover;"
             f" its difference to `{against}` over common seeds with the 95 % interval and p of Student's paired t-test."
         )
+        if out := [f"{s.name} seed {seed}" for s in systems for seed in s.seeds if seed not in area[s.name]]:
+            lines[0] += f" Without an area, having a single labelled share: {', '.join(out)}."
     heads = ["system", "seeds", "network", "cycles", "labelled", "mIoU", "of all labels", "area", "difference", "p"]
     lines += ["", _row([*heads, f"labelled for {100 * NEARLY:.0f} % of all labels"]), "|" + "---|" * (len(heads) + 1)]
     for system in systems:
@@ -108,7 +110,7 @@ def _accuracy(systems: Sequence[System], against: str) -> str:
                     _percent(mean(row["labelled_fraction"] for row in last)),
                     _spread([row["miou"] for row in last]),
                     _percent(mean(row["miou"] for row in last) / system.full, 1) if system.full else "",
-                    _spread(list(area[system.name].values())) if span else "",
+                    _spread(list(area[system.name].values())) if span and area[system.name] else "",
                     _difference(found),
                     "" if found is None or found.p is None else f"{found.p:.2g}",
                     _needed(labels_needed(system)),
@@ -197,7 +199,7 @@ def numbers(systems: Sequence[System]) -> dict[str, float]:
     found = {f"miou/{s.name}": mean(run.found.last["miou"] for run in s.runs) for s in systems}
     found |= {f"labelled/{s.name}": mean(run.found.last["labelled_fraction"] for run in s.runs) for s in systems}
     if span:
-        found |= {f"area/{name}": mean(values.values()) for name, values in area.items()}
+        found |= {f"area/{name}": mean(values.values()) for name, values in area.items() if values}
     return found
 
 
