@@ -43,7 +43,7 @@ def compare_any(
         return
     runs = [path for path in paths if (path / "recipe.yaml").exists()]
     if not runs and len(paths) == 1:
-        compare_command(paths[0], out, against or "supervised", tracking, checkpoint)
+        compare_command(paths[0], out, against, tracking, checkpoint)
         return
     if len(runs) < len(paths):
         raise UserError(f"{next(path for path in paths if path not in runs)}: not a run folder (no recipe.yaml)")
