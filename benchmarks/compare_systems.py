@@ -95,6 +95,9 @@ def _accuracy(systems: Sequence[System], against: str) -> str:
         )
         if out := [f"{s.name} seed {seed}" for s in systems for seed in s.seeds if seed not in area[s.name]]:
             lines[0] += f" Without an area, having a single labelled share: {', '.join(out)}."
+    needed = {system.name: _needed(system) for system in systems}
+    if any(text.startswith("<=") for text in needed.values()):
+        lines[0] += " <=: a first cycle was there already."
     heads = ["system", "seeds", "network", "cycles", "labelled", "mIoU", "of all labels", "area", "difference", "p"]
     lines += ["", _row([*heads, f"labelled for {100 * NEARLY:.0f} % of all labels"]), "|" + "---|" * (len(heads) + 1)]
     for system in systems:
@@ -113,7 +116,7 @@ def _accuracy(systems: Sequence[System], against: str) -> str:
                     _spread(list(area[system.name].values())) if span and area[system.name] else "",
                     _difference(found),
                     "" if found is None or found.p is None else f"{found.p:.2g}",
-                    _needed(labels_needed(system)),
+                    needed[system.name],
                 ]
             )
         )
@@ -222,9 +225,12 @@ def _difference(found: Paired | None) -> str:
     return f"{100 * found.mean:+z.2f}{interval}"
 
 
-def _needed(shares: Sequence[float | None]) -> str:
-    """The mean where every seed got there, else how many did."""
+def _needed(system: System) -> str:
+    """The mean where every seed got there, else how many did; <= where a first cycle did, its share being no measure
+    of what is needed."""
+    shares = labels_needed(system)
     known = [share for share in shares if share is not None]
     if not shares or len(known) < len(shares):
         return f"{len(known)} of {len(shares)} seeds" if shares else ""
-    return _spread(known)
+    at_once = any(share == run.curve.shares[0] for share, run in zip(shares, system.runs, strict=True))
+    return ("<= " if at_once else "") + _spread(known)

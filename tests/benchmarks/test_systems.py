@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy.stats import ttest_rel
 
-from benchmarks.compare_systems import as_markdown, compare_any, numbers
+from benchmarks.compare_systems import _needed, as_markdown, compare_any, numbers
 from benchmarks.curves import Curve, common_range, paired
 from benchmarks.options import Checkpoint
 from benchmarks.systems import (
@@ -89,6 +89,15 @@ def test_labels_for_nearly_all_labels_accuracy_use_the_runs_own_full_training_or
     first, second = run_of([0.1, 0.2], [0.5, 0.64], 0.6), run_of([0.1, 0.2], [0.5, 0.55])
     assert labels_needed(System("a", {0: first, 1: second})) == [pytest.approx(0.15), None]
     assert labels_needed(System("a", {1: second})) == []
+
+
+def test_labels_that_the_first_cycle_did_not_even_need_are_marked():
+    """95 % of 0.6 is 0.57."""
+    late, early = run_of([0.1, 0.2], [0.5, 0.64], 0.6), run_of([0.1, 0.2], [0.57, 0.64], 0.6)
+    assert _needed(System("a", {0: late})) == "15.00"
+    assert _needed(System("a", {0: early})) == "<= 10.00"
+    assert _needed(System("a", {0: late, 1: early})) == "<= 12.50 ± 3.54"
+    assert _needed(System("a", {0: early, 1: run_of([0.1], [0.3], 0.6)})) == "1 of 2 seeds"
 
 
 def test_areas_are_taken_over_the_range_of_all_systems():
@@ -244,7 +253,8 @@ def test_a_system_of_one_cycle_has_no_area_and_no_overlap(others, tmp_path):
     config, provenance = read_recipe(copy / "recipe.yaml")
     write_recipe(copy / "recipe.yaml", override(config, ["name=once", "cycles=0"]), provenance)
     summary = read_json(copy / "summary.json")
-    write_json(copy / "summary.json", {**summary, "cycles": summary["cycles"][:1], "supervised_miou": None})
+    first = summary["cycles"][0]
+    write_json(copy / "summary.json", {**summary, "cycles": [first], "supervised_miou": first["miou"]})
     systems = load_systems([others[0], copy])
     text = as_markdown(systems, "once")
     assert "Without an area, having a single labelled share: once seed 0." in text.splitlines()[0]
@@ -252,6 +262,7 @@ def test_a_system_of_one_cycle_has_no_area_and_no_overlap(others, tmp_path):
     cells = {line.split(" | ")[0]: line.split(" | ") for line in text.splitlines()[2:6]}
     [area] = areas(systems)[1]["toy_s4al_plus"].values()
     assert cells["| toy_s4al_plus"][7:10] == [f"{100 * area:.2f}", "", ""]
-    assert cells["| once"][7:10] == ["", "", ""]
+    assert cells["| once"][7:] == ["", "", "", f"<= {100 * first['labelled_fraction']:.2f} |"]
+    assert " <=: a first cycle was there already." in text.splitlines()[0]
     assert numbers(systems).keys() >= {"miou/once", "area/toy_s4al_plus"}
     assert "area/once" not in numbers(systems)
