@@ -83,12 +83,6 @@ def parse_share(text: str) -> Fraction:
     return share
 
 
-def total_steps(config: RunConfig) -> int:
-    """Of all trainings of a cell."""
-    each = [config.train_at(cycle, last=cycle == config.cycles) for cycle in range(config.cycles + 1)]
-    return sum(train.epochs * train.steps_per_epoch for train in each)
-
-
 def _nested(base: RunConfig, changes: Changes) -> Changes:
     """`changed` merges one level; `methods` has two."""
     if "methods" not in changes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from benchmarks.cells import parse_share
 from benchmarks.curves import half_interval
 from benchmarks.options import Checkpoint
 from orchestrator.mlflow_store import log_comparison
@@ -88,9 +89,14 @@ def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> R
     gpu = found.get("device") == "cuda"
     devices = config.train.workers * (1 if gpu else config.train.threads)
     rates = [row[RATE] for row in read_record(cell / "metrics.jsonl") if RATE in row]
+    split = cell.parts[-2].replace("_", "/")
+    try:
+        parse_share(split)
+    except UserError as error:
+        raise UserError(f"{cell.parents[2]}: not a folder of `s4al splits`: {error}") from None
     return Result(
         method=cell.parts[-3],
-        split=cell.parts[-2].replace("_", "/"),
+        split=split,
         seed=summary["seed"],
         miou=accuracy["miou"],
         class_iou=accuracy["class_iou"],
@@ -176,12 +182,13 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
 
 
 def compare_command(
-    root: Path, out: Path | None, against: str, tracking: str | None, checkpoint: Checkpoint = Checkpoint.last
+    root: Path, out: Path | None, against: str | None, tracking: str | None, checkpoint: Checkpoint = Checkpoint.last
 ) -> None:
     """Write compare.md, .csv and .png (compare_best_on_val.* of the best checkpoints), print the table, and put all
     into the grid's run in MLflow."""
     results = load(root, checkpoint)
     stem = "compare" if checkpoint == Checkpoint.last else f"compare_{checkpoint}"
+    against = against or min((one.method for one in results), key=lambda method: method != "supervised")
     rows = table(results, against)
     out = out or root
     text = as_markdown(rows, results, against)

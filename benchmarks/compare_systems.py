@@ -43,7 +43,7 @@ def compare_any(
         return
     runs = [path for path in paths if (path / "recipe.yaml").exists()]
     if not runs and len(paths) == 1:
-        compare_command(paths[0], out, against or "supervised", tracking, checkpoint)
+        compare_command(paths[0], out, against, tracking, checkpoint)
         return
     if len(runs) < len(paths):
         raise UserError(f"{next(path for path in paths if path not in runs)}: not a run folder (no recipe.yaml)")
@@ -93,6 +93,11 @@ def _accuracy(systems: Sequence[System], against: str) -> str:
             f" Area: mean mIoU between {_percent(span[0])} and {_percent(span[1])} % labelled, which all runs cover;"
             f" its difference to `{against}` over common seeds with the 95 % interval and p of Student's paired t-test."
         )
+        if out := [f"{s.name} seed {seed}" for s in systems for seed in s.seeds if seed not in area[s.name]]:
+            lines[0] += f" Without an area, having a single labelled share: {', '.join(out)}."
+    needed = {system.name: _needed(system) for system in systems}
+    if any(text.startswith("<=") for text in needed.values()):
+        lines[0] += " <=: a first cycle was there already."
     heads = ["system", "seeds", "network", "cycles", "labelled", "mIoU", "of all labels", "area", "difference", "p"]
     lines += ["", _row([*heads, f"labelled for {100 * NEARLY:.0f} % of all labels"]), "|" + "---|" * (len(heads) + 1)]
     for system in systems:
@@ -108,10 +113,10 @@ def _accuracy(systems: Sequence[System], against: str) -> str:
                     _percent(mean(row["labelled_fraction"] for row in last)),
                     _spread([row["miou"] for row in last]),
                     _percent(mean(row["miou"] for row in last) / system.full, 1) if system.full else "",
-                    _spread(list(area[system.name].values())) if span else "",
+                    _spread(list(area[system.name].values())) if span and area[system.name] else "",
                     _difference(found),
                     "" if found is None or found.p is None else f"{found.p:.2g}",
-                    _needed(labels_needed(system)),
+                    needed[system.name],
                 ]
             )
         )
@@ -197,7 +202,7 @@ def numbers(systems: Sequence[System]) -> dict[str, float]:
     found = {f"miou/{s.name}": mean(run.found.last["miou"] for run in s.runs) for s in systems}
     found |= {f"labelled/{s.name}": mean(run.found.last["labelled_fraction"] for run in s.runs) for s in systems}
     if span:
-        found |= {f"area/{name}": mean(values.values()) for name, values in area.items()}
+        found |= {f"area/{name}": mean(values.values()) for name, values in area.items() if values}
     return found
 
 
@@ -220,9 +225,12 @@ def _difference(found: Paired | None) -> str:
     return f"{100 * found.mean:+z.2f}{interval}"
 
 
-def _needed(shares: Sequence[float | None]) -> str:
-    """The mean where every seed got there, else how many did."""
+def _needed(system: System) -> str:
+    """The mean where every seed got there, else how many did; <= where a first cycle did, its share being no measure
+    of what is needed."""
+    shares = labels_needed(system)
     known = [share for share in shares if share is not None]
     if not shares or len(known) < len(shares):
         return f"{len(known)} of {len(shares)} seeds" if shares else ""
-    return _spread(known)
+    at_once = any(share == run.curve.shares[0] for share, run in zip(shares, system.runs, strict=True))
+    return ("<= " if at_once else "") + _spread(known)

@@ -46,7 +46,10 @@ class Curve:
 
 
 def common_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    """The shares that all curves cover; None where there are not two of them."""
+    """The shares that all curves cover, those of a single point left out; None where there are not two shares."""
+    curves = [curve for curve in curves if len(curve.shares) > 1]
+    if not curves:
+        return None
     low, high = max(curve.shares[0] for curve in curves), min(curve.shares[-1] for curve in curves)
     return (low, high) if low < high else None
 

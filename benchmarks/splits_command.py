@@ -94,7 +94,8 @@ def splits_command(
 
     from benchmarks.tables import print_cells
 
-    print_cells([(one.method, one.split, _miou(one)) for one in cells], f"{base.name}, mIoU %, mean over seeds")
+    title = f"{base.name}, mIoU %, mean ± half the range over seeds"
+    print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
 
 
 def plan(

@@ -16,7 +16,7 @@ from benchmarks.samplers import Sampler
 from benchmarks.space import Values, with_values
 from orchestrator.config import RunConfig, build
 from orchestrator.mlflow_store import Group
-from orchestrator.trial_rows import outcome
+from orchestrator.trial_rows import curve, outcome
 from querying.errors import DamagedError, UserError
 from querying.files import make_folder, read_json, write_json
 
@@ -95,7 +95,9 @@ class SweepRecord:
         for sample in self.samples:
             if sample.state in (FINISHED, PRUNED):
                 continue
-            if (found := outcome(self.folder(sample.number))) is not None:
+            folder = self.folder(sample.number)
+            if (found := outcome(folder)) is not None:
+                sample.rows = curve(folder, config_of(self.settings()["recipe"], sample))
                 sample.state, sample.outcome, sample.error = FINISHED, found, ""
                 self.keep(sample)
             elif sample.state == FAILED:

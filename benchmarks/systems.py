@@ -110,11 +110,15 @@ def evaluation_of(run: Findings) -> str:
 
 
 def areas(systems: Sequence[System]) -> tuple[tuple[float, float] | None, dict[str, dict[int, float]]]:
-    """The range of labelled shares that all runs cover, and each run's mean mIoU over it (system -> seed -> value)."""
+    """The range of labelled shares that all runs cover, and each run's mean mIoU over it (system -> seed -> value).
+    Runs of a single point are left out of both."""
     span = common_range([run.curve for system in systems for run in system.runs])
     if span is None:
         return None, {}
-    return span, {s.name: {seed: run.curve.area(*span) for seed, run in s.seeds.items()} for s in systems}
+    return span, {
+        s.name: {seed: run.curve.area(*span) for seed, run in s.seeds.items() if len(run.curve.shares) > 1}
+        for s in systems
+    }
 
 
 def difference(own: Mapping[int, float], other: Mapping[int, float]) -> Paired | None:

@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.layout import RunLayout, next_stage
+from orchestrator.ahead import next_stage
+from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import read_recipe
 from querying.errors import UserError
@@ -91,7 +92,7 @@ def status_command(run: Path) -> None:
         finished = summary.get("finished", False)
         Console().print(outcome_table(summary))
     _print_drift(layout)
-    print(f"{run}: {'finished' if finished else f'next: {next_stage(layout)}'}")
+    print(f"{run}: {'finished' if finished else f'next: {next_stage(layout, read_recipe(layout.recipe)[0])}'}")
 
 
 def _print_drift(layout: RunLayout) -> None:

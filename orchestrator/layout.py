@@ -1,7 +1,6 @@
 """Where everything in a run lives, and how a stage's output comes to exist exactly once."""
 
 import fcntl
-import itertools
 import os
 import shutil
 import socket
@@ -86,17 +85,6 @@ class RunLayout:
     def work(self, cycle: int) -> Path:
         """Scratch of an unfinished training: its states and its progress."""
         return self.cycle(cycle) / "training"
-
-
-def next_stage(layout: RunLayout) -> str:
-    """What a run makes next."""
-    stages = (layout.checkpoint, layout.evaluation, layout.scores, layout.query)
-    return next(
-        f"{stage(cycle).name} of cycle {cycle}"
-        for cycle in itertools.count()
-        for stage in stages
-        if not stage(cycle).exists()
-    )
 
 
 def once(

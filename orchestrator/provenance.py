@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from orchestrator.ahead import next_stage
 from orchestrator.config import RunConfig, flatten
-from orchestrator.layout import RunLayout, next_stage
+from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
@@ -63,7 +64,7 @@ def settle(layout: RunLayout, config: RunConfig, now: Mapping[str, Any]) -> list
     after = {**now, **{str(key): before[key] for key in ("id", "first_weights", "drift") if key in before}}
     noted = bool(changes) and Ledger(layout.ledger).has(0)
     if noted:
-        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "from": next_stage(layout)}
+        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "from": next_stage(layout, config)}
         after["drift"] = [*before.get("drift", []), {**entry, "changes": changes}]
     if (config, after) != (started, before):
         write_recipe(layout.recipe, config, after)

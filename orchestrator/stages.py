@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator import ahead
 from orchestrator.backend import Backend
 from orchestrator.config import RunConfig
 from orchestrator.following import followed
@@ -154,13 +155,11 @@ class Stages:
     def pixels_left(self, cycle: int) -> int:
         """What may still be bought after `cycle`, of the budget or of all there is."""
         total = int(self.grid.areas().sum()) * self.index.num_images("train")
-        allowed = int(total * self.config.budget + 1e-6) if self.config.budget else total
-        return max(0, allowed - self.ledger.spent(cycle).pixels)
+        return ahead.pixels_left(self.config, total, self.ledger.spent(cycle).pixels)
 
     def spent_up(self, cycle: int) -> bool:
         """Is there too little left for the smallest thing that a query could buy?"""
-        query, areas = self.config.query, self.grid.areas()
-        return bool(query.asked) and self.pixels_left(cycle) < (areas.sum() if query.unit == "image" else areas.min())
+        return ahead.spent_up(self.config.query, self.grid, self.pixels_left(cycle))
 
     def select(self, cycle: int, scores: Path | None = None) -> pa.Table:
         """The next query (schema QUERY), never beyond the budget, from the cycle's scores or those of another folder.

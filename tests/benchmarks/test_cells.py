@@ -1,7 +1,8 @@
 import pytest
 
-from benchmarks.cells import METHODS, cell, total_steps
+from benchmarks.cells import METHODS, cell
 from benchmarks.recipes import find
+from orchestrator.trial_rows import total_steps
 from querying.errors import UserError
 from training.methods.registry import METHODS as TRAINED
 

@@ -1,9 +1,11 @@
 import csv
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from benchmarks.compare import RATE, Result, as_csv, as_markdown, compare_command, load, table
+from benchmarks.compare_systems import compare_any
 from benchmarks.curves import half_interval
 from benchmarks.options import Checkpoint
 from benchmarks.tables import print_outcome
@@ -160,6 +162,35 @@ def test_the_comparison_goes_to_the_run_of_the_grid(toy_data, tmp_path):
     with pytest.raises(UserError, match=r"the cells of .*grid were not tracked there"):
         compare_command(out, None, "supervised", f"sqlite:///{tmp_path}/other.db")
     assert not (tmp_path / "other.db").exists()
+
+
+def stub_grid(root, found, monkeypatch):
+    """Cells that are nothing but their results."""
+    for one in found:
+        cell = root / one.method / one.split.replace("/", "_") / f"seed-{one.seed}"
+        cell.mkdir(parents=True)
+        write_json(cell / "summary.json", {"finished": True})
+    cells = {(one.method, one.split, one.seed): one for one in found}
+    monkeypatch.setattr(
+        "benchmarks.compare._result",
+        lambda cell, *_: cells[cell.parts[-3], cell.parts[-2].replace("_", "/"), int(cell.name[5:])],
+    )
+
+
+def test_without_a_word_the_others_differ_from_supervised_or_else_from_the_first(tmp_path, monkeypatch, capsys):
+    found = [one for one in results() if one.split == "1/8"]
+    renamed = [replace(one, method={"supervised": "unimatch"}.get(one.method, one.method)) for one in found]
+    for cells, first in ((found, "supervised"), (renamed, "cps")):
+        stub_grid(tmp_path / first, cells, monkeypatch)
+        compare_any([tmp_path / first], None, None, "none", Checkpoint.last)
+        assert f"difference to `{first}`" in capsys.readouterr().out
+
+
+def test_a_run_where_no_cell_of_a_grid_lies_is_named(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "a/b_c/seed-0")
+    with pytest.raises(UserError, match=r"not a folder of `s4al splits`: split 'b/c': expected a share") as caught:
+        compare_any([tmp_path], None, None, "none", Checkpoint.last)
+    assert str(caught.value).startswith(f"{tmp_path}: ")
 
 
 def test_a_folder_without_cells_is_named(tmp_path):

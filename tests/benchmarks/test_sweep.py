@@ -79,16 +79,20 @@ def test_samples_are_remembered_and_only_more_of_them_is_the_same_sweep(tmp_path
 
 def test_a_trial_that_ended_unseen_is_finished_and_one_that_failed_is_tried_again(tmp_path, toy_data):
     record = SweepRecord(tmp_path)
-    record.begin(SETTINGS)
+    trial = ("cycles=0", "train.epochs=2", "train.validate_epochs=1")
+    record.begin({**SETTINGS, "recipe": small_config(*trial).model_dump(mode="json")})
     for _ in range(3):
         record.draw(Fixed())
-    small_run(toy_data.root, record.folder(0), "cycles=0", "train.epochs=1")
+    small_run(toy_data.root, record.folder(0), *trial)
+    record.samples[0].rows = [{"step": 2, "miou": 0.1}]  # as far as it was seen
     record.samples[1].state, record.samples[1].error = FAILED, "x"
     record.keep(record.samples[1])
     record.settle()
     states = [one.state for one in SweepRecord(tmp_path).samples]
     assert states == [one.state for one in record.samples] == [FINISHED, DRAWN, DRAWN]
     assert record.samples[0].outcome == outcome(record.folder(0))
+    assert record.samples[0].rows == curve(record.folder(0), small_config(*trial))
+    assert [row["step"] for row in SweepRecord(tmp_path).samples[0].rows] == [2, 4]
 
 
 def test_a_runs_curve_goes_on_over_its_cycles_and_ends_with_its_outcome(tmp_path, toy_data):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy.stats import ttest_rel
 
-from benchmarks.compare_systems import as_markdown, compare_any
+from benchmarks.compare_systems import _needed, as_markdown, compare_any, numbers
 from benchmarks.curves import Curve, common_range, paired
 from benchmarks.options import Checkpoint
 from benchmarks.systems import (
@@ -60,7 +60,8 @@ def test_area_equals_a_fine_sum(mious, low, high):
 def test_only_what_all_curves_cover_is_compared():
     assert common_range([LINE, Curve([0.15, 0.3], [0, 1])]) == (0.15, 0.3)
     assert common_range([LINE, Curve([0.4, 0.5], [0, 1])]) is None
-    assert common_range([LINE, Curve([0.2], [0.3])]) is None
+    assert common_range([LINE, Curve([0.2], [0.3])]) == (0.1, 0.4)
+    assert common_range([Curve([0.2], [0.3])]) is None
 
 
 def test_paired_differences_equal_scipys_test():
@@ -90,12 +91,28 @@ def test_labels_for_nearly_all_labels_accuracy_use_the_runs_own_full_training_or
     assert labels_needed(System("a", {1: second})) == []
 
 
+def test_labels_that_the_first_cycle_did_not_even_need_are_marked():
+    """95 % of 0.6 is 0.57."""
+    late, early = run_of([0.1, 0.2], [0.5, 0.64], 0.6), run_of([0.1, 0.2], [0.57, 0.64], 0.6)
+    assert _needed(System("a", {0: late})) == "15.00"
+    assert _needed(System("a", {0: early})) == "<= 10.00"
+    assert _needed(System("a", {0: late, 1: early})) == "<= 12.50 ± 3.54"
+    assert _needed(System("a", {0: early, 1: run_of([0.1], [0.3], 0.6)})) == "1 of 2 seeds"
+
+
 def test_areas_are_taken_over_the_range_of_all_systems():
     a, b = System("a", {0: run_of([0.1, 0.4], [0.4, 0.7])}), System("b", {0: run_of([0.2, 0.3], [0.5, 0.9])})
     span, found = areas([a, b])
     assert span == (0.2, 0.3)
     assert found == {"a": {0: pytest.approx(0.55)}, "b": {0: pytest.approx(0.7)}}
-    assert areas([a, System("c", {0: run_of([0.5], [0.5])})]) == (None, {})
+    assert areas([a, System("c", {0: run_of([0.5, 0.6], [0.5, 0.6])})]) == (None, {})
+    assert areas([System("c", {0: run_of([0.5], [0.5])})]) == (None, {})
+
+
+def test_a_run_of_one_cycle_takes_the_area_from_no_other():
+    short = run_of([0.25], [0.5])
+    a, b = System("a", {0: run_of([0.1, 0.4], [0.4, 0.7]), 1: short}), System("b", {0: short})
+    assert areas([a, b]) == ((0.1, 0.4), {"a": {0: pytest.approx(0.55)}, "b": {}})
 
 
 def queries_of(cells, grid, cycle=1):
@@ -231,13 +248,21 @@ def test_what_can_not_be_compared_is_named(others, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_systems_without_common_labels_or_queries_have_a_shorter_table(others, tmp_path):
+def test_a_system_of_one_cycle_has_no_area_and_no_overlap(others, tmp_path):
     copy = shutil.copytree(others[0], tmp_path / "once")
     config, provenance = read_recipe(copy / "recipe.yaml")
     write_recipe(copy / "recipe.yaml", override(config, ["name=once", "cycles=0"]), provenance)
     summary = read_json(copy / "summary.json")
-    write_json(copy / "summary.json", {**summary, "cycles": summary["cycles"][:1], "supervised_miou": None})
-    text = as_markdown(load_systems([others[0], copy]), "once")
-    assert "Area" not in text
+    first = summary["cycles"][0]
+    write_json(copy / "summary.json", {**summary, "cycles": [first], "supervised_miou": first["miou"]})
+    systems = load_systems([others[0], copy])
+    text = as_markdown(systems, "once")
+    assert "Without an area, having a single labelled share: once seed 0." in text.splitlines()[0]
     assert "both bought" not in text
-    assert "| once | 1 |" in text
+    cells = {line.split(" | ")[0]: line.split(" | ") for line in text.splitlines()[2:6]}
+    [area] = areas(systems)[1]["toy_s4al_plus"].values()
+    assert cells["| toy_s4al_plus"][7:10] == [f"{100 * area:.2f}", "", ""]
+    assert cells["| once"][7:] == ["", "", "", f"<= {100 * first['labelled_fraction']:.2f} |"]
+    assert " <=: a first cycle was there already." in text.splitlines()[0]
+    assert numbers(systems).keys() >= {"miou/once", "area/toy_s4al_plus"}
+    assert "area/once" not in numbers(systems)

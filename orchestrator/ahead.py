@@ -1,0 +1,75 @@
+"""What a run makes next, from its folder and its recipe alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import RunConfig
+from orchestrator.layout import RunLayout
+from querying.errors import DamagedError
+from querying.files import read_json
+from querying.regions import RegionGrid
+from querying.settings import QuerySettings
+
+
+def next_stage(layout: RunLayout, config: RunConfig) -> str:
+    """A stage of a cycle or of the reference, or the report where all of them are there."""
+    reference = _reference_stage(layout) if config.reference else None
+    if reference and config.stop_at:  # measured before anything else
+        return reference
+    for cycle in range(config.cycles + 1):
+        if cycle and config.query.asked and _is_empty(layout.query(cycle - 1) / "query.parquet"):
+            break
+        for stage in (layout.checkpoint, layout.evaluation):
+            if not stage(cycle).exists():
+                return f"{stage(cycle).name} of cycle {cycle}"
+        if cycle == config.cycles or _ends_early(layout, config, cycle):
+            break
+        for stage in (layout.scores, layout.query):
+            if not stage(cycle).exists():
+                return f"{stage(cycle).name} of cycle {cycle}"
+    return reference or "the report"
+
+
+def pixels_left(config: RunConfig, total: int, spent: int) -> int:
+    """What may still be bought, of the budget or of all there is."""
+    return max(0, (int(total * config.budget + 1e-6) if config.budget else total) - spent)
+
+
+def spent_up(query: QuerySettings, grid: RegionGrid, left: int) -> bool:
+    """Is there too little left for the smallest thing that a query could buy?"""
+    areas = grid.areas()
+    return bool(query.asked) and left < (areas.sum() if query.unit == "image" else areas.min())
+
+
+def _reference_stage(layout: RunLayout) -> str | None:
+    for folder in (layout.reference.checkpoint(0), layout.reference.evaluation(0)):
+        if not folder.exists():
+            return f"{folder.name} of the reference"
+    return None
+
+
+def _is_empty(query: Path) -> bool:
+    try:
+        return not pq.read_metadata(query).num_rows
+    except (OSError, pa.ArrowInvalid):  # will be made again
+        return False
+
+
+def _ends_early(layout: RunLayout, config: RunConfig, cycle: int) -> bool:
+    """Has this cycle reached `stop_at`, or spent the budget?  As far as the summary tells."""
+    try:
+        summary, meta = read_json(layout.summary), read_json(layout.checkpoint(0) / "meta.json")
+    except DamagedError:
+        return False
+    if cycle >= len(summary["cycles"]):
+        return False
+    row, supervised = summary["cycles"][cycle], summary["supervised_miou"]
+    if supervised and config.stop_at and row["miou"] >= config.stop_at * supervised:
+        return True
+    total = round(row["labelled_pixels"] / row["labelled_fraction"])
+    grid = RegionGrid(meta["height"], meta["width"], config.query.region_size)
+    return spent_up(config.query, grid, pixels_left(config, total, row["labelled_pixels"]))
