@@ -17,7 +17,7 @@ from benchmarks.options import Checkpoint
 from orchestrator.mlflow_store import log_comparison
 from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
-from orchestrator.tracking_uri import check_uri, default_uri
+from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
 from querying.files import read_json, write_text
 from querying.shown import redacted
@@ -180,6 +180,7 @@ def compare_command(
 ) -> None:
     """Write compare.md, .csv and .png (compare_best_on_val.* of the best checkpoints), print the table, and put all
     into the grid's run in MLflow."""
+    uri = chosen_uri(tracking, root)
     results = load(root, checkpoint)
     stem = "compare" if checkpoint == Checkpoint.last else f"compare_{checkpoint}"
     rows = table(results, against)
@@ -189,10 +190,8 @@ def compare_command(
     write_text(out / f"{stem}.csv", as_csv(results))
     _draw(rows, out, stem)
     print(text, end="")
-    uri = tracking or default_uri(root)
     if uri == "none":
         return
-    check_uri(uri)
     cells = [path.parent for path in sorted(root.glob(CELLS))]
     files = [out / f"{stem}.{kind}" for kind in ("md", "csv", "png")]
     if not log_comparison(cells, uri, files, _points(rows, stem)) and tracking:
