@@ -19,7 +19,7 @@ from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
-from querying.files import read_json, write_text
+from querying.files import check_folder, read_json, write_text
 from querying.shown import redacted
 
 CELLS = "*/*/seed-*/summary.json"
@@ -185,6 +185,7 @@ def compare_command(
     stem = "compare" if checkpoint == Checkpoint.last else f"compare_{checkpoint}"
     rows = table(results, against)
     out = out or root
+    check_folder(out)
     text = as_markdown(rows, results, against)
     write_text(out / f"{stem}.md", text)
     write_text(out / f"{stem}.csv", as_csv(results))

@@ -29,7 +29,7 @@ from benchmarks.systems_figures import draw_bought, draw_curves
 from orchestrator.mlflow_store import log_systems
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
-from querying.files import make_folder, write_text
+from querying.files import check_folder, make_folder, write_text
 
 
 def compare_any(
@@ -65,6 +65,7 @@ def compare_systems(roots: Sequence[Path], out: Path | None, against: str | None
     if against not in [system.name for system in systems]:
         raise UserError(f"--against {against}: there are {', '.join(system.name for system in systems)}")
     out = out or roots[0].parent / "compare"
+    check_folder(out)
     uri = chosen_uri(tracking, roots[0])
     text = as_markdown(systems, against)
     make_folder(out)

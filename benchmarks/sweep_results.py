@@ -16,7 +16,7 @@ from orchestrator.mlflow_store import log_sweep
 from orchestrator.tracking import copy_now
 from orchestrator.tracking_uri import absolute, chosen_uri
 from querying.errors import UserError
-from querying.files import write_text
+from querying.files import check_folder, write_text
 
 FIGURES = ("progress", "importance", "parallel")
 LOGGED = ("miou", "labelled_fraction", "seconds")
@@ -26,6 +26,7 @@ LOGGED = ("miou", "labelled_fraction", "seconds")
 def sweep_again(root: Path, out: Path | None, tracking: str | None) -> None:
     """The table and figures of a sweep's folder, made anew in `out` or there (`s4al compare`)."""
     uri = absolute(chosen_uri(tracking, root))
+    check_folder(out or root)
     record = SweepRecord(root)
     if not record.samples:
         raise UserError(f"{root}: no trial was begun")

@@ -84,6 +84,9 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
     capsys.readouterr()
     with pytest.raises(UserError, match="--tracking 'ftp://x'"):
         compare_command(out, tmp_path / "tables", "supervised", "ftp://x")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        compare_command(out, tmp_path / "file", "supervised", "none")
     assert ((tmp_path / "tables").exists(), capsys.readouterr().out) == (False, "")
     compare_command(out, tmp_path / "tables", "supervised", "none")
     assert (tmp_path / "tables/compare.md").read_text() == capsys.readouterr().out

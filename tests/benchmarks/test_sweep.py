@@ -223,6 +223,9 @@ def test_a_comparison_of_a_sweep_goes_where_it_is_asked_and_takes_no_option_that
     ):
         with pytest.raises(UserError, match=message):
             compare_any([root], out, against, tracking, checkpoint)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        compare_any([root], tmp_path / "file", None, "none", Checkpoint.last)
     assert (out.exists(), (root / "sweep.md").exists(), capsys.readouterr().out) == (False, False, "")
     compare_any([root], out, None, "none", Checkpoint.last)
     assert {"sweep.md", "sweep.csv", "progress.png"} <= {path.name for path in out.iterdir()}
