@@ -68,7 +68,7 @@ def read_classes(path: Path) -> tuple[list[str], Palette, bool]:
             raise UserError(f"{path}: line {number}: class {name!r} is there twice")
         names.append(name)
         if rgb[0] is not None:
-            red, green, blue = map(int, rgb)
+            red, green, blue = (int(part.lstrip("0")[:4] or 0) for part in rgb)  # 4 digits are too many already
             if max(red, green, blue) > 255 or (red, green, blue) in colours:
                 raise UserError(f"{path}: line {number}: colour {red} {green} {blue} is above 255 or there twice")
             colours.append((red, green, blue))

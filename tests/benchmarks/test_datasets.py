@@ -230,6 +230,8 @@ def test_a_jpeg_that_ends_too_early_is_found_while_writing_and_leaves_nothing_be
         ("a\nb\na\n", "line 3: class 'a' is there twice"),
         ("a 1 2 3\nb\n", "1 of 2 classes have a colour"),
         ("a 1 2 3\nb 1 2 256\n", "line 2: colour 1 2 256"),
+        (f"a 1 2 3\nb 1 2 {'9' * 5000}\n", "line 2: colour 1 2 9999 is above 255"),
+        ("a 1 2 3\nb 01 002 0003\n", "line 2: colour 1 2 3"),
         ("a 1 2 3\nb 1 2 3\n", "line 2: colour 1 2 3"),
     ],
 )
