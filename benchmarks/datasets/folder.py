@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import logging
 import re
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,8 @@ from benchmarks.datasets.source import FileSample, RawDataset, draw, files_by_st
 from benchmarks.images import Palette, Size, UInt8, Unknown, map_ids, read_mask
 from querying.errors import UserError
 from querying.labels import IGNORE
+
+_log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -46,6 +49,9 @@ def load(
     else:
         splits = _drawn(_samples(src, read_labels), {"val": val_fraction, "test": test_fraction}, seed, src)
         parameters |= {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
+    if not any(sample.mask for sample in splits["train"]):
+        masks = (src / "train" if present else src) / "masks"
+        _log.warning("%s: no mask of any train image is there: this data set alone teaches nothing", masks)
     return RawDataset(src.resolve().name, names, palette, splits, size, parameters)
 
 
