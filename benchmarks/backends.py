@@ -22,7 +22,7 @@ def check_backend(name: str, address: str | None) -> None:
         raise UserError("--address and --backend local exclude each other")
     joined = address or os.environ.get("RAY_ADDRESS")
     if name == "ray" and joined and joined != "auto":
-        check_address(joined)
+        check_address(joined, "--address" if address else "RAY_ADDRESS")
 
 
 @contextmanager

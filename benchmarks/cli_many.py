@@ -79,10 +79,13 @@ def trial(root: Path, number: int, data: Path, tracking: str, backend: str, addr
 
 
 def compare(
-    paths: Annotated[list[Path], typer.Argument(help="Folder of `s4al splits`, or run folders.", metavar="OUT|RUN...")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of `s4al splits` or `s4al sweep`, or run folders.", metavar="OUT|RUN..."),
+    ],
     against: Annotated[
         str | None,
-        typer.Option(help="Whose difference to the others is shown; default: supervised, or the first."),
+        typer.Option(help="Whose difference to the others is shown; default: supervised, or the first; of no sweep."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for tables and figures; default OUT, or compare/.")] = None,
     tracking: Annotated[
@@ -90,10 +93,10 @@ def compare(
     ] = None,
     checkpoint: Annotated[
         Checkpoint,
-        typer.Option(help="Weights that count; the best need evaluate.best_on_val=true in the cells."),
+        typer.Option(help="Weights that count; the best need evaluate.best_on_val=true in the cells of a grid."),
     ] = Checkpoint.last,
 ) -> None:
-    """Side by side: the cells of a grid, or the runs of several systems and seeds: accuracy, labels, cost."""
+    """Side by side: the cells of a grid, the trials of a sweep, or the runs of several systems and seeds."""
     from benchmarks.compare_systems import compare_any
 
     compare_any(paths, out, against, tracking, checkpoint)

@@ -18,9 +18,9 @@ from benchmarks.options import Checkpoint
 from orchestrator.mlflow_store import log_comparison
 from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
-from orchestrator.tracking_uri import check_uri, default_uri
+from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
-from querying.files import read_json, write_text
+from querying.files import check_folder, read_json, write_text
 from querying.shown import redacted
 
 CELLS = "*/*/seed-*/summary.json"
@@ -186,20 +186,20 @@ def compare_command(
 ) -> None:
     """Write compare.md, .csv and .png (compare_best_on_val.* of the best checkpoints), print the table, and put all
     into the grid's run in MLflow."""
+    uri = chosen_uri(tracking, root)
     results = load(root, checkpoint)
     stem = "compare" if checkpoint == Checkpoint.last else f"compare_{checkpoint}"
     against = against or min((one.method for one in results), key=lambda method: method != "supervised")
     rows = table(results, against)
     out = out or root
+    check_folder(out)
     text = as_markdown(rows, results, against)
     write_text(out / f"{stem}.md", text)
     write_text(out / f"{stem}.csv", as_csv(results))
     _draw(rows, out, stem)
     print(text, end="")
-    uri = tracking or default_uri(root)
     if uri == "none":
         return
-    check_uri(uri)
     cells = [path.parent for path in sorted(root.glob(CELLS))]
     files = [out / f"{stem}.{kind}" for kind in ("md", "csv", "png")]
     if not log_comparison(cells, uri, files, _points(rows, stem)) and tracking:

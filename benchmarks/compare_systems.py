@@ -27,19 +27,23 @@ from benchmarks.systems import (
 )
 from benchmarks.systems_figures import draw_bought, draw_curves
 from orchestrator.mlflow_store import log_systems
-from orchestrator.tracking_uri import check_uri, default_uri
+from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
-from querying.files import make_folder, write_text
+from querying.files import check_folder, make_folder, write_text
 
 
 def compare_any(
     paths: Sequence[Path], out: Path | None, against: str | None, tracking: str | None, checkpoint: Checkpoint
 ) -> None:
-    """A grid's folder, or run folders; UserError where they are neither, or not alike."""
+    """A grid's or a sweep's folder, or run folders; UserError where they are neither, or not alike."""
     if len(paths) == 1 and (paths[0] / "sweep.json").exists():
         from benchmarks.sweep_results import sweep_again
 
-        sweep_again(paths[0], tracking)
+        if against is not None:
+            raise UserError(f"--against {against}: the trials of a sweep are compared with no single one")
+        if checkpoint != Checkpoint.last:
+            raise UserError(f"--checkpoint {checkpoint}: of a sweep's trials, the last checkpoints are compared")
+        sweep_again(paths[0], out, tracking)
         return
     runs = [path for path in paths if (path / "recipe.yaml").exists()]
     if not runs and len(paths) == 1:
@@ -61,9 +65,8 @@ def compare_systems(roots: Sequence[Path], out: Path | None, against: str | None
     if against not in [system.name for system in systems]:
         raise UserError(f"--against {against}: there are {', '.join(system.name for system in systems)}")
     out = out or roots[0].parent / "compare"
-    uri = tracking or default_uri(roots[0])
-    if uri != "none":
-        check_uri(uri)
+    check_folder(out)
+    uri = chosen_uri(tracking, roots[0])
     text = as_markdown(systems, against)
     make_folder(out)
     write_text(out / "systems.md", text)

@@ -28,7 +28,7 @@ from orchestrator.layout import RunLayout
 from orchestrator.progress import shown
 from querying.codecs import UInt8
 from querying.errors import InfrastructureError, UserError
-from querying.files import read_json, written
+from querying.files import check_folder, read_json, written
 from querying.labels import top_class
 from training.checkpoint import META
 from training.model import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus
@@ -114,6 +114,7 @@ def export_onnx(checkpoint: Path, file: Path) -> float:
     """
     if file.is_dir():
         raise UserError(f"{file}: is a folder, expected FILE.onnx")
+    check_folder(file.parent)
     meta = read_json(checkpoint / META)
     network = FullResolution(load_network(checkpoint)).eval()
     generator = torch.Generator().manual_seed(0)
@@ -204,8 +205,7 @@ def _sources(images: Path) -> dict[str, Path]:
 
 def _check_out(out: Path, images: Path, sources: Mapping[str, Path]) -> None:
     """Never write over an image, nor where the next call would find masks among the images."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: is not a folder")
+    check_folder(out)
     if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
         raise UserError(f"--out {out}: lies in the folder of the images; choose another one")
     for stem, path in sources.items():

@@ -82,10 +82,14 @@ def warnings_of(index: DataIndex, data: Path) -> Iterator[str]:
     for split, shards in index.splits.items():
         pixels_C = class_pixels(index, split)
         absent = [name for name, pixels in zip(index.classes, pixels_C, strict=True) if not pixels]
-        if absent and pixels_C.any():
+        masked = sum(shard.masked for shard in shards)
+        if not pixels_C.any():
+            effect = "nothing can be learned from it" if split == "train" else "nothing can be measured on it"
+            yield f"split {split}: {'all pixels of its masks are void' if masked else 'no image has a mask'} ({effect})"
+        elif absent:
             effect = "no label teaches it" if split == "train" else "its IoU counts only where it is predicted"
             yield f"split {split}: no pixel of {', '.join(absent)} ({effect})"
-        bare = sum(shard.rows - shard.masked for shard in shards)
+        bare = sum(shard.rows for shard in shards) - masked
         if bare and split == "train":
             yield f"split train: {bare} images without a mask (pool for self-training, can not be queried)"
 

@@ -127,6 +127,8 @@ def resize_mask(mask_HW: UInt8, size: Size) -> UInt8:
 def _opened(path: Path) -> Iterator[PngImageFile | JpegImageFile]:
     """The image behind an allow-listed header of acceptable size; what goes wrong in the body names the file."""
     try:
+        if path.exists() and not path.is_file():  # to open a named pipe would wait for ever
+            raise UserError(f"{path}: is not a regular file")
         with path.open("rb") as file:
             head = file.read(8)
             file.seek(0)

@@ -154,12 +154,14 @@ def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout, *, al
         raise UserError(f"{layout.root}: was started on other data (index.json of {index.root} has another SHA-256)")
 
 
-def check_address(address: str) -> None:
-    """UserError within seconds if nothing listens there; Ray itself would try for minutes."""
+def check_address(address: str, source: str = "--address") -> None:
+    """UserError within seconds if nothing listens there; Ray itself would try for minutes.  `source` is the option or
+    the variable that says so."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        raise UserError(f"--address {address!r}: expected HOST:PORT, ray://HOST:PORT, or auto")
+    if not host or "/" in host or not port.isdecimal():
+        raise UserError(f"{source} {address!r}: expected HOST:PORT, ray://HOST:PORT, or auto")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_WITHIN_S).close()
-    except OSError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from None
+    except (OSError, ValueError, OverflowError) as error:  # also of a host that is no name, and a port that is none
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{source} {address}: no Ray cluster answers there ({reason})") from None

@@ -20,7 +20,7 @@ from orchestrator.config import RunConfig, override
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout
 from querying.errors import UserError
-from querying.files import make_folder, write_text, written
+from querying.files import check_folder, make_folder, write_text, written
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
@@ -63,9 +63,9 @@ def replay_command(
     if not cycles:
         raise UserError(f"{run}: it has asked nothing, so there is nothing to compare with")
     name = config.query.acquisition.replace(":", ".")
-    out = out or run.with_name(f"{run.name}.replay-{name}")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is not a folder")
+    at = run.resolve()  # `.` has no name
+    out = out or at.with_name(f"{at.name}.replay-{name}")
+    check_folder(out)
 
     from orchestrator.progress import shown
 

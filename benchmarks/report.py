@@ -18,7 +18,7 @@ from benchmarks.figures import Dots, draw_class_iou, draw_confusion, draw_curve,
 from benchmarks.findings import Findings, find_data, load_findings
 from orchestrator.config import RunConfig, flatten
 from orchestrator.provenance import drift_lines
-from querying.files import write_text
+from querying.files import check_folder, write_text
 from querying.shards import DataIndex
 
 TEMPLATE = "report_template.html"
@@ -40,6 +40,7 @@ def write_report(runs: Sequence[Path], out: Path, index: DataIndex | None = None
     a folder that is not a run with a finished cycle, or runs that can not be compared.
     """
     found = load_findings(runs)
+    check_folder(out)
     with styled():
         context = _one(found[0], out, index) if len(found) == 1 else _several(found, out)
     write_text(out / "report.md", _markdown(found))

@@ -17,7 +17,7 @@ from orchestrator.provenance import provenance as _provenance, settle
 from orchestrator.recipe_file import read_recipe, restore_recipe
 from orchestrator.record import Mirror, NoMirror, Record
 from orchestrator.tracking import MlflowMirror
-from orchestrator.tracking_uri import check_uri, default_uri
+from orchestrator.tracking_uri import chosen_uri
 from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import DamagedError, UserError
 from querying.files import sha256, write_json
@@ -48,9 +48,7 @@ def run_command(
     if not layout.labelled_set.exists():
         check_first_images([config], index)
     check_same_run(config, index, layout, allow_drift=allow_drift)
-    uri = tracking or default_uri(out)
-    if uri != "none":
-        check_uri(uri)
+    uri = chosen_uri(tracking, out)
 
     with locked(out), handled():
         begin(config, index, layout, allow_drift=allow_drift)

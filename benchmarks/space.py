@@ -25,6 +25,8 @@ from orchestrator.config import RunConfig, flatten, nearest, override, unknown_k
 from orchestrator.strict_yaml import MAX_YAML_BYTES, parse_yaml
 from querying.errors import UserError
 
+LARGEST = 2**63 - 1
+"""Whole number that can be drawn."""
 LISTS, RANGES = ("choice", "grid"), ("uniform", "loguniform", "randint")
 FIXED = {
     "data.evaluate_on": "nothing is chosen on another split than val",
@@ -200,6 +202,8 @@ def _ends(key: str, kind: str, values: list[Any], where: str) -> list[Any]:
     if kind == "randint":
         if not (low.is_integer() and high.is_integer()):
             raise UserError(f"{where}: {key}: {kind}: expected two whole numbers")
+        if max(-low, high) > LARGEST:
+            raise UserError(f"{where}: {key}: {kind}: {values} go beyond 64 bits")
         return [int(low), int(high)]
     return ends
 

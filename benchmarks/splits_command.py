@@ -19,7 +19,7 @@ from orchestrator.interrupt import GRACE_S, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.mlflow_store import Group, open_group
 from orchestrator.record import Record
-from orchestrator.tracking_uri import check_uri, default_uri
+from orchestrator.tracking_uri import chosen_uri
 from querying.errors import DamagedError, UserError
 from querying.files import read_json
 from querying.shards import DataIndex
@@ -61,9 +61,7 @@ def splits_command(
     out = out or Path("runs") / f"{base.name}.splits"
     check_backend(backend, address)
     cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), _seeds(seeds), family, out)
-    uri = tracking or default_uri(out)
-    if uri != "none":
-        check_uri(uri)
+    uri = chosen_uri(tracking, out)
     data = data or generated(base, out)
     index = DataIndex.load(data)
     for one in cells:  # every mistake before the first training

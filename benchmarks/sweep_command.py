@@ -28,7 +28,7 @@ from orchestrator.config import RunConfig, changed
 from orchestrator.interrupt import handled
 from orchestrator.layout import locked
 from orchestrator.mlflow_store import open_group
-from orchestrator.tracking_uri import absolute, check_uri, default_uri
+from orchestrator.tracking_uri import absolute, chosen_uri
 from querying.errors import InfrastructureError, UserError
 from querying.shards import DataIndex
 from training.settings import VAL_SPLIT
@@ -67,9 +67,7 @@ def sweep_command(
     check_backend("ray", address)
     points = load_space(space, base)
     sampler = new_sampler(search, points, samples, seed, mode)
-    uri = absolute(tracking or default_uri(out))  # a trial works in a folder of its own
-    if uri != "none":
-        check_uri(uri)
+    uri = absolute(chosen_uri(tracking, out))  # a trial works in a folder of its own
     data = data or generated(base, out)
     index = DataIndex.load(data)
     known = [*OBJECTIVES, *(f"class_iou/{name}" for name in index.classes)]

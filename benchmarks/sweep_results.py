@@ -14,32 +14,36 @@ from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, Swe
 from orchestrator.layout import RunLayout
 from orchestrator.mlflow_store import log_sweep
 from orchestrator.tracking import copy_now
-from orchestrator.tracking_uri import absolute, default_uri
+from orchestrator.tracking_uri import absolute, chosen_uri
 from querying.errors import UserError
-from querying.files import write_text
+from querying.files import check_folder, write_text
 
 FIGURES = ("progress", "importance", "parallel")
 LOGGED = ("miou", "labelled_fraction", "seconds")
 """Of every finished trial, whatever the objective."""
 
 
-def sweep_again(root: Path, tracking: str | None) -> None:
-    """The table and figures of a sweep's folder, made anew (`s4al compare`)."""
+def sweep_again(root: Path, out: Path | None, tracking: str | None) -> None:
+    """The table and figures of a sweep's folder, made anew in `out` or there (`s4al compare`)."""
+    uri = absolute(chosen_uri(tracking, root))
+    check_folder(out or root)
     record = SweepRecord(root)
     if not record.samples:
         raise UserError(f"{root}: no trial was begun")
-    conclude(record, record.settings(), absolute(tracking or default_uri(root)))
+    conclude(record, record.settings(), uri, out)
 
 
-def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str) -> None:
-    """Write sweep.md, sweep.csv and the figures, print the table, and log all with the best trial's model."""
+def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Path | None = None) -> None:
+    """Write sweep.md, sweep.csv and the figures into `out` or the sweep's folder, print the table, and log all with the
+    best trial's model."""
+    out = out or record.root
     objective, mode, samples = settings["objective"], settings["mode"], record.samples
     text = as_markdown(samples, settings)
-    write_text(record.root / "sweep.md", text)
-    write_text(record.root / "sweep.csv", as_csv(samples, objective))
+    write_text(out / "sweep.md", text)
+    write_text(out / "sweep.csv", as_csv(samples, objective))
     with styled():
         for name, figure in figures(samples, settings).items():
-            save(figure, record.root, name, svg=False)
+            save(figure, out, name, svg=False)
     print(text, end="")
     winner = best(samples, objective, mode)
     if winner:
@@ -55,11 +59,11 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str) -> None
     if winner:
         from benchmarks.deploy import export_onnx
 
-        model = record.root / "best.onnx"
+        model = out / "best.onnx"
         cycle = int(max(path.name for path in RunLayout(record.folder(winner.number)).root.glob("cycle-*"))[6:])
         export_onnx(RunLayout(record.folder(winner.number)).checkpoint(cycle), model)
-    files = [path for name in FIGURES if (path := record.root / f"{name}.png").exists()]
-    files += [record.root / "sweep.md", record.root / "sweep.csv"]
+    files = [path for name in FIGURES if (path := out / f"{name}.png").exists()]
+    files += [out / "sweep.md", out / "sweep.csv"]
     trials = {record.folder(one.number): _numbers(one, objective) for one in ended}
     states = {record.folder(one.number): one.state for one in ended}
     line = {number: value for number, value in enumerate(best_so_far(samples, objective, mode)) if value is not None}

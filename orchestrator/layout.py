@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
-from querying.files import make_folder, read_json, sync, write_json
+from querying.files import check_folder, make_folder, read_json, sync, write_json
 from querying.reliability import RELIABILITY
 
 ATTEMPT = "attempt.json"
@@ -156,6 +156,7 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the run folder.  UserError when it can not be written or another process holds it (named) for longer than
     `patience` seconds."""
     deadline = time.monotonic() + patience
+    check_folder(root)
     try:
         make_folder(root)
         file = (root / "run.lock").open("a+")

@@ -23,9 +23,17 @@ def absolute(uri: str) -> str:
     return uri if prefix or not found or path.startswith("/") else f"sqlite:///{Path(path).resolve()}"
 
 
-def check_uri(uri: str) -> None:
+def chosen_uri(tracking: str | None, run: Path) -> str:
+    """What --tracking says, or the default; UserError names the option or the variable whose value is no address."""
+    uri = tracking or default_uri(run)
+    if uri != "none":
+        check_uri(uri, "--tracking" if tracking else "MLFLOW_TRACKING_URI")
+    return uri
+
+
+def check_uri(uri: str, source: str = "--tracking") -> None:
     if not uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "databricks")):
-        raise UserError(f"--tracking {redacted(uri)!r}: expected sqlite:///FILE, an http(s) server, or none")
+        raise UserError(f"{source} {redacted(uri)!r}: expected sqlite:///FILE, an http(s) server, or none")
 
 
 @contextmanager

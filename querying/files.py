@@ -96,6 +96,19 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
+def check_folder(path: Path) -> None:
+    """UserError where a command could not write into the folder, which need not be there; makes nothing."""
+    try:
+        above = (path, *path.parents)
+        there = next(folder for folder in above if folder.is_symlink() or folder.exists())
+        if not there.is_dir():
+            raise UserError(f"{path}: can not be written: {there} is not a folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"{path}: can not be written: {there} is not ours to write")
+    except OSError as error:
+        raise UserError(f"{path}: can not be written: {error.strerror}") from None
+
+
 def sync(path: Path) -> None:
     """Flush a file or a directory entry to the disk, so that a power cut can not undo a rename."""
     descriptor = os.open(path, os.O_RDONLY)

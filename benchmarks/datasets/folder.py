@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import logging
 import re
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,8 @@ from benchmarks.datasets.source import FileSample, RawDataset, draw, files_by_st
 from benchmarks.images import Palette, Size, UInt8, Unknown, map_ids, read_mask
 from querying.errors import UserError
 from querying.labels import IGNORE
+
+_log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _IMAGES = (".png", ".jpg", ".jpeg")
@@ -46,6 +49,9 @@ def load(
     else:
         splits = _drawn(_samples(src, read_labels), {"val": val_fraction, "test": test_fraction}, seed, src)
         parameters |= {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
+    if not any(sample.mask for sample in splits["train"]):
+        masks = (src / "train" if present else src) / "masks"
+        _log.warning("%s: no mask of any train image is there: this data set alone teaches nothing", masks)
     return RawDataset(src.resolve().name, names, palette, splits, size, parameters)
 
 
@@ -68,7 +74,7 @@ def read_classes(path: Path) -> tuple[list[str], Palette, bool]:
             raise UserError(f"{path}: line {number}: class {name!r} is there twice")
         names.append(name)
         if rgb[0] is not None:
-            red, green, blue = map(int, rgb)
+            red, green, blue = (int(part.lstrip("0")[:4] or 0) for part in rgb)  # 4 digits are too many already
             if max(red, green, blue) > 255 or (red, green, blue) in colours:
                 raise UserError(f"{path}: line {number}: colour {red} {green} {blue} is above 255 or there twice")
             colours.append((red, green, blue))

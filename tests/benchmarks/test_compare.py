@@ -84,6 +84,12 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
     assert found[0].labelled_set == found[1].labelled_set
     assert found[0].protocol == "whole image, last checkpoint, on test, mobilenetv2_100, hours of CPU threads"
     capsys.readouterr()
+    with pytest.raises(UserError, match="--tracking 'ftp://x'"):
+        compare_command(out, tmp_path / "tables", "supervised", "ftp://x")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        compare_command(out, tmp_path / "file", "supervised", "none")
+    assert ((tmp_path / "tables").exists(), capsys.readouterr().out) == (False, "")
     compare_command(out, tmp_path / "tables", "supervised", "none")
     assert (tmp_path / "tables/compare.md").read_text() == capsys.readouterr().out
     assert (tmp_path / "tables/compare.png").read_bytes().startswith(b"\x89PNG")

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -162,11 +163,27 @@ def test_a_folder_is_split_by_its_masks_and_unmasked_images_are_all_for_training
     assert names_of(other, "test") != names_of(index, "test")
 
 
-def test_a_folder_without_masks_is_all_pool(tmp_path: Path) -> None:
+def test_a_folder_without_masks_is_all_pool_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     src = folder_tree(tmp_path / "raw", masked=0, total=3)
     index = ingest("folder", src, tmp_path / "out", size=None, classes_file=src / "classes.txt")
     assert {split: index.num_images(split) for split in index.splits} == {"train": 3}
     assert index.shards("train")[0].masked == 0
+    assert f"{src}/masks: no mask of any train image is there" in caplog.text
+    folder_tree(src, masked=10)
+    caplog.clear()
+    ingest("folder", src, tmp_path / "o2", size=None, classes_file=src / "classes.txt")
+    assert not caplog.text
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["images/9.png", "masks/b/i0.png"])
+def test_a_named_pipe_among_the_images_is_named(tmp_path: Path, name: str) -> None:
+    src = folder_tree(tmp_path / "raw")
+    (src / name).unlink(missing_ok=True)
+    os.mkfifo(src / name)
+    with pytest.raises(UserError, match=f"{name}: is not a regular file"):
+        ingest("folder", src, tmp_path / "out", size=None, classes_file=src / "classes.txt")
+    assert not (tmp_path / "out").exists()
 
 
 def test_split_folders_are_taken_as_they_are_and_need_masks_in_val(tmp_path: Path) -> None:
@@ -230,6 +247,8 @@ def test_a_jpeg_that_ends_too_early_is_found_while_writing_and_leaves_nothing_be
         ("a\nb\na\n", "line 3: class 'a' is there twice"),
         ("a 1 2 3\nb\n", "1 of 2 classes have a colour"),
         ("a 1 2 3\nb 1 2 256\n", "line 2: colour 1 2 256"),
+        (f"a 1 2 3\nb 1 2 {'9' * 5000}\n", "line 2: colour 1 2 9999 is above 255"),
+        ("a 1 2 3\nb 01 002 0003\n", "line 2: colour 1 2 3"),
         ("a 1 2 3\nb 1 2 3\n", "line 2: colour 1 2 3"),
     ],
 )

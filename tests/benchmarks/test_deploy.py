@@ -217,3 +217,11 @@ def test_the_export_says_in_one_line_what_came_out(finished, exported, tmp_path,
 def test_a_folder_is_not_a_file_to_export_to(finished, tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         export_command(finished, tmp_path, None)
+
+
+def test_a_file_is_not_a_folder_to_write_to(finished, photos, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        export_command(finished, tmp_path / "file/x.onnx", None)
+    with pytest.raises(UserError, match="file is not a folder"):
+        predict_command(finished, photos, tmp_path / "file/x", None)

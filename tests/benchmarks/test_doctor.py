@@ -141,6 +141,21 @@ def test_a_class_that_a_split_lacks_is_a_warning_with_its_consequence(data):
     assert any(line.startswith("split train: 2 images without a mask") for line in found)
 
 
+def test_masks_of_void_alone_or_none_at_all_are_a_warning(data):
+    def spoil(index):
+        for split in ("train", "val", "test"):
+            for shard in index["splits"][split]:
+                shard["void_pixels"] += sum(shard["class_pixels"])
+                shard["class_pixels"] = [0] * len(shard["class_pixels"])
+                shard["masked"] *= split != "test"
+
+    edit(data, spoil)
+    found = list(warnings_of(DataIndex.load(data), data))
+    assert "split train: all pixels of its masks are void (nothing can be learned from it)" in found
+    assert "split val: all pixels of its masks are void (nothing can be measured on it)" in found
+    assert "split test: no image has a mask (nothing can be measured on it)" in found
+
+
 def test_the_same_pixels_in_two_splits_or_twice_in_one_are_told_with_both_names(data, capsys):
     """Ingest compares files; a picture that was saved anew is found here."""
     rows = {}

@@ -1,6 +1,7 @@
 """Asking again: the same acquisition asks the same, another one something else, and the run stays as it is."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -52,6 +53,16 @@ def test_the_same_acquisition_asks_the_same_and_the_run_stays_as_it_is(finished,
         "query-000.parquet",
         "query-001.parquet",
     }
+
+
+@pytest.mark.usefixtures("no_truth")
+def test_a_run_may_be_the_folder_in_which_one_stands(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(finished, tmp_path / "run"))
+    replay(Path(), None, acquisition="margin")
+    assert (tmp_path / "run.replay-margin/replay.md").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        replay(Path(), tmp_path / "file")
 
 
 @pytest.mark.usefixtures("no_truth")

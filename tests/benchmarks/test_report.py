@@ -248,6 +248,12 @@ def test_what_is_not_a_finished_run_is_named(copy, tmp_path, spoil, message):
         write_report([copy], tmp_path / "out")
 
 
+def test_a_file_is_not_a_folder_for_a_report(finished, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: can not be written: .*file is not a folder"):
+        write_report([finished], tmp_path / "file")
+
+
 @pytest.mark.parametrize(
     "name", ["summary.json", "recipe.yaml", "metrics.jsonl", "cycle-002/evaluation/confusion.json"]
 )

@@ -52,6 +52,8 @@ def drawn(sampler, count):
         ("train.lr: {uniform: [a, b]}", "train.lr: uniform: expected two numbers"),
         ("train.weight_decay: {loguniform: [0, 1]}", "loguniform: 0 is not above 0"),
         ("train.epochs: {randint: [1, 2.5]}", "train.epochs: randint: expected two whole numbers"),
+        ("train.epochs: {randint: [1, 1e30]}", r"train.epochs: randint: \[1, .*1e\+?30.*\] go beyond 64 bits"),
+        (f"train.epochs: {{randint: [1, 1{'0' * 400}]}}", "train.epochs: randint: expected two whole numbers"),
         ("reco.queries: {choice: [8], when: {reco.weight: [1.0]}}", "reco.weight is not a choice or grid"),
         ("reco.queries: {choice: [8], when: [reco.weight]}", "reco.queries: when: expected other keys"),
         (

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,27 @@ def test_table_and_csv_and_figures(tmp_path):
     assert (rows[3]["miou"], rows[4]["miou"], rows[4]["last_val_miou"]) == ("0.6", "", "0.2")
     assert set(figures(samples(), SETTINGS)) == {"progress", "importance", "parallel"}
     assert set(figures(samples()[5:], SETTINGS)) == {"progress"}
+
+
+def test_a_comparison_of_a_sweep_goes_where_it_is_asked_and_takes_no_option_that_it_has_not(tmp_path, capsys):
+    root, out = tmp_path / "sweep", tmp_path / "out"
+    record = SweepRecord(root)
+    record.begin(SETTINGS)
+    record.keep(replace(record.draw(Fixed()), state=FINISHED, outcome={"miou": 0.5}))
+    for against, tracking, checkpoint, message in (
+        ("supervised", "none", Checkpoint.last, "--against supervised: the trials of a sweep"),
+        (None, "none", Checkpoint.best_on_val, "--checkpoint best_on_val: of a sweep"),
+        (None, "ftp://x", Checkpoint.last, "--tracking 'ftp://x'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare_any([root], out, against, tracking, checkpoint)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        compare_any([root], tmp_path / "file", None, "none", Checkpoint.last)
+    assert (out.exists(), (root / "sweep.md").exists(), capsys.readouterr().out) == (False, False, "")
+    compare_any([root], out, None, "none", Checkpoint.last)
+    assert {"sweep.md", "sweep.csv", "progress.png"} <= {path.name for path in out.iterdir()}
+    assert sorted(path.name for path in root.iterdir()) == ["sweep.json", "trials"]
 
 
 def test_an_axis_is_logarithmic_where_its_ends_are_far_apart():

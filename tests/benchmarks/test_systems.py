@@ -234,6 +234,9 @@ def test_what_can_not_be_compared_is_named(others, tmp_path):
         comparing(copy, tmp_path / "nowhere")
     with pytest.raises(UserError, match="--checkpoint best_on_val"):
         comparing(*others, checkpoint=Checkpoint.best_on_val)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a folder"):
+        compare_any(others, tmp_path / "file", None, "none", Checkpoint.last)
     config, provenance = read_recipe(copy / "recipe.yaml")
     other_data = {**provenance, "data": {**provenance["data"], "sha256": "x"}}
     write_recipe(copy / "recipe.yaml", override(config, ["seed=5"]), other_data)

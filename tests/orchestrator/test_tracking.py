@@ -13,7 +13,7 @@ import pytest
 from orchestrator import tracking
 from orchestrator.record import Record, read_record
 from orchestrator.tracking import MlflowMirror
-from orchestrator.tracking_uri import check_uri
+from orchestrator.tracking_uri import check_uri, chosen_uri
 from querying.errors import UserError
 from querying.files import read_json, write_json
 from tests.small import small_config
@@ -314,3 +314,14 @@ def test_four_processes_share_a_database_that_none_has_made_yet(run, tmp_path):
 def test_a_tracking_address_that_mlflow_would_refuse_is_refused_at_once(uri):
     with pytest.raises(UserError, match="--tracking"):
         check_uri(uri)
+
+
+def test_the_variable_is_named_where_it_holds_the_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:///x")
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI 'file:///x': expected"):
+        chosen_uri(None, tmp_path)
+    with pytest.raises(UserError, match=r"^--tracking 'file:///y': expected"):
+        chosen_uri("file:///y", tmp_path)
+    assert chosen_uri("none", tmp_path) == "none"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert chosen_uri(None, tmp_path / "run") == sqlite(tmp_path)

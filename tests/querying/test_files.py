@@ -6,9 +6,9 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from querying.errors import DamagedError
+from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
-from querying.files import read_json, sealed, unsealed, write_json, written
+from querying.files import check_folder, read_json, sealed, unsealed, write_json, written
 
 DATA = {"a": [1, 2.5, None, "é"], "b": {"c": True}, "number": 0.1 + 0.2}
 
@@ -93,3 +93,18 @@ def test_a_synced_file_is_on_the_disk_before_its_name(tmp_path, monkeypatch):
     with written(tmp_path / "x") as staged:
         staged.write_bytes(rng.bytes(10))
     assert order == [str(staged), "rename", str(tmp_path)]
+
+
+def test_a_folder_that_can_not_be_made_is_named_and_none_is_made(tmp_path, monkeypatch):
+    check_folder(tmp_path / "a/b")
+    (tmp_path / "file").touch()
+    (tmp_path / "lost").symlink_to(tmp_path / "nowhere")
+    for name, culprit in (("file", "file"), ("file/a/b", "file"), ("lost/a", "lost")):
+        with pytest.raises(UserError, match=rf"{name}: can not be written: .*{culprit} is not a folder"):
+            check_folder(tmp_path / name)
+    with pytest.raises(UserError, match="can not be written: File name too long"):
+        check_folder(tmp_path / ("a" * 300))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UserError, match=r"b: can not be written: .* is not ours to write"):
+        check_folder(tmp_path / "a/b")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "lost"]
