@@ -48,6 +48,8 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
     images, masked = index.num_images("train"), sum(shard.masked for shard in index.shards("train"))
     if not masked:
         raise UserError(f"{index.root}: no train image has a mask, so there is nothing to learn from")
+    if not any(sum(shard.class_pixels) for shard in index.shards("train")):
+        raise UserError(f"{index.root}: all pixels of split 'train' are void, so there is nothing to learn from")
     if (config.initial.images or 0) > masked:
         raise UserError(f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
     if config.reference and masked < images:

@@ -213,5 +213,8 @@ def test_what_can_not_be_looked_at_is_refused(toy_data):
     shards = [replace(shard, class_pixels=(0,) * toy_data.num_classes) for shard in toy_data.shards("val")]
     void = replace(toy_data, splits={**toy_data.splits, "val": tuple(shards)})
     check_data(small_config(), void)
+    shards = [replace(shard, class_pixels=(0,) * toy_data.num_classes) for shard in toy_data.shards("train")]
+    with pytest.raises(UserError, match="all pixels of split 'train' are void, so there is nothing to learn from"):
+        check_data(small_config(), replace(toy_data, splits={**toy_data.splits, "train": tuple(shards)}))
     with pytest.raises(UserError, match="all pixels of split 'val' are void, so there is nothing to measure"):
         check_data(small_config("train.validate_epochs=1"), void)
