@@ -18,12 +18,14 @@ from typing import Any
 
 from querying.errors import UserError
 
+# First what is measured in milliseconds: a shared machine gives less to a process that has computed for minutes, which
+# a ratio of two forms in turns does not see.
 BENCHES = {
+    "data": "data loading with strong augmentation, per core; decoding alone",
     "forward": "the forward pass that scores, over plain float32 NCHW",
     "scoring": "a whole scoring pass over the bare network; Ray actors over this process",
     "training": "the S4AL+ training step, over a plain port and over the bare network",
     "reco": "ReCo over its plain forms, and its share of a step",
-    "data": "data loading with strong augmentation, per core; decoding alone",
     "parts": "mean over the cells, pseudo-label PNG, shard reading, over their naive forms",
     "selection": "a million images, per image and over the whole pool: time and memory",
     "start": "start-up of the command line and of a stage",
