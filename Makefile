@@ -33,7 +33,7 @@ check: setup  ## Format, lint, types and import contracts
 bench: setup  ## Throughput and memory, ratios measured side by side
 	$(BIN)/python -m benchmarks.performance
 
-faults: setup  ## The long fault tests, about an hour: kills, full disks, power cuts, flipped bits, with and without Ray
+faults: setup  ## The long fault tests, an hour and a half: kills, full disks, power cuts, flipped bits, with and without Ray
 	$(BIN)/python -m tests.faults.harness --out runs/faults
 	$(BIN)/python -m tests.faults.ray_harness --out runs/faults
 	$(BIN)/python -m tests.faults.soak --out runs/faults
