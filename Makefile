@@ -18,7 +18,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: setup  ## The whole benchmark on generated street scenes (about 5 minutes on 2 cores)
+demo: setup  ## The whole benchmark on generated street scenes (6 to 9 minutes on 2 cores)
 	$(BIN)/s4al run toy_s4al_plus --out runs/demo
 
 test: setup  ## The default tests in two processes (under 10 minutes on 2 cores)
@@ -33,7 +33,7 @@ check: setup  ## Format, lint, types and import contracts
 bench: setup  ## Throughput and memory, ratios measured side by side
 	$(BIN)/python -m benchmarks.performance
 
-faults: setup  ## The long fault tests, an hour and a half: kills, full disks, power cuts, flipped bits, with and without Ray
+faults: setup  ## The long fault tests, several hours: kills, full disks, power cuts, flipped bits, with and without Ray
 	$(BIN)/python -m tests.faults.harness --out runs/faults
 	$(BIN)/python -m tests.faults.ray_harness --out runs/faults
 	$(BIN)/python -m tests.faults.soak --out runs/faults

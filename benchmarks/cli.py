@@ -12,13 +12,14 @@ from typing import Annotated
 import typer
 
 from benchmarks.cli_many import compare, replay, splits, sweep, trial
-from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind
+from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind, OverridesArgument
 from querying.errors import Interrupted, S4ALError, UserError
 from querying.shown import one_line
 
 app = typer.Typer(
     name="s4al",
-    help="A good segmentation model from few labels: active learning, self-training and regional contrast on Ray.",
+    help="A good segmentation model from few labels: active learning, self-training and regional contrast on Ray.  "
+    "Exit status: 0, 2 your mistake, 4 damaged data, 5 machine or network, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,7 +37,9 @@ def _options(
 def ingest(
     kind: Annotated[Kind, typer.Argument(help="Layout of the raw data.")],
     paths: Annotated[list[Path], typer.Argument(help="SRC DST (toy: DST alone).", metavar="[SRC] DST")],
-    size: Annotated[str | None, typer.Option(help="HxW of the stored images; default: the layout's own.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HxW of the stored images; default: their own (cityscapes al: 688x688).")
+    ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 32,
     encoding: Annotated[str, typer.Option(help="ppm (raw, fastest), png or jpeg (smaller).")] = "ppm",
     classes: Annotated[
@@ -62,7 +65,7 @@ def ingest(
 @app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file (see `s4al recipes`, `s4al show`).")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: OverridesArgument = None,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
     backend: BackendOption = BackendName.ray,
@@ -71,7 +74,10 @@ def run(
         str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside the run.")
     ] = None,
     allow_drift: Annotated[
-        bool, typer.Option("--allow-drift", help="Continue with other workers, threads or batch sizes, and note it.")
+        bool,
+        typer.Option(
+            "--allow-drift", help="Continue with other workers, threads, batch sizes or precision, and note it."
+        ),
     ] = False,
 ) -> None:
     """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
@@ -97,7 +103,7 @@ def recipes() -> None:
 @app.command()
 def show(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: OverridesArgument = None,
 ) -> None:
     """Print the resolved configuration as YAML that `run` accepts."""
     from benchmarks.recipes import resolve

@@ -12,6 +12,7 @@ from benchmarks.options import (
     Checkpoint,
     DataOption,
     Mode,
+    OverridesArgument,
     Scheduler,
     Search,
 )
@@ -19,8 +20,14 @@ from benchmarks.options import (
 
 def splits(
     recipe: Annotated[str, typer.Argument(help="What all cells share: a recipe's name or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
-    methods: Annotated[str, typer.Option(help="Separated by commas.")] = "supervised,self_training",
+    overrides: OverridesArgument = None,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas: supervised, supervised_reco, self_training, self_training_no_reco, st++, "
+            "mean_teacher, cct, cps, cps_cutmix, u2pl, ael, unimatch."
+        ),
+    ] = "supervised,self_training",
     splits: Annotated[str, typer.Option(help="Shares of labelled images.")] = "1/16,1/8,1/4,1/2",
     seeds: Annotated[str, typer.Option(help="Of draws, first weights and batches.")] = "0",
     family: Annotated[str | None, typer.Option(help="Cityscapes' published lists (cps, u2pl); default: drawn.")] = None,
@@ -44,13 +51,15 @@ def splits(
 
 def sweep(
     recipe: Annotated[str, typer.Argument(help="What all trials share: a recipe's name or a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
+    overrides: OverridesArgument = None,
     space: Annotated[str, typer.Option(help="YAML file, or threshold, reco, ratio, regions, rates, paper.")] = "paper",
     samples: Annotated[int | None, typer.Option(min=1, help="Trials; with --search grid at most so many.")] = None,
     scheduler: Annotated[Scheduler, typer.Option(help="asha stops bad trials early, fifo none.")] = Scheduler.asha,
     search: Annotated[Search, typer.Option(help="How samples are chosen.")] = Search.random,
-    objective: Annotated[str, typer.Option(help="A number of the last cycle, on the val split.")] = "miou",
-    mode: Annotated[Mode, typer.Option(help="Its better direction.")] = Mode.max,
+    objective: Annotated[
+        str, typer.Option(help="A number of the last cycle, on val: miou, class_iou/NAME, seconds ...")
+    ] = "miou",
+    mode: Annotated[Mode, typer.Option(help="Is more of it better, or less?")] = Mode.max,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples; trials have the recipe's.")] = 0,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; default runs/RECIPE.sweep.")] = None,
@@ -85,7 +94,9 @@ def compare(
     ],
     against: Annotated[
         str | None,
-        typer.Option(help="Whose difference to the others is shown; default: supervised, or the first; of no sweep."),
+        typer.Option(
+            help="What the others are set against; default: supervised, or the first system.  Not of a sweep."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for tables and figures; default OUT, or compare/.")] = None,
     tracking: Annotated[
@@ -104,7 +115,10 @@ def compare(
 
 def replay(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[query.KEY=VALUE]...")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Keys of `query` to change, as query.per_image=8.", metavar="[query.KEY=VALUE]..."),
+    ] = None,
     acquisition: Annotated[str | None, typer.Option(help="Short for query.acquisition=...")] = None,
     data: Annotated[Path | None, typer.Option(help="Ingested data set; default: where the run had it.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; default RUN.replay-ACQUISITION beside the run.")] = None,

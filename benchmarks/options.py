@@ -40,6 +40,10 @@ class Checkpoint(StrEnum):
     best_on_val = "best_on_val"
 
 
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Keys to change, as train.epochs=40; `s4al show RECIPE` lists them.", metavar="[KEY=VALUE]..."),
+]
 DataOption = Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")]
 BackendOption = Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")]
 AddressOption = Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")]

@@ -60,6 +60,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
     for recipe in (
         toy_s4al_plus,
         toy_splits,
+        custom_s4al_plus,
         camvid.camvid_cpu,
         camvid.camvid_cpu_supervised,
         camvid.camvid_cpu_supervised_long,
@@ -94,7 +95,6 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         cityscapes.cityscapes_ssl_resnet101,
         *systems.SYSTEMS,
         *systems_cpu.SYSTEMS,
-        custom_s4al_plus,
     )
 }
 

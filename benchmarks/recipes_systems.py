@@ -108,9 +108,9 @@ def cityscapes_pixelpick() -> RunConfig:
 
 
 def camvid_equal() -> RunConfig:
-    """EquAL (Golestaneh & Kitani 2020) with S4AL+'s DeepLabv3+ on ResNet-50: 8 % of the images whole, then the best
-    cells of the whole pool up to 12 % of all pixels.
+    """EquAL (Golestaneh & Kitani 2020) with S4AL+'s DeepLabv3+ on ResNet-50: 8 % of the images, then cells up to 12 %.
 
+    The best cells of the whole pool, by share of all pixels.
     Published with DeepLabv3 (`camvid_equal_deeplabv3`): 62.2 without and 63.4 with self-consistency, 66.7 and 67.2 with
     all labels.  S4AL+'s paper sets its own DeepLabv3+ (66.4) beside that, which is not like for like.  Optimiser, steps
     and augmentation are `camvid_s4al_plus`'s; 4 + 4 images in a step, each mirrored, too.

@@ -48,7 +48,7 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Pa
     winner = best(samples, objective, mode)
     if winner:
         folder = record.folder(winner.number)
-        print(f"best: trial {winner.number}; s4al run {folder / 'recipe.yaml'} makes it again")
+        print(f"best: trial {winner.number}; s4al run {folder / 'recipe.yaml'} --data DATA --out NEW makes it again")
     if uri == "none":
         return
     ended = [one for one in samples if one.state != DRAWN]  # `s4al compare` may come while the others are on their way

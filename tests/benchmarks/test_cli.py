@@ -1,5 +1,6 @@
 """The command line as a user meets it: every mistake is one line, exit status 2, quick, and leaves nothing behind."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from benchmarks.cells import METHODS
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,11 +133,16 @@ def test_recipes_are_listed_one_name_a_line():
     } <= set(listed)
 
 
-@pytest.mark.parametrize("command", ["", "ingest", "run", "show", "doctor", "status", "report", "predict", "export"])
+@pytest.mark.parametrize("command", ["", "ingest", "run", "sweep", "compare", "replay", "show"])
 def test_help_everywhere(command):
     done = s4al(*command.split(), "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+def test_the_help_of_splits_names_every_method():
+    words = re.findall(r"[\w+]+", s4al("splits", "--help").stdout)
+    assert set(METHODS) <= set(words)
 
 
 @pytest.mark.parametrize(
