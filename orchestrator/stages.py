@@ -60,6 +60,11 @@ class Stages:
         self.backend, self.progress, self.name = backend, progress, name
         self.bought_on = bought_on or grid
 
+    @property
+    def device(self) -> str:
+        """Of every stage: a Ray cluster that counts no GPU scores on the CPU, too, where a machine of it has one."""
+        return self.backend.device.split()[0]
+
     def train(self, cycle: int, last: bool, out: Path) -> None:
         settings = self.config.train_at(cycle, last=last)
         backbone = self.layout.backbone.resolve()
@@ -106,7 +111,7 @@ class Stages:
     def _count(self, cycle: int, model: Path, out: Path) -> None:
         make = partial(
             ShardEvaluator,
-            partial(Predictor, model),
+            partial(Predictor, model, self.device),
             self.index.num_classes,
             self.config.query.batch_size,
             self.config.query.threads,
@@ -127,7 +132,7 @@ class Stages:
         query = self.config.query
         make = partial(
             ShardScorer,
-            partial(Predictor, self.layout.checkpoint(cycle).resolve(), precision=query.precision),
+            partial(Predictor, self.layout.checkpoint(cycle).resolve(), self.device, precision=query.precision),
             self.grid,
             out.resolve(),
             acquisition=query.acquisition,
@@ -194,7 +199,7 @@ class Stages:
     def _rank(self, out: Path) -> None:
         """Write `reliability.json` over the whole pool (ST++)."""
         checkpoint, query = self.layout.checkpoint(0).resolve(), self.config.query
-        make = partial(ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads)
+        make = partial(ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads, self.device)
         self.progress.stage(f"{self.name} cycle 0: rank the pool by reliability")
         found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0)) for pair in pairs]
         write_reliability(out, found, self.config.methods.st_plus_plus.reliable)

@@ -35,6 +35,8 @@ def attended(p_BChw: Tensor) -> Tensor:
     """For each pixel the mean of all pixels' values, weighted by the softmax of their dot products with its own."""
     batch, classes, height, width = p_BChw.shape
     p_B1NC = p_BChw.flatten(2).transpose(1, 2)[:, None]
-    p_B1NC = F.pad(p_B1NC, (0, -classes % 8))  # GPU kernels want multiples of 8; zeros change no product
+    # Multiples of 8 and a dense last axis (padding by nothing leaves it strided) are what the kernels take that keep no
+    # N x N matrix; zeros change no product.
+    p_B1NC = F.pad(p_B1NC, (0, -classes % 8)).contiguous()
     mean_B1NC = F.scaled_dot_product_attention(p_B1NC, p_B1NC, p_B1NC, scale=1.0)
     return mean_B1NC[:, 0, :, :classes].transpose(1, 2).reshape(batch, classes, height, width)

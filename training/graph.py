@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,18 +23,22 @@ def capture(network: DeepLabV3Plus, shape: tuple[int, int, int, int]) -> None:
     those of the plain network: dropout draws from the seed that holds when it is replayed.
     """
     assert network.training
-    plain = network.forward
+    own, plain = weakref.ref(network), type(network).forward
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     sample = torch.zeros(shape, device=next(network.parameters()).device).contiguous(memory_format=torch.channels_last)
     if hasattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch"):  # a capture is on its own stream
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-    replay: Any = torch.cuda.make_graphed_callables(_Tensors(network), (sample,))
+    tensors = _Tensors(network)
+    replay: Any = torch.cuda.make_graphed_callables(tensors, (sample,))
+    del tensors.network  # or network and graph would hold each other, and their memory, until Python looks for cycles
     for name, buffer in network.named_buffers():  # the warm-up has moved BatchNorm's statistics
         buffer.copy_(before[name])
 
     def forward(image_BCHW: Tensor) -> Output:
+        network = own()
+        assert network is not None
         if not network.training or image_BCHW.shape != sample.shape or not torch.is_grad_enabled():
-            return plain(image_BCHW)
+            return plain(network, image_BCHW)
         logits, *embedding = replay(image_BCHW)
         return Output(logits, embedding[0] if embedding else None)
 

@@ -32,6 +32,7 @@ from training.methods.parts import Step
 from training.methods.registry import METHODS
 from training.model import DeepLabV3Plus, build_model, parameter_groups
 from training.optim import poly_lr
+from training.precision import keep_float32, trains_in_bf16
 from training.settings import AugmentSettings, EvaluateSettings, ModelSettings, ReCoSettings, TrainSettings
 from training.validation import MIOU, Validator, best_epoch, due
 from training.worker import Worker
@@ -87,6 +88,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     gpu = worker.device.type == "cuda"
     if gpu:
         sys.setswitchinterval(SWITCH_S)
+        keep_float32()
     data = TrainingData(
         index,
         Ledger(job.ledger),
@@ -115,10 +117,11 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     states = TrainingStates(job.work / "states", job.made_from)
     progress = states.restore(method, optimizer)
     images = job.train.batch_size + (job.train.batch_size_unlabelled if data.pool else 0)
+    in_bf16 = trains_in_bf16(job.train.precision, worker.device)
     if images < 2 * worker.world:
         raise UserError(f"train.batch_size={images}: no pool is left, and a worker needs at least 2 images per step")
     if gpu and worker.world == 1 and job.train.cuda_graph and method.one_forward:
-        with torch.autocast("cuda", torch.bfloat16, enabled=_bf16(job.train, worker.device), cache_enabled=False):
+        with torch.autocast("cuda", torch.bfloat16, enabled=in_bf16, cache_enabled=False):
             capture(method.network, (images, 3, *data.crop))
     model = worker.wrap(method)
     if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
@@ -135,7 +138,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
 
     def loss_parts(model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         here = with_looks(batch.to(worker.device))  # whole numbers, of which bfloat16 has none above 256
-        with torch.autocast(worker.device.type, torch.bfloat16, enabled=_bf16(job.train, worker.device)):
+        with torch.autocast(worker.device.type, torch.bfloat16, enabled=in_bf16):
             parts: dict[str, Tensor] = model(here, context._replace(done=step / total))
             return parts
 
@@ -223,10 +226,6 @@ def _new_network(job: TrainJob, num_classes: int, device: torch.device) -> NewNe
         return model.to(memory_format=torch.channels_last)
 
     return new_network
-
-
-def _bf16(settings: TrainSettings, device: torch.device) -> bool:
-    return settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
 
 
 def _meta(job: TrainJob, index: DataIndex, data: TrainingData, history: list[dict[str, float]]) -> Mapping[str, Any]:

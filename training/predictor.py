@@ -13,6 +13,7 @@ from training.difficulty import DifficultyBranch
 from training.folding import fold_batch_norm, fuse_activations, round_to_bf16
 from training.model import DeepLabV3Plus, build_model, normalise
 from training.passes import dropout_passes
+from training.precision import keep_float32
 from training.settings import ModelSettings
 
 Precision = Literal["fp32", "bf16"]
@@ -26,6 +27,7 @@ class Predictor:
 
     def __init__(self, checkpoint: Path, device: str | None = None, *, precision: Precision = "fp32") -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        keep_float32()
         network = load_network(checkpoint)
         self.difficulty, network.difficulty = network.difficulty, None
         """Logits of the classes -> float32 logits (B, 1, h, w) of an error; None where no such branch was trained."""

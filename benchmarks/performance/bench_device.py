@@ -6,6 +6,7 @@ Run:  python -m benchmarks.performance.bench_device
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from functools import partial
@@ -77,6 +78,9 @@ def _training(
     )  # fmt: skip
     config = override(base, [*short, *changes])
     root.mkdir(parents=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()  # the memory of this form, not of those before it
     record = Record(root / "metrics.jsonl")
     run(config, index, RunLayout(root), LocalBackend(), record, NoMirror(), SilentProgress())
     epoch = read_json(RunLayout(root).checkpoint(1) / "meta.json")["history"][-1]

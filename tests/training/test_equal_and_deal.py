@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from querying.files import read_json
 from querying.labels import IGNORE
@@ -90,6 +91,17 @@ def attention(p):
     similar = p.T @ p
     weight = np.exp(similar) / np.exp(similar).sum(0, keepdims=True)  # [i, j]
     return p @ weight
+
+
+@pytest.mark.parametrize("classes", [7, 8, 16, 19])
+def test_attention_never_makes_a_matrix_of_all_pairs(classes):
+    """The flash kernel makes none; it refuses what it can not take, instead of leaving it to the plain one."""
+    p = torch.rand(1, classes, 6, 5)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        found = attended(p)
+    torch.testing.assert_close(
+        found.flatten(2)[0], torch.from_numpy(attention(p.flatten(2)[0].numpy())), rtol=1e-5, atol=1e-6
+    )
 
 
 def set_branch(trained):
