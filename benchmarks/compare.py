@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.cells import parse_share
 from benchmarks.curves import half_interval
 from benchmarks.options import Checkpoint
+from benchmarks.tables import protocol
 from orchestrator.mlflow_store import log_comparison
 from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
@@ -81,8 +82,7 @@ def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
 
 def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> Result:
     config, found = read_recipe(cell / "recipe.yaml")
-    evaluate, last = config.evaluate, summary["cycles"][-1]
-    windows = f"windows {evaluate.window} by {evaluate.strides()}" if evaluate.window else "whole image"
+    last = summary["cycles"][-1]
     accuracy = last if checkpoint == Checkpoint.last else last.get("best_on_val")
     if accuracy is None:
         raise UserError(f"{cell}: kept no best checkpoint; it was run without evaluate.best_on_val=true")
@@ -103,8 +103,8 @@ def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> R
         hours=sum(row["seconds"]["train"] for row in summary["cycles"]) * devices / 3600,
         images_per_second=median(rates) if rates else None,
         labelled_set=summary["labelled_set"]["sha256"],
-        protocol=f"{windows}, {checkpoint.replace('_', ' ')} checkpoint, on {summary['evaluated_on']},"
-        f" {config.model.backbone}, hours of {'GPUs' if gpu else 'CPU threads'}",
+        protocol=f"{protocol(config, checkpoint)}, {config.model.backbone},"
+        f" hours of {'GPUs' if gpu else 'CPU threads'}",
     )
 
 

@@ -14,6 +14,7 @@ from benchmarks.preflight import check_data, check_first_images, check_same_run,
 from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
 from benchmarks.side_by_side import Task, run_all
+from benchmarks.tables import print_cells, protocol
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import GRACE_S, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
@@ -90,8 +91,6 @@ def splits_command(
                 progress.say(f"cell {number} of {len(left)}: {one.name}")
                 _run_cell(one, index, base, out, uri, ready, progress)
 
-    from benchmarks.tables import print_cells
-
     title = f"{base.name}, mIoU %, mean ± half the range over seeds"
     print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
 
@@ -149,15 +148,12 @@ def _run_cell(
 
 
 def _tags(one: Cell) -> dict[str, str]:
-    evaluate, listed = one.config.evaluate, one.config.initial.list
-    how = "whole image"
-    if evaluate.window:
-        how = "sliding {}x{} by {}x{}".format(*evaluate.window, *evaluate.strides())
+    listed = one.config.initial.list
     return {
         "s4al.method": one.method,
         "s4al.split": one.split,
         "s4al.family": listed.split("/")[-2] if listed else "drawn",
-        "s4al.protocol": f"{how}, last checkpoint, on {one.config.data.evaluate_on}",
+        "s4al.protocol": protocol(one.config),
     }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.curves import Curve, Paired, common_range, paired
 from benchmarks.findings import Findings, find_data, load_findings
+from benchmarks.tables import protocol
 from querying.errors import UserError
 from querying.files import read_json
 from querying.labels import IGNORE
@@ -104,9 +105,7 @@ def data_of(run: Findings) -> str:
 
 
 def evaluation_of(run: Findings) -> str:
-    evaluate = run.config.evaluate
-    how = f"windows {evaluate.window} by {evaluate.strides()}" if evaluate.window else "whole image"
-    return f"{how}, last checkpoint, on {run.summary['evaluated_on']}"
+    return protocol(run.config)
 
 
 def areas(systems: Sequence[System]) -> tuple[tuple[float, float] | None, dict[str, dict[int, float]]]:

@@ -8,13 +8,14 @@ from benchmarks.compare import RATE, Result, as_csv, as_markdown, compare_comman
 from benchmarks.compare_systems import compare_any
 from benchmarks.curves import half_interval
 from benchmarks.options import Checkpoint
-from benchmarks.tables import print_outcome
+from benchmarks.tables import print_outcome, protocol
 from orchestrator.config import override
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
 from orchestrator.record import Record
 from querying.errors import UserError
 from querying.files import read_json, write_json
+from tests.small import small_config
 
 MIOU = {
     ("supervised", "1/16"): [0.50, 0.54, 0.52],
@@ -65,6 +66,12 @@ def test_markdown_and_csv_say_the_same():
     rows = list(csv.DictReader(as_csv(results()).splitlines()))
     assert len(rows) == 8
     assert (rows[0]["miou"], rows[0]["road"], rows[0]["train"]) == ("50.000", "60.000", "")
+
+
+def test_a_protocol_names_window_stride_weights_and_split():
+    config = small_config("evaluate.window=[32,48]", "data.evaluate_on=val")
+    assert protocol(config) == "windows 32x48 by 22x32, last checkpoint, on val"
+    assert protocol(small_config(), Checkpoint.best_on_val) == "whole image, best on val checkpoint, on test"
 
 
 def test_an_unknown_row_is_named():
