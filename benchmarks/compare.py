@@ -13,7 +13,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from benchmarks.cells import parse_share
-from benchmarks.curves import half_interval
+from benchmarks.curves import paired
 from benchmarks.options import Checkpoint
 from benchmarks.tables import protocol
 from orchestrator.mlflow_store import log_comparison
@@ -129,9 +129,8 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
     for method, split in sorted(cells, key=lambda cell: (cell[0] != against, cell[0], Fraction(cell[1]))):
         own, other = cells[method, split], cells.get((against, split), {})
         miou = [100 * one.miou for one in own.values()]
-        paired = [100 * (own[seed].miou - other[seed].miou) for seed in own if seed in other]
-        if method == against:
-            paired = []
+        common = [seed for seed in own if seed in other and method != against]
+        difference = paired([100 * (own[seed].miou - other[seed].miou) for seed in common])
         rates = [one.images_per_second for one in own.values() if one.images_per_second is not None]
         rows.append(
             Row(
@@ -140,8 +139,8 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
                 len(own),
                 mean(miou),
                 stdev(miou) if len(miou) > 1 else None,
-                mean(paired) if paired else None,
-                half_interval(paired),
+                difference.mean if difference else None,
+                difference.half_interval if difference else None,
                 mean(one.hours for one in own.values()),
                 mean(rates) if rates else None,
             )

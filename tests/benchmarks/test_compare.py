@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.compare import RATE, Result, as_csv, as_markdown, compare_command, load, table
 from benchmarks.compare_systems import compare_any
-from benchmarks.curves import half_interval
+from benchmarks.curves import paired
 from benchmarks.options import Checkpoint
 from benchmarks.tables import print_outcome, protocol
 from orchestrator.config import override
@@ -55,8 +55,8 @@ def test_only_common_seeds_are_paired():
 
 
 def test_an_interval_needs_two_numbers_and_approaches_the_normal_one():
-    assert half_interval([1.0]) is None
-    assert half_interval([0.0, 2.0] * 500) == pytest.approx(1.96 / 1000**0.5, rel=1e-2)
+    assert paired([1.0]).half_interval is None
+    assert paired([0.0, 2.0] * 500).half_interval == pytest.approx(1.96 / 1000**0.5, rel=1e-2)
 
 
 def test_markdown_and_csv_say_the_same():
