@@ -14,7 +14,9 @@ from typing import Any
 
 from benchmarks.cells import parse_share
 from benchmarks.curves import paired
+from benchmarks.drawing import save, styled
 from benchmarks.options import Checkpoint
+from benchmarks.systems_figures import draw_grid
 from benchmarks.tables import protocol
 from orchestrator.mlflow_store import log_comparison
 from orchestrator.recipe_file import read_recipe
@@ -195,7 +197,8 @@ def compare_command(
     text = as_markdown(rows, results, against)
     write_text(out / f"{stem}.md", text)
     write_text(out / f"{stem}.csv", as_csv(results))
-    _draw(rows, out, stem)
+    with styled():
+        save(draw_grid(rows), out, stem, svg=False)
     print(text, end="")
     if uri == "none":
         return
@@ -211,38 +214,6 @@ def _points(rows: Sequence[Row], stem: str) -> dict[str, dict[int, float]]:
     for row in rows:
         points[f"{stem}/{row.method}"][round(10_000 * Fraction(row.split))] = row.miou / 100
     return points
-
-
-def _draw(rows: Sequence[Row], folder: Path, name: str) -> None:
-    """mIoU against the labelled share, a line per method, the best of the share that most have on top of the legend."""
-    from matplotlib.figure import Figure
-
-    from benchmarks.drawing import MARKERS, SERIES, WIDTH, save, styled
-
-    methods = list(dict.fromkeys(row.method for row in rows))
-    splits = sorted({Fraction(row.split) for row in rows})
-    common = max(splits, key=lambda split: sum(Fraction(row.split) == split for row in rows))
-    there = {row.method: row.miou for row in rows if Fraction(row.split) == common}
-    with styled():
-        figure = Figure((WIDTH, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        for number, method in enumerate(sorted(methods, key=lambda method: -there.get(method, 0.0))):
-            own = [row for row in rows if row.method == method]
-            beside = 2 ** (0.03 * (number - (len(methods) - 1) / 2))  # else the points of a share would hide each other
-            colour, marker = SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
-            axes.errorbar(
-                [float(Fraction(row.split)) * beside for row in own], [row.miou for row in own],
-                yerr=[row.spread or 0.0 for row in own], color=colour, marker=marker, linewidth=2, elinewidth=1.2,
-                capsize=3, label=method,
-            )  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set_xticks([float(split) for split in splits], [str(split) for split in splits])
-        axes.minorticks_off()
-        axes.set_xlabel("share of labelled train images; bars: one standard deviation over seeds")
-        axes.set_ylabel("mIoU (%)")
-        axes.grid(axis="y")
-        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), title=f"by mIoU at {common}")
-        save(figure, folder, name, svg=False)
 
 
 def _percent(value: float | None) -> str:
