@@ -18,7 +18,9 @@ from benchmarks.drawing import save, styled
 from benchmarks.options import Checkpoint
 from benchmarks.systems_figures import draw_grid
 from benchmarks.tables import protocol
+from orchestrator.config import RunConfig
 from orchestrator.mlflow_store import log_comparison
+from orchestrator.provenance import SEED_KEYS, recipe_difference
 from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
 from orchestrator.tracking_uri import chosen_uri
@@ -47,6 +49,7 @@ class Result:
     labelled_set: str
     """Hash of the labelled images."""
     protocol: str
+    config: RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ class Row:
 
 def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
     """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made under
-    one protocol or, for a split and seed, on one labelled set, or have no such checkpoint."""
+    one protocol or, for a split and seed, on one labelled set or, for a method, by one recipe, or have no such
+    checkpoint."""
     results = []
     for path in sorted(root.glob(CELLS)):
         summary = read_json(path)
@@ -79,6 +83,14 @@ def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
         raise UserError(f"{root}: no finished cell of `s4al splits`")
     _refuse_mixed(results, "protocol", lambda one: (), root)
     _refuse_mixed(results, "labelled_set", lambda one: (one.split, one.seed), root)
+    free = ("seed",) if checkpoint == Checkpoint.best_on_val else SEED_KEYS  # the best depend on how often one looks
+    firsts: dict[str, Result] = {}
+    for one in results:
+        first = firsts.setdefault(one.method, one)
+        if found := recipe_difference(first.config, one.config, ("name", "initial.*", *free)):
+            raise UserError(
+                f"{root}: {_both(first, one)} are of two recipes: {found}; another recipe needs another --out"
+            )
     return results
 
 
@@ -107,6 +119,7 @@ def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> R
         labelled_set=summary["labelled_set"]["sha256"],
         protocol=f"{protocol(config, checkpoint)}, {config.model.backbone},"
         f" hours of {'GPUs' if gpu else 'CPU threads'}",
+        config=config,
     )
 
 
@@ -115,8 +128,11 @@ def _refuse_mixed(results: Sequence[Result], what: str, key: Any, root: Path) ->
     for one in results:
         first = found.setdefault(key(one), one)
         if getattr(one, what) != getattr(first, what):
-            names = " and ".join(f"{r.method} {r.split} seed {r.seed}" for r in (first, one))
-            raise UserError(f"{root}: {names} differ in {what.replace('_', ' ')}: they can not be compared")
+            raise UserError(f"{root}: {_both(first, one)} differ in {what.replace('_', ' ')}: they can not be compared")
+
+
+def _both(*two: Result) -> str:
+    return " and ".join(f"{one.method} {one.split} seed {one.seed}" for one in two)
 
 
 def table(results: Sequence[Result], against: str) -> list[Row]:

@@ -30,7 +30,7 @@ def results():
     for (method, split), values in MIOU.items():
         for seed, miou in enumerate(values):
             iou, labelled = {"road": miou + 0.1, "train": None}, f"set {split} {seed}"
-            found.append(Result(method, split, seed, miou, iou, 0.5, 20.0, labelled, "whole image"))
+            found.append(Result(method, split, seed, miou, iou, 0.5, 20.0, labelled, "whole image", small_config()))
     return found
 
 
@@ -209,6 +209,25 @@ def test_a_run_where_no_cell_of_a_grid_lies_is_named(finished, tmp_path):
 def test_a_folder_without_cells_is_named(tmp_path):
     with pytest.raises(UserError, match="no finished cell"):
         load(tmp_path)
+
+
+def test_the_cells_of_a_method_have_one_recipe_but_for_what_a_cell_is(tmp_path, monkeypatch):
+    """What tells cells apart, what belongs to a machine, and how often somebody looks are no other recipe."""
+    [first] = [one for one in results() if (one.method, one.split) == ("cps", "1/8")]
+
+    def loading(name, *changes, split="1/8", seed=1, checkpoint=Checkpoint.last):
+        other = replace(first, split=split, seed=seed, config=small_config(f"seed={seed}", *changes))
+        stub_grid(tmp_path / name, [first, other], monkeypatch)
+        return load(tmp_path / name, checkpoint)
+
+    looks = ["train.validate_epochs=1", "evaluate.best_on_val=true"]
+    same = ["name=x", "initial.fraction=0.5", "initial.cover=true", "train.threads=2", "train.timeout=9", *looks]
+    assert len(loading("same", *same, split="1/2")) == 2
+    lr = r"lr: cps 1/8 seed 0 and cps 1/8 seed 1 are of two recipes: train.lr is \S+ and 0.5; another recipe needs"
+    with pytest.raises(UserError, match=lr):
+        loading("lr", "train.lr=0.5")
+    with pytest.raises(UserError, match=r"train\.validate_epochs is 0 and 1"):
+        loading("looks", *looks, checkpoint=Checkpoint.best_on_val)
 
 
 def test_another_protocol_is_not_compared(monkeypatch, tmp_path):
