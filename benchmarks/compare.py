@@ -48,6 +48,8 @@ class Result:
     """Labelled and pool images together, of all workers; the median over epochs.  None where the record is gone."""
     labelled_set: str
     """Hash of the labelled images."""
+    data: str
+    """Hash of the data set's index."""
     protocol: str
     config: RunConfig
 
@@ -71,9 +73,9 @@ class Row:
 
 
 def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
-    """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made under
-    one protocol or, for a split and seed, on one labelled set or, for a method, by one recipe, or have no such
-    checkpoint."""
+    """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made on
+    one data set under one protocol or, for a split and seed, on one labelled set or, for a method, by one recipe, or
+    have no such checkpoint."""
     results = []
     for path in sorted(root.glob(CELLS)):
         summary = read_json(path)
@@ -81,6 +83,7 @@ def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
             results.append(_result(path.parent, summary, checkpoint))
     if not results:
         raise UserError(f"{root}: no finished cell of `s4al splits`")
+    _refuse_mixed(results, "data", lambda one: (), root)
     _refuse_mixed(results, "protocol", lambda one: (), root)
     _refuse_mixed(results, "labelled_set", lambda one: (one.split, one.seed), root)
     free = ("seed",) if checkpoint == Checkpoint.best_on_val else SEED_KEYS  # the best depend on how often one looks
@@ -117,6 +120,7 @@ def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> R
         hours=sum(row["seconds"]["train"] for row in summary["cycles"]) * devices / 3600,
         images_per_second=median(rates) if rates else None,
         labelled_set=summary["labelled_set"]["sha256"],
+        data=found["data"]["sha256"],
         protocol=f"{protocol(config, checkpoint)}, {config.model.backbone},"
         f" hours of {'GPUs' if gpu else 'CPU threads'}",
         config=config,

@@ -30,7 +30,9 @@ def results():
     for (method, split), values in MIOU.items():
         for seed, miou in enumerate(values):
             iou, labelled = {"road": miou + 0.1, "train": None}, f"set {split} {seed}"
-            found.append(Result(method, split, seed, miou, iou, 0.5, 20.0, labelled, "whole image", small_config()))
+            found.append(
+                Result(method, split, seed, miou, iou, 0.5, 20.0, labelled, "data", "whole image", small_config())
+            )
     return found
 
 
@@ -105,6 +107,12 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
     summary = read_json(path)
     write_json(path, {**summary, "labelled_set": {**summary["labelled_set"], "sha256": "other"}})
     with pytest.raises(UserError, match=r"mean_teacher 1/4 seed 0 and supervised 1/4 seed 0 differ in labelled set"):
+        load(out)
+    write_json(path, summary)
+    config, found_with = read_recipe(path.with_name("recipe.yaml"))
+    other = {**found_with, "data": {**found_with["data"], "sha256": "other"}}
+    write_recipe(path.with_name("recipe.yaml"), config, other)
+    with pytest.raises(UserError, match=r"mean_teacher 1/4 seed 0 and supervised 1/4 seed 0 differ in data"):
         load(out)
     write_json(path, {**summary, "finished": False})
     assert [one.method for one in load(out)] == ["mean_teacher"]
