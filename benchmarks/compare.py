@@ -13,9 +13,14 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from benchmarks.cells import parse_share
-from benchmarks.curves import half_interval
+from benchmarks.curves import paired
+from benchmarks.drawing import save, styled
 from benchmarks.options import Checkpoint
+from benchmarks.systems_figures import draw_grid
+from benchmarks.tables import protocol
+from orchestrator.config import RunConfig
 from orchestrator.mlflow_store import log_comparison
+from orchestrator.provenance import SEED_KEYS, recipe_difference
 from orchestrator.recipe_file import read_recipe
 from orchestrator.record import read_record
 from orchestrator.tracking_uri import chosen_uri
@@ -43,7 +48,10 @@ class Result:
     """Labelled and pool images together, of all workers; the median over epochs.  None where the record is gone."""
     labelled_set: str
     """Hash of the labelled images."""
+    data: str
+    """Hash of the data set's index."""
     protocol: str
+    config: RunConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +73,9 @@ class Row:
 
 
 def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
-    """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made under
-    one protocol or, for a split and seed, on one labelled set, or have no such checkpoint."""
+    """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made on
+    one data set under one protocol or, for a split and seed, on one labelled set or, for a method, by one recipe, or
+    have no such checkpoint."""
     results = []
     for path in sorted(root.glob(CELLS)):
         summary = read_json(path)
@@ -74,15 +83,23 @@ def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
             results.append(_result(path.parent, summary, checkpoint))
     if not results:
         raise UserError(f"{root}: no finished cell of `s4al splits`")
+    _refuse_mixed(results, "data", lambda one: (), root)
     _refuse_mixed(results, "protocol", lambda one: (), root)
     _refuse_mixed(results, "labelled_set", lambda one: (one.split, one.seed), root)
+    free = ("seed",) if checkpoint == Checkpoint.best_on_val else SEED_KEYS  # the best depend on how often one looks
+    firsts: dict[str, Result] = {}
+    for one in results:
+        first = firsts.setdefault(one.method, one)
+        if found := recipe_difference(first.config, one.config, ("name", "initial.*", *free)):
+            raise UserError(
+                f"{root}: {_both(first, one)} are of two recipes: {found}; another recipe needs another --out"
+            )
     return results
 
 
 def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> Result:
     config, found = read_recipe(cell / "recipe.yaml")
-    evaluate, last = config.evaluate, summary["cycles"][-1]
-    windows = f"windows {evaluate.window} by {evaluate.strides()}" if evaluate.window else "whole image"
+    last = summary["cycles"][-1]
     accuracy = last if checkpoint == Checkpoint.last else last.get("best_on_val")
     if accuracy is None:
         raise UserError(f"{cell}: kept no best checkpoint; it was run without evaluate.best_on_val=true")
@@ -103,8 +120,10 @@ def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> R
         hours=sum(row["seconds"]["train"] for row in summary["cycles"]) * devices / 3600,
         images_per_second=median(rates) if rates else None,
         labelled_set=summary["labelled_set"]["sha256"],
-        protocol=f"{windows}, {checkpoint.replace('_', ' ')} checkpoint, on {summary['evaluated_on']},"
-        f" {config.model.backbone}, hours of {'GPUs' if gpu else 'CPU threads'}",
+        data=found["data"]["sha256"],
+        protocol=f"{protocol(config, checkpoint)}, {config.model.backbone},"
+        f" hours of {'GPUs' if gpu else 'CPU threads'}",
+        config=config,
     )
 
 
@@ -113,8 +132,11 @@ def _refuse_mixed(results: Sequence[Result], what: str, key: Any, root: Path) ->
     for one in results:
         first = found.setdefault(key(one), one)
         if getattr(one, what) != getattr(first, what):
-            names = " and ".join(f"{r.method} {r.split} seed {r.seed}" for r in (first, one))
-            raise UserError(f"{root}: {names} differ in {what.replace('_', ' ')}: they can not be compared")
+            raise UserError(f"{root}: {_both(first, one)} differ in {what.replace('_', ' ')}: they can not be compared")
+
+
+def _both(*two: Result) -> str:
+    return " and ".join(f"{one.method} {one.split} seed {one.seed}" for one in two)
 
 
 def table(results: Sequence[Result], against: str) -> list[Row]:
@@ -129,9 +151,8 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
     for method, split in sorted(cells, key=lambda cell: (cell[0] != against, cell[0], Fraction(cell[1]))):
         own, other = cells[method, split], cells.get((against, split), {})
         miou = [100 * one.miou for one in own.values()]
-        paired = [100 * (own[seed].miou - other[seed].miou) for seed in own if seed in other]
-        if method == against:
-            paired = []
+        common = [seed for seed in own if seed in other and method != against]
+        difference = paired([100 * (own[seed].miou - other[seed].miou) for seed in common])
         rates = [one.images_per_second for one in own.values() if one.images_per_second is not None]
         rows.append(
             Row(
@@ -140,8 +161,8 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
                 len(own),
                 mean(miou),
                 stdev(miou) if len(miou) > 1 else None,
-                mean(paired) if paired else None,
-                half_interval(paired),
+                difference.mean if difference else None,
+                difference.half_interval if difference else None,
                 mean(one.hours for one in own.values()),
                 mean(rates) if rates else None,
             )
@@ -196,7 +217,8 @@ def compare_command(
     text = as_markdown(rows, results, against)
     write_text(out / f"{stem}.md", text)
     write_text(out / f"{stem}.csv", as_csv(results))
-    _draw(rows, out, stem)
+    with styled():
+        save(draw_grid(rows), out, stem, svg=False)
     print(text, end="")
     if uri == "none":
         return
@@ -212,38 +234,6 @@ def _points(rows: Sequence[Row], stem: str) -> dict[str, dict[int, float]]:
     for row in rows:
         points[f"{stem}/{row.method}"][round(10_000 * Fraction(row.split))] = row.miou / 100
     return points
-
-
-def _draw(rows: Sequence[Row], folder: Path, name: str) -> None:
-    """mIoU against the labelled share, a line per method, the best of the share that most have on top of the legend."""
-    from matplotlib.figure import Figure
-
-    from benchmarks.drawing import MARKERS, SERIES, WIDTH, save, styled
-
-    methods = list(dict.fromkeys(row.method for row in rows))
-    splits = sorted({Fraction(row.split) for row in rows})
-    common = max(splits, key=lambda split: sum(Fraction(row.split) == split for row in rows))
-    there = {row.method: row.miou for row in rows if Fraction(row.split) == common}
-    with styled():
-        figure = Figure((WIDTH, 4.2), layout="constrained")
-        axes = figure.add_subplot()
-        for number, method in enumerate(sorted(methods, key=lambda method: -there.get(method, 0.0))):
-            own = [row for row in rows if row.method == method]
-            beside = 2 ** (0.03 * (number - (len(methods) - 1) / 2))  # else the points of a share would hide each other
-            colour, marker = SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
-            axes.errorbar(
-                [float(Fraction(row.split)) * beside for row in own], [row.miou for row in own],
-                yerr=[row.spread or 0.0 for row in own], color=colour, marker=marker, linewidth=2, elinewidth=1.2,
-                capsize=3, label=method,
-            )  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set_xticks([float(split) for split in splits], [str(split) for split in splits])
-        axes.minorticks_off()
-        axes.set_xlabel("share of labelled train images; bars: one standard deviation over seeds")
-        axes.set_ylabel("mIoU (%)")
-        axes.grid(axis="y")
-        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), title=f"by mIoU at {common}")
-        save(figure, folder, name, svg=False)
 
 
 def _percent(value: float | None) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
+
+import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +20,12 @@ class Curve:
         """Linear between the cycles; ValueError outside of them."""
         if not self.shares[0] <= share <= self.shares[-1]:
             raise ValueError(f"{share} is outside of {self.shares[0]}..{self.shares[-1]}")
-        for left in range(len(self.shares) - 1):
-            x0, x1 = self.shares[left : left + 2]
-            if x0 <= share <= x1 and x0 < x1:
-                y0, y1 = self.mious[left : left + 2]
-                return y0 + (y1 - y0) * (share - x0) / (x1 - x0)
-        return self.mious[0]
+        return float(np.interp(share, self.shares, self.mious))
 
     def area(self, low: float, high: float) -> float:
         """Mean mIoU between two shares: the area under the curve over its width."""
-        inside = [x for x in self.shares if low < x < high]
-        x = [low, *inside, high]
-        y = [self.at(share) for share in x]
-        total = sum((x1 - x0) * (y0 + y1) / 2 for x0, x1, y0, y1 in zip(x, x[1:], y, y[1:], strict=False))
-        return total / (high - low)
+        x = [low, *(share for share in self.shares if low < share < high), high]
+        return float(np.trapezoid([self.at(share) for share in x], x)) / (high - low)
 
     def labels_for(self, level: float) -> float | None:
         """The smallest share at which the curve reaches `level`; None where it does not."""
@@ -70,21 +63,11 @@ def paired(differences: Sequence[float]) -> Paired | None:
     """None without a common seed."""
     if not differences:
         return None
-    half = half_interval(differences)
-    p = None
-    if half:
-        from scipy.stats import t
+    half, p = 0.0 if len(differences) > 1 else None, None
+    if len(set(differences)) > 1:  # else the t-test divides by zero
+        from scipy.stats import ttest_1samp
 
-        statistic = mean(differences) / (stdev(differences) / math.sqrt(len(differences)))
-        p = float(2 * t.sf(abs(statistic), len(differences) - 1))
+        found = ttest_1samp(differences, 0)
+        low, high = found.confidence_interval(0.95)
+        half, p = float(high - low) / 2, float(found.pvalue)
     return Paired(mean(differences), half, p, len(differences))
-
-
-def half_interval(differences: Sequence[float]) -> float | None:
-    """t * s / sqrt(n) for a 95 % interval around the mean; None below two numbers."""
-    count = len(differences)
-    if count < 2:
-        return None
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from benchmarks.preflight import check_data, check_first_images, check_same_run,
 from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
 from benchmarks.side_by_side import Task, run_all
+from benchmarks.tables import print_cells, protocol
 from orchestrator.config import RunConfig
-from orchestrator.interrupt import GRACE_S, follow_parent, handled
+from orchestrator.interrupt import GRACE_S, PARENT, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.mlflow_store import Group, open_group
 from orchestrator.record import Record
@@ -67,7 +69,8 @@ def splits_command(
     for one in cells:  # every mistake before the first training
         check_data(one.config, index, one.layout.labelled_set)
         check_same_run(one.config, index, one.layout)
-    check_first_images([one.config for one in cells if not one.layout.labelled_set.exists()], index)
+    if PARENT not in os.environ:  # the grid that started this cell has checked it: a cover reads every train mask
+        check_first_images([one.config for one in cells if not one.layout.labelled_set.exists()], index)
 
     from orchestrator.progress import shown
 
@@ -89,8 +92,6 @@ def splits_command(
             for number, one in enumerate(left, 1):
                 progress.say(f"cell {number} of {len(left)}: {one.name}")
                 _run_cell(one, index, base, out, uri, ready, progress)
-
-    from benchmarks.tables import print_cells
 
     title = f"{base.name}, mIoU %, mean ± half the range over seeds"
     print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
@@ -149,15 +150,12 @@ def _run_cell(
 
 
 def _tags(one: Cell) -> dict[str, str]:
-    evaluate, listed = one.config.evaluate, one.config.initial.list
-    how = "whole image"
-    if evaluate.window:
-        how = "sliding {}x{} by {}x{}".format(*evaluate.window, *evaluate.strides())
+    listed = one.config.initial.list
     return {
         "s4al.method": one.method,
         "s4al.split": one.split,
         "s4al.family": listed.split("/")[-2] if listed else "drawn",
-        "s4al.protocol": f"{how}, last checkpoint, on {one.config.data.evaluate_on}",
+        "s4al.protocol": protocol(one.config),
     }
 
 

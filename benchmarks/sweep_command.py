@@ -74,8 +74,8 @@ def sweep_command(
     if objective not in known:
         raise UserError(f"--objective {objective}: there are {', '.join(known)}")
     check_data(base, index)
-    check_first_images([base], index)
     configs = _singles(points, base) if search == "optuna" else _all(sampler, base, index)
+    check_first_images([base] if search == "optuna" else configs, index)  # singles may never go together
     settings = {
         "recipe": base.model_dump(mode="json"),
         "space": [[p.key, p.kind, list(p.values), {k: list(v) for k, v in p.when.items()}] for p in points.parameters],

@@ -50,7 +50,7 @@ def importance(samples: Sequence[Sample], objective: str) -> dict[str, float]:
 
     Left out where fewer than five trials had the key or it never changed.
     """
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     found: dict[str, float] = {}
     compared, _ = side_by_side(samples, objective)
@@ -60,7 +60,7 @@ def importance(samples: Sequence[Sample], objective: str) -> dict[str, float]:
         if len(having) < ENOUGH or len(set(map(str, x))) < 2 or not y.std():
             continue
         if all(is_number(value) for value in x):
-            found[key] = abs(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
+            found[key] = abs(float(spearmanr(x, y).statistic))
         else:
             groups = [y[[str(value) == name for value in x]] for name in dict.fromkeys(map(str, x))]
             between = sum(len(group) * (group.mean() - y.mean()) ** 2 for group in groups)

@@ -11,7 +11,6 @@ from typing import Any
 from benchmarks.drawing import save, styled
 from benchmarks.sweep_figures import best_so_far, figures, shown
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
-from orchestrator.layout import RunLayout
 from orchestrator.mlflow_store import log_sweep
 from orchestrator.tracking import copy_now
 from orchestrator.tracking_uri import absolute, chosen_uri
@@ -57,11 +56,10 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Pa
             copy_now(record.folder(one.number), uri, group_of(record.root, settings, one.number))
     model = None
     if winner:
-        from benchmarks.deploy import export_onnx
+        from benchmarks.deploy import export_onnx, find_checkpoint
 
         model = out / "best.onnx"
-        cycle = int(max(path.name for path in RunLayout(record.folder(winner.number)).root.glob("cycle-*"))[6:])
-        export_onnx(RunLayout(record.folder(winner.number)).checkpoint(cycle), model)
+        export_onnx(find_checkpoint(record.folder(winner.number), None), model)
     files = [path for name in FIGURES if (path := out / f"{name}.png").exists()]
     files += [out / "sweep.md", out / "sweep.csv"]
     trials = {record.folder(one.number): _numbers(one, objective) for one in ended}

@@ -13,6 +13,8 @@ import numpy as np
 
 from benchmarks.curves import Curve, Paired, common_range, paired
 from benchmarks.findings import Findings, find_data, load_findings
+from benchmarks.tables import protocol
+from orchestrator.provenance import recipe_difference
 from querying.errors import UserError
 from querying.files import read_json
 from querying.labels import IGNORE
@@ -80,7 +82,8 @@ class System:
 def load_systems(roots: Sequence[Path]) -> list[System]:
     """Runs grouped by the name of their recipe, in the order given.
 
-    UserError where a run is not finished, stands there twice, or was not made on the same data and evaluated alike.
+    UserError where a run is not finished, stands there twice, was not made on the same data and evaluated alike, or has
+    another recipe than one of its name.
     """
     systems: dict[str, dict[int, Bought]] = {}
     runs = load_findings(roots)
@@ -92,6 +95,12 @@ def load_systems(roots: Sequence[Path]) -> list[System]:
             if key(run) != key(runs[0]):
                 raise UserError(f"{root} and {runs[0].layout.root} differ in their {what}: they can not be compared")
         seeds = systems.setdefault(run.config.name, {})
+        first = next((one.found for one in seeds.values()), run)
+        if found := recipe_difference(first.config, run.config):
+            raise UserError(
+                f"{first.layout.root} and {root} are both {run.config.name}, but {found}: another system needs a name"
+                " of its own (s4al run ... name=NEW)"
+            )
         if run.config.seed in seeds:
             other = seeds[run.config.seed].found.layout.root
             raise UserError(f"{root} and {other} are both {run.config.name} with seed {run.config.seed}")
@@ -104,9 +113,7 @@ def data_of(run: Findings) -> str:
 
 
 def evaluation_of(run: Findings) -> str:
-    evaluate = run.config.evaluate
-    how = f"windows {evaluate.window} by {evaluate.strides()}" if evaluate.window else "whole image"
-    return f"{how}, last checkpoint, on {run.summary['evaluated_on']}"
+    return protocol(run.config)
 
 
 def areas(systems: Sequence[System]) -> tuple[tuple[float, float] | None, dict[str, dict[int, float]]]:

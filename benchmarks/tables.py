@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.options import Checkpoint
 from orchestrator.ahead import next_stage
+from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import read_recipe
@@ -25,6 +27,14 @@ def load_summary(run: Path) -> dict[str, Any]:
         hint = "no cycle is finished yet" if RunLayout(run).recipe.exists() else "not a run folder"
         raise UserError(f"{run}: {hint} (no summary.json)")
     return read_json(path)
+
+
+def protocol(config: RunConfig, checkpoint: Checkpoint = Checkpoint.last) -> str:
+    """How a run's mIoU is measured, in words."""
+    evaluate, how = config.evaluate, "whole image"
+    if evaluate.window:
+        how = "windows {}x{} by {}x{}".format(*evaluate.window, *evaluate.strides())
+    return f"{how}, {checkpoint.replace('_', ' ')} checkpoint, on {config.data.evaluate_on}"
 
 
 def outcome_table(summary: dict[str, Any]) -> Table:

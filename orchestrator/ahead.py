@@ -42,6 +42,8 @@ def pixels_left(config: RunConfig, total: int, spent: int) -> int:
 def spent_up(query: QuerySettings, grid: RegionGrid, left: int) -> bool:
     """Is there too little left for the smallest thing that a query could buy?"""
     areas = grid.areas()
+    if query.leaves_border_out:  # the smaller cells, where the size does not divide the image, lie there
+        areas = areas[~grid.border()]
     return bool(query.asked) and left < (areas.sum() if query.unit == "image" else areas.min())
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ MACHINE_KEYS = (
     "teacher.batch_size", "query.threads", "query.batch_size", "query.precision",
 )  # fmt: skip
 """How much of which machine a run uses; may change in mid-run with `--allow-drift`."""
+
+SEED_KEYS = ("seed", "reference", "train.validate_epochs", "evaluate.best_on_val")
+"""May differ between seeds of one recipe: beside the seed, none changes what a run queries or its last weights."""
 
 
 def provenance(index: DataIndex, backbone: Path, device: str = "unknown") -> dict[str, Any]:
@@ -83,6 +87,14 @@ def changed_keys(there: RunConfig, here: RunConfig) -> list[tuple[str, object, o
     """Keys of the recipe that differ, with both values."""
     old, new = flatten(there.model_dump(mode="json")), flatten(here.model_dump(mode="json"))
     return [(key, old.get(key), new[key]) for key in new if old.get(key) != new[key]]
+
+
+def recipe_difference(there: RunConfig, here: RunConfig, free: Sequence[str] = SEED_KEYS) -> str:
+    """`KEY is VALUE and VALUE` of the first key that makes two runs more than seeds of one recipe; empty where none
+    does.  Keys that match one of the `free` patterns do not count, nor do those that belong to a machine."""
+    free = (*free, *HARMLESS_KEYS, *MACHINE_KEYS)
+    changed = (one for one in changed_keys(there, here) if not any(fnmatch(one[0], pattern) for pattern in free))
+    return next((f"{key} is {old!r} and {new!r}" for key, old, new in changed), "")
 
 
 def _changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -149,6 +149,18 @@ def test_a_budget_is_kept_and_ends_the_run(toy_data, tmp_path):
     assert fractions[-1] > 0.25 - cell
 
 
+def test_a_budget_that_pays_no_cell_that_may_be_asked_about_is_spent(toy_data, tmp_path):
+    """The last row is 3 pixels high, the last column 4 wide: cheaper, but on the border, which no query asks about."""
+    changes = ("query.region_size=15", "query.exclude_border=true", "budget=0.22", "query.per_image=1")
+    summary = small_run(toy_data.root, tmp_path, *changes, "cycles=3", "train.epochs=2", "train.last_epochs=4")
+    left = int(0.22 * toy_data.num_images("train") * 48 * 64) - summary["cycles"][-1]["labelled_pixels"]
+    assert 3 * 4 <= left < 15 * 15
+    epochs = [json.loads((tmp_path / f"cycle-00{c}/checkpoint/meta.json").read_text())["history"] for c in (0, 1)]
+    assert [len(history) for history in epochs] == [2, 4]
+    assert len(summary["cycles"]) == 2
+    assert not (tmp_path / "cycle-001" / "scores").exists()
+
+
 def test_reaching_the_target_share_of_the_reference_ends_the_run(toy_data, tmp_path):
     """A target of one part in a thousand of the fully supervised mIoU is met by the teacher."""
     summary = small_run(toy_data.root, tmp_path, "reference=true", "stop_at=0.001", "train.epochs=1", "cycles=3")

@@ -6,15 +6,16 @@ import pytest
 
 from benchmarks.compare import RATE, Result, as_csv, as_markdown, compare_command, load, table
 from benchmarks.compare_systems import compare_any
-from benchmarks.curves import half_interval
+from benchmarks.curves import paired
 from benchmarks.options import Checkpoint
-from benchmarks.tables import print_outcome
+from benchmarks.tables import print_outcome, protocol
 from orchestrator.config import override
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
 from orchestrator.record import Record
 from querying.errors import UserError
 from querying.files import read_json, write_json
+from tests.small import small_config
 
 MIOU = {
     ("supervised", "1/16"): [0.50, 0.54, 0.52],
@@ -29,7 +30,9 @@ def results():
     for (method, split), values in MIOU.items():
         for seed, miou in enumerate(values):
             iou, labelled = {"road": miou + 0.1, "train": None}, f"set {split} {seed}"
-            found.append(Result(method, split, seed, miou, iou, 0.5, 20.0, labelled, "whole image"))
+            found.append(
+                Result(method, split, seed, miou, iou, 0.5, 20.0, labelled, "data", "whole image", small_config())
+            )
     return found
 
 
@@ -54,8 +57,8 @@ def test_only_common_seeds_are_paired():
 
 
 def test_an_interval_needs_two_numbers_and_approaches_the_normal_one():
-    assert half_interval([1.0]) is None
-    assert half_interval([0.0, 2.0] * 500) == pytest.approx(1.96 / 1000**0.5, rel=1e-2)
+    assert paired([1.0]).half_interval is None
+    assert paired([0.0, 2.0] * 500).half_interval == pytest.approx(1.96 / 1000**0.5, rel=1e-2)
 
 
 def test_markdown_and_csv_say_the_same():
@@ -65,6 +68,12 @@ def test_markdown_and_csv_say_the_same():
     rows = list(csv.DictReader(as_csv(results()).splitlines()))
     assert len(rows) == 8
     assert (rows[0]["miou"], rows[0]["road"], rows[0]["train"]) == ("50.000", "60.000", "")
+
+
+def test_a_protocol_names_window_stride_weights_and_split():
+    config = small_config("evaluate.window=[32,48]", "data.evaluate_on=val")
+    assert protocol(config) == "windows 32x48 by 22x32, last checkpoint, on val"
+    assert protocol(small_config(), Checkpoint.best_on_val) == "whole image, best on val checkpoint, on test"
 
 
 def test_an_unknown_row_is_named():
@@ -98,6 +107,12 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
     summary = read_json(path)
     write_json(path, {**summary, "labelled_set": {**summary["labelled_set"], "sha256": "other"}})
     with pytest.raises(UserError, match=r"mean_teacher 1/4 seed 0 and supervised 1/4 seed 0 differ in labelled set"):
+        load(out)
+    write_json(path, summary)
+    config, found_with = read_recipe(path.with_name("recipe.yaml"))
+    other = {**found_with, "data": {**found_with["data"], "sha256": "other"}}
+    write_recipe(path.with_name("recipe.yaml"), config, other)
+    with pytest.raises(UserError, match=r"mean_teacher 1/4 seed 0 and supervised 1/4 seed 0 differ in data"):
         load(out)
     write_json(path, {**summary, "finished": False})
     assert [one.method for one in load(out)] == ["mean_teacher"]
@@ -202,6 +217,25 @@ def test_a_run_where_no_cell_of_a_grid_lies_is_named(finished, tmp_path):
 def test_a_folder_without_cells_is_named(tmp_path):
     with pytest.raises(UserError, match="no finished cell"):
         load(tmp_path)
+
+
+def test_the_cells_of_a_method_have_one_recipe_but_for_what_a_cell_is(tmp_path, monkeypatch):
+    """What tells cells apart, what belongs to a machine, and how often somebody looks are no other recipe."""
+    [first] = [one for one in results() if (one.method, one.split) == ("cps", "1/8")]
+
+    def loading(name, *changes, split="1/8", seed=1, checkpoint=Checkpoint.last):
+        other = replace(first, split=split, seed=seed, config=small_config(f"seed={seed}", *changes))
+        stub_grid(tmp_path / name, [first, other], monkeypatch)
+        return load(tmp_path / name, checkpoint)
+
+    looks = ["train.validate_epochs=1", "evaluate.best_on_val=true"]
+    same = ["name=x", "initial.fraction=0.5", "initial.cover=true", "train.threads=2", "train.timeout=9", *looks]
+    assert len(loading("same", *same, split="1/2")) == 2
+    lr = r"lr: cps 1/8 seed 0 and cps 1/8 seed 1 are of two recipes: train.lr is \S+ and 0.5; another recipe needs"
+    with pytest.raises(UserError, match=lr):
+        loading("lr", "train.lr=0.5")
+    with pytest.raises(UserError, match=r"train\.validate_epochs is 0 and 1"):
+        loading("looks", *looks, checkpoint=Checkpoint.best_on_val)
 
 
 def test_another_protocol_is_not_compared(monkeypatch, tmp_path):

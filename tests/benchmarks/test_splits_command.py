@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.splits_command import splits_command
+from orchestrator.interrupt import PARENT
 from orchestrator.local_backend import LocalBackend
 from querying.errors import InfrastructureError, UserError
 from querying.files import read_json
@@ -68,6 +69,20 @@ def test_a_grid_that_failed_continues_with_the_cell_that_failed(toy_data, tmp_pa
     assert summaries[0]["labelled_set"] == summaries[1]["labelled_set"]  # the same images for every method
     assert summaries[0]["labelled_set"]["images"] == 6
     assert f"{100 * summaries[1]['cycles'][0]['miou']:.2f}" in shown
+
+
+def test_a_cell_side_by_side_reads_no_mask_for_what_its_parent_has_checked(toy_data, tmp_path, monkeypatch):
+    """A covering draw itself reads the masks once."""
+    from querying.oracle import SimulatedOracle
+
+    read, classes = [], SimulatedOracle.classes
+    monkeypatch.setattr(SimulatedOracle, "classes", lambda self: read.append("masks") or classes(self))
+    monkeypatch.setattr("benchmarks.splits_command.follow_parent", lambda: None)
+    grid(toy_data.root, tmp_path / "own", methods="supervised")
+    assert len(read) == 2
+    monkeypatch.setenv(PARENT, str(os.getppid()))
+    grid(toy_data.root, tmp_path / "child", methods="supervised")
+    assert len(read) == 3
 
 
 @pytest.mark.slow  # drives three processes

@@ -285,6 +285,20 @@ def test_mistakes_are_found_before_anything_starts(toy_data, tmp_path, space):
     assert not out.exists()
 
 
+def test_the_first_images_of_every_sample_are_found_before_anything_starts(toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.sweep_command.started", lambda *_: pytest.fail("too late"))
+    names, space = tmp_path / "names.txt", tmp_path / "space.yaml"
+    names.write_text("nosuch\n")
+    for text, message in (
+        (f"initial.list: {{grid: [{names}]}}", r"initial\.list=\S+names\.txt: nosuch: no image of the train split"),
+        ("initial.cover: {grid: [false, true]}", r"initial\.cover=true: with seed 1 it takes \d images"),
+    ):
+        space.write_text(text)
+        with pytest.raises(UserError, match=message):
+            sweep(toy_data.root, tmp_path / "out", space, "initial.images=1", "seed=1", count=None, search="grid")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.filterwarnings("ignore")

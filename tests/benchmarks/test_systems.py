@@ -251,6 +251,22 @@ def test_what_can_not_be_compared_is_named(others, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_of_one_name_are_seeds_of_one_recipe(others, tmp_path):
+    """Training on all labels too, looking at val and what belongs to a machine are no other recipe."""
+    copy = shutil.copytree(others[2], tmp_path / "copy")
+    config, provenance = read_recipe(copy / "recipe.yaml")
+    same = ["seed=5", "reference=false", "train.validate_epochs=1", "train.threads=2", "train.timeout=9"]
+    write_recipe(copy / "recipe.yaml", override(config, same), provenance)
+    [system] = load_systems([others[2], copy])
+    assert sorted(system.seeds) == [0, 5]
+    write_recipe(copy / "recipe.yaml", override(config, ["seed=5", "query.acquisition=random"]), provenance)
+    message = r"rival-0 and \S+copy are both rival, but query.acquisition is 'entropy' and 'random': .*name=NEW"
+    with pytest.raises(UserError, match=message):
+        load_systems([others[2], copy])
+    write_recipe(copy / "recipe.yaml", override(config, ["name=new", "query.acquisition=random"]), provenance)
+    assert [system.name for system in load_systems([others[2], copy])] == ["rival", "new"]
+
+
 def test_a_system_of_one_cycle_has_no_area_and_no_overlap(others, tmp_path):
     copy = shutil.copytree(others[0], tmp_path / "once")
     config, provenance = read_recipe(copy / "recipe.yaml")
