@@ -34,8 +34,10 @@ MACHINE_KEYS = (
 )  # fmt: skip
 """How much of which machine a run uses; may change in mid-run with `--allow-drift`."""
 
-SEED_KEYS = ("seed", "reference", "train.validate_epochs", "evaluate.best_on_val")
-"""May differ between seeds of one recipe: beside the seed, none changes what a run queries or its last weights."""
+BATCH_KEYS = ("train.batch_size", "train.batch_size_unlabelled", "teacher.batch_size")
+"""Of the machine's keys, those that make another training: a larger step can be worth more than a query."""
+SEED_KEYS = ("seed", "initial.list", "reference", "train.validate_epochs", "evaluate.best_on_val")
+"""May differ between seeds of one recipe: what a seed or a list draws, and what changes nothing that is trained."""
 
 
 def provenance(index: DataIndex, backbone: Path, device: str = "unknown") -> dict[str, Any]:
@@ -91,8 +93,8 @@ def changed_keys(there: RunConfig, here: RunConfig) -> list[tuple[str, object, o
 
 def recipe_difference(there: RunConfig, here: RunConfig, free: Sequence[str] = SEED_KEYS) -> str:
     """`KEY is VALUE and VALUE` of the first key that makes two runs more than seeds of one recipe; empty where none
-    does.  Keys that match one of the `free` patterns do not count, nor do those that belong to a machine."""
-    free = (*free, *HARMLESS_KEYS, *MACHINE_KEYS)
+    does.  Keys that match one of the `free` patterns do not count, nor do those of a machine but for batch sizes."""
+    free = (*free, *HARMLESS_KEYS, *(key for key in MACHINE_KEYS if key not in BATCH_KEYS))
     changed = (one for one in changed_keys(there, here) if not any(fnmatch(one[0], pattern) for pattern in free))
     return next((f"{key} is {old!r} and {new!r}" for key, old, new in changed), "")
 

@@ -255,14 +255,25 @@ def test_runs_of_one_name_are_seeds_of_one_recipe(others, tmp_path):
     """Training on all labels too, looking at val and what belongs to a machine are no other recipe."""
     copy = shutil.copytree(others[2], tmp_path / "copy")
     config, provenance = read_recipe(copy / "recipe.yaml")
-    same = ["seed=5", "reference=false", "train.validate_epochs=1", "train.threads=2", "train.timeout=9"]
+    same = [
+        "seed=5",
+        "reference=false",
+        "train.validate_epochs=1",
+        "train.threads=2",
+        "train.timeout=9",
+        "initial.list=l",
+    ]
     write_recipe(copy / "recipe.yaml", override(config, same), provenance)
     [system] = load_systems([others[2], copy])
     assert sorted(system.seeds) == [0, 5]
-    write_recipe(copy / "recipe.yaml", override(config, ["seed=5", "query.acquisition=random"]), provenance)
-    message = r"rival-0 and \S+copy are both rival, but query.acquisition is 'entropy' and 'random': .*name=NEW"
-    with pytest.raises(UserError, match=message):
-        load_systems([others[2], copy])
+    batch = config.train.batch_size
+    for changed, what in (
+        ("query.acquisition=random", "query.acquisition is 'entropy' and 'random'"),
+        (f"train.batch_size={batch + 2}", f"train.batch_size is {batch} and {batch + 2}"),
+    ):
+        write_recipe(copy / "recipe.yaml", override(config, ["seed=5", changed]), provenance)
+        with pytest.raises(UserError, match=rf"rival-0 and \S+copy are both rival, but {what}: .*name=NEW"):
+            load_systems([others[2], copy])
     write_recipe(copy / "recipe.yaml", override(config, ["name=new", "query.acquisition=random"]), provenance)
     assert [system.name for system in load_systems([others[2], copy])] == ["rival", "new"]
 
