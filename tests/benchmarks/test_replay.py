@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 import querying.shards
 from benchmarks.ingest import ingest
 from benchmarks.replay import rank_agreement, replay_command
-from benchmarks.systems import masked
 from orchestrator.layout import RunLayout
 from querying.errors import UserError
 from querying.ledger import Ledger
@@ -114,7 +113,7 @@ def test_nothing_that_the_run_has_bought_is_asked_for_on_another_grid(finished, 
     height, width = 48, 64
     theirs = RegionGrid(height, width, small_config().query.region_size)
     ours = RegionGrid(height, width, size)
-    bought = {i: masked(theirs, regions) for i, regions in Ledger(layout.ledger).bought(1).items()}
+    bought = {i: theirs.mask(regions) for i, regions in Ledger(layout.ledger).bought(1).items()}
     whole = set(Ledger(layout.ledger).images(0))
     table = pq.read_table(tmp_path / "out/query-001.parquet")
     for image_id, region in zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True):
