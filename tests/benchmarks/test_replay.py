@@ -134,6 +134,13 @@ def test_the_rank_correlation_is_spearmans(finished, tmp_path):
     assert rank_agreement(first, second, grid) == pytest.approx(spearmanr(*zip(*pairs, strict=True))[0])
 
 
+def test_scores_that_are_all_equal_have_no_rank_correlation(tmp_path, monkeypatch):
+    """0.1 seven times has a standard deviation above 0 in float32."""
+    (tmp_path / "regions-00000.arrow").touch()
+    monkeypatch.setattr("querying.scores.read_scores", lambda path, n: (["a"], np.full((1, n), 0.1, np.float32)))
+    assert rank_agreement(tmp_path, tmp_path, 7) is None
+
+
 def test_what_can_not_be_asked_again_is_named(finished, toy_data, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"train\.lr=1: a replay changes keys of `query` alone"):
