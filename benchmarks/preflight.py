@@ -13,6 +13,7 @@ from orchestrator.layout import RunLayout
 from orchestrator.provenance import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
+from querying.files import user_path
 from querying.oracle import SimulatedOracle
 from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
@@ -104,7 +105,7 @@ def with_local_list(config: RunConfig) -> RunConfig:
     source = config.initial.list
     if source is None or source in shipped_lists():
         return config
-    path = str(Path(source).expanduser().resolve())
+    path = str(user_path("initial.list", source).resolve())
     return config.model_copy(update={"initial": config.initial.model_copy(update={"list": path})})
 
 
@@ -113,7 +114,7 @@ def with_local_weights(config: RunConfig) -> RunConfig:
     weights = config.model.weights
     if weights in ("none", "imagenet"):
         return config
-    path = Path(weights).expanduser().resolve()
+    path = user_path("model.weights", weights).resolve()
     if path.is_dir():
         found = sorted(path.glob(f"{config.model.backbone}*.safetensors"))
         if not found:

@@ -94,6 +94,11 @@ def test_a_wrong_list_is_named_in_one_line(tmp_path, text, message):
     assert f"initial.list={path}" in str(error.value)
 
 
+def test_a_list_of_a_home_folder_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"^initial\.list=~nobody_here/x\.txt: ~nobody_here is no home folder here$"):
+        read_list("~nobody_here/x.txt")
+
+
 def test_a_missing_list_says_which_there_are():
     with pytest.raises(UserError, match=r"initial.list=cityscapes/cps/1_3.*cityscapes/u2pl/1_8"):
         read_list("cityscapes/cps/1_3")
