@@ -92,7 +92,7 @@ def read_list(source: str) -> tuple[list[str], str]:
     path = LISTS / f"{source}.txt" if source in shipped_lists() else user_path("initial.list", source)
     try:
         content = path.read_bytes()
-        lines = content.decode().splitlines()
+        lines = content.decode("utf-8-sig").splitlines()  # Windows editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(shipped_lists())
         raise UserError(f"initial.list={source}: cannot be read ({error}); lists that come along: {known}") from None

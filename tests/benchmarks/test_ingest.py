@@ -75,11 +75,17 @@ def test_camvid_becomes_shards_with_void_at_255_and_nothing_else_changed(tmp_pat
     assert [path.name for path in (tmp_path / "deep/down").iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("prefix", ["", "/SegNet/CamVid/"])
-def test_lists_decide_which_camvid_images_are_taken_and_in_which_order(tmp_path: Path, prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "encoding"),
+    [("", "utf-8"), ("/SegNet/CamVid/", "utf-8"), ("", "utf-8-sig")],  # as Windows editors save
+)
+def test_lists_decide_which_camvid_images_are_taken_and_in_which_order(
+    tmp_path: Path, prefix: str, encoding: str
+) -> None:
     src = camvid_tree(tmp_path / "raw")
     names = ["s_003", "s_000", "s_004"]
-    (src / "train.txt").write_text("".join(f"{prefix}train/{n}.png {prefix}trainannot/{n}.png\n" for n in names))
+    lines = "".join(f"{prefix}train/{n}.png {prefix}trainannot/{n}.png\n" for n in names)
+    (src / "train.txt").write_text(lines, encoding=encoding)
     index = ingest("camvid", src, tmp_path / "out", size=None)
     assert [name for name, _, _ in images_and_masks(index, "train")] == names
 

@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import shutil
 
@@ -71,6 +72,14 @@ def test_uni_match_and_u2pl_lists_are_read_as_they_are(tmp_path, line):
     (tmp_path / "labeled.txt").write_text(f"{line}\r\n\n")
     names, _ = read_list(str(tmp_path / "labeled.txt"))
     assert find_ids(names, ["ulm_1", "jena_000078_000019"], where="x") == ["jena_000078_000019"]
+
+
+def test_a_list_of_a_windows_editor_has_its_first_image_and_the_hash_of_its_bytes(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("a.png\r\nb.png\r\n", encoding="utf-8-sig", newline="")
+    names, digest = read_list(str(path))
+    assert find_ids(names, ["a", "b"], where="x") == ["a", "b"]
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_longest_name_that_is_an_image_counts():
