@@ -11,7 +11,7 @@ from orchestrator.config import RunConfig
 from orchestrator.initial import draw, find_ids, initial_count, read_list, shipped_lists
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
-from orchestrator.recipe_file import read_recipe, recipe_copy
+from orchestrator.recipe_file import is_run, read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
 from querying.files import user_path
 from querying.oracle import SimulatedOracle
@@ -128,8 +128,7 @@ def with_local_weights(config: RunConfig) -> RunConfig:
 def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout, *, allow_drift: bool = False) -> None:
     """UserError lists what differs from the run that already lives in the folder; `allow_drift` admits another share
     of another machine."""
-    copy = recipe_copy(layout.recipe)
-    if not layout.recipe.exists() and not copy.exists():
+    if not is_run(layout.root):
         # A run that was stopped before it had its recipe leaves these.
         begun = ("run.lock", ".tmp", "backbone.safetensors", "damaged-")
         if layout.root.is_dir() and any(not path.name.startswith(begun) for path in layout.root.iterdir()):
@@ -138,7 +137,7 @@ def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout, *, al
     try:
         started, provenance = read_recipe(layout.recipe)
     except DamagedError:
-        started, provenance = read_recipe(copy)
+        started, provenance = read_recipe(recipe_copy(layout.recipe))
     changed = {
         key: f"{key} is {there!r} there, {here!r} here"
         for key, there, here in changed_keys(started, config)

@@ -1,10 +1,16 @@
 """The first weights of a run: copied once, checked at every start."""
 
+import shutil
+
 import pytest
 from safetensors.torch import save_file
 
+from benchmarks.compare_systems import compare_any
+from benchmarks.deploy import find_checkpoint
+from benchmarks.options import Checkpoint
 from benchmarks.preflight import check_same_run
 from benchmarks.run_command import _prepare_backbone, _provenance, run_command
+from benchmarks.tables import load_summary, status_command
 from orchestrator.config import override
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import recipe_copy, restore_recipe, write_recipe
@@ -66,6 +72,21 @@ def test_a_damaged_recipe_is_taken_from_its_copy(started, toy_data, capsys, how)
     restore_recipe(layout.recipe)
     assert layout.recipe.read_bytes() == before
     assert "taken from its copy" in capsys.readouterr().out
+
+
+def test_a_run_whose_recipe_is_lost_is_a_run_and_damaged(started, finished, tmp_path):
+    _, layout, _ = started
+    layout.recipe.unlink()
+    with pytest.raises(DamagedError, match=r"recipe\.yaml: does not exist"):
+        status_command(layout.root)
+    with pytest.raises(UserError, match="no cycle is finished yet"):
+        load_summary(layout.root)
+    with pytest.raises(UserError, match="no cycle is trained yet"):
+        find_checkpoint(layout.root, None)
+    other = shutil.copytree(finished, tmp_path / "other")
+    (other / "recipe.yaml").unlink()
+    with pytest.raises(DamagedError, match=r"recipe\.yaml: does not exist"):
+        compare_any([finished, other], tmp_path / "compare", None, "none", Checkpoint.last)
 
 
 @pytest.mark.parametrize("how", ["flip", "remove"])
