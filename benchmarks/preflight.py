@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 from orchestrator.config import RunConfig
 from orchestrator.initial import draw, find_ids, initial_count, read_list, shipped_lists
@@ -24,10 +23,10 @@ from training.settings import VAL_SPLIT
 ANSWER_WITHIN_S = 3.0
 
 
-def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = None) -> None:
+def check_data(config: RunConfig, index: DataIndex, decided: bool = False) -> None:
     """UserError where the recipe does not fit the data: found before anything is written or trained.
 
-    Where `labelled_set` exists, the first images are decided, and the list that they came from may be gone.
+    Where the first images are `decided` (see `RunLayout`), the list that they came from may be gone.
     """
     expected = config.data
     if expected.dataset and index.name != expected.dataset:
@@ -55,7 +54,7 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
         raise UserError(f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
     if config.reference and masked < images:
         raise UserError(f"reference=true: {images - masked} of {images} train images have no mask; set reference=false")
-    if labelled_set is None or not labelled_set.exists():
+    if not decided:
         _check_first(config, images, masked)
     for split in [config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]:
         for shard in index.shards(split):

@@ -57,7 +57,7 @@ def replay_command(
         index, why = find_data(found)
         if not index:
             raise UserError(f"{run}: {why} Name it with --data")
-    check_data(config, index, found.layout.labelled_set)
+    check_data(config, index, found.layout.decided)
     check_backend(backend, address)
     cycles = [row["cycle"] for row in found.cycles if (found.layout.query(row["cycle"]) / "query.parquet").exists()]
     if not cycles:

@@ -65,9 +65,9 @@ def splits_command(
     data = data or generated(base, out)
     index = DataIndex.load(data)
     for one in cells:  # every mistake before the first training
-        check_data(one.config, index, one.layout.labelled_set)
+        check_data(one.config, index, one.layout.decided)
         check_same_run(one.config, index, one.layout)
-    check_first_images([one.config for one in cells if not one.layout.labelled_set.exists()], index)
+    check_first_images([one.config for one in cells if not one.layout.decided], index)
 
     from orchestrator.progress import shown
 

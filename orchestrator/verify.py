@@ -52,7 +52,7 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
     for part in (layout, layout.reference):
-        if part.labelled_set.exists() or Ledger(part.ledger).has(0):
+        if part.decided:
             yield from _sealed(partial(read_json, part.labelled_set))
     yield from _audit_model(layout.root)
     expected = list(_audit_cycles(layout, "main"))

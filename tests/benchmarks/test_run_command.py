@@ -16,7 +16,8 @@ from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import recipe_copy, restore_recipe, write_recipe
 from orchestrator.verify import audit_run
 from querying.errors import DamagedError, UserError
-from tests.small import small_config
+from querying.files import read_json
+from tests.small import small_config, small_run
 from training.model import build_model
 from training.settings import ModelSettings
 
@@ -108,6 +109,24 @@ def test_a_list_that_names_an_unknown_image_leaves_nothing_behind(toy_data, tmp_
     with pytest.raises(UserError, match=r"list\.txt: no_such_image: no image of the train split that has a mask"):
         run_command("toy_splits", words, toy_data.root, tmp_path / "run", "local", None, "none")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("how", ["gone", "edited"])
+def test_a_run_whose_labelled_set_and_list_are_lost_goes_on_from_its_ledger(toy_data, tmp_path, monkeypatch, how):
+    names, layout = tmp_path / "list.txt", RunLayout(tmp_path / "run")
+    names.write_text("train_00001\ntrain_00002\n")
+    words = (f"initial.list={names}", "train.epochs=1", "cycles=0")
+    (tmp_path / "recipe.yaml").write_text(small_config(*words).to_yaml())
+    small_run(toy_data.root, layout.root, *words)
+    write_recipe(layout.recipe, small_config(*words), _provenance(toy_data, layout.backbone))
+    layout.labelled_set.unlink()
+    names.unlink() if how == "gone" else names.write_text("no_such_image\n")
+    launched = []
+    monkeypatch.setattr("benchmarks.run_command._launch", lambda *args: launched.append(args))
+    run_command(str(tmp_path / "recipe.yaml"), [], toy_data.root, layout.root, "local", None, "none")
+    assert launched
+    small_run(toy_data.root, layout.root, *words)
+    assert read_json(layout.labelled_set)["ids"] == ["train_00001", "train_00002"]
 
 
 def test_a_run_that_was_stopped_before_it_had_a_recipe_can_be_started_again(started, toy_data):
