@@ -27,6 +27,7 @@ from benchmarks.systems import (
 )
 from benchmarks.systems_figures import draw_bought, draw_curves
 from orchestrator.mlflow_store import log_systems
+from orchestrator.recipe_file import is_run
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
 from querying.files import check_folder, make_folder, write_text
@@ -45,7 +46,7 @@ def compare_any(
             raise UserError(f"--checkpoint {checkpoint}: of a sweep's trials, the last checkpoints are compared")
         sweep_again(paths[0], out, tracking)
         return
-    runs = [path for path in paths if (path / "recipe.yaml").exists()]
+    runs = [path for path in paths if is_run(path)]
     if not runs and len(paths) == 1:
         compare_command(paths[0], out, against, tracking, checkpoint)
         return

@@ -26,6 +26,7 @@ from benchmarks.drawing import blend
 from benchmarks.images import read_rgb, resize_image
 from orchestrator.layout import RunLayout
 from orchestrator.progress import shown
+from orchestrator.recipe_file import is_run
 from querying.codecs import UInt8
 from querying.errors import InfrastructureError, UserError
 from querying.files import check_folder, read_json, written
@@ -86,7 +87,7 @@ def find_checkpoint(run: Path, cycle: int | None) -> Path:
         int(folder.parent.name.removeprefix("cycle-")) for folder in run.glob("cycle-[0-9][0-9][0-9]/checkpoint")
     )
     if not cycles:
-        hint = "no cycle is trained yet" if layout.recipe.exists() else "not a run folder"
+        hint = "no cycle is trained yet" if is_run(run) else "not a run folder"
         raise UserError(f"{run}: {hint} (no cycle-*/checkpoint)")
     if cycle is not None and cycle not in cycles:
         raise UserError(f"{run}: no model of cycle {cycle}; there are {', '.join(map(str, cycles))}")

@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import shutil
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ from benchmarks.datasets import camvid, cityscapes, folder, toy
 from benchmarks.datasets.source import Checked, Pixels, RawDataset, Sample
 from benchmarks.images import Size, resize_image, resize_mask
 from querying.errors import InfrastructureError, UserError
-from querying.files import sync
+from querying.files import check_folder, make_folder, sync
 from querying.shard_writer import ShardWriter
 from querying.shards import ENCODINGS, DataIndex, Shard
 
@@ -70,7 +71,7 @@ def ingest(
             try:
                 return _write(raw, dst, (height, width), source, shard_size, encoding, progress, pool)
             except OSError as error:
-                made = _existing(dst) if error.errno == errno.ENOTEMPTY else None
+                made = _existing(dst) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else None
                 if made is None:
                     raise
                 return _same(made, planned, dst)  # another process was faster
@@ -188,44 +189,48 @@ def _write(
 ) -> DataIndex:
     """Build everything in a folder beside `dst` and rename it."""
     target = dst.resolve()
-    staging = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    check_folder(target.parent)
     total = sum(map(len, raw.splits.values()))
     try:
-        staging.mkdir(parents=True)
-        if encoding == "ppm":
-            _check_space(staging, total * size[0] * size[1] * 3)
-        done = itertools.count(1)
-        splits: dict[str, tuple[Shard, ...]] = {}
-        for split, samples in raw.splits.items():
-            writer = ShardWriter(staging, split, num_classes=len(raw.classes), shard_size=shard_size, encoding=encoding)
-            with writer:
-                read = _ordered(pool, lambda sample: _read(sample, size), samples)
-                for sample, (image_HWC, mask_HW) in zip(samples, read, strict=True):
-                    writer.add(sample.image_id, image_HWC, mask_HW)
-                    if progress:
-                        progress(next(done), total)
-            splits[split] = writer.close()
-        palette = tuple(raw.palette)
-        DataIndex(staging, raw.name, tuple(raw.classes), palette, *size, encoding, source, splits).save()
-        for folder_ in (staging / "images", staging / "truth", staging):
-            sync(folder_)
-        os.replace(staging, target)
-        sync(target.parent)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        make_folder(target.parent)
+        with tempfile.TemporaryDirectory(
+            prefix=f"{target.name}.tmp-", dir=target.parent, ignore_cleanup_errors=True
+        ) as own:
+            staging = Path(own) / target.name  # made by us, so with the permissions of any folder
+            staging.mkdir()
+            if encoding == "ppm":
+                _check_space(target.parent, total * size[0] * size[1] * 3)
+            done = itertools.count(1)
+            splits: dict[str, tuple[Shard, ...]] = {}
+            for split, samples in raw.splits.items():
+                with ShardWriter(
+                    staging, split, num_classes=len(raw.classes), shard_size=shard_size, encoding=encoding
+                ) as writer:
+                    read = _ordered(pool, lambda sample: _read(sample, size), samples)
+                    for sample, (image_HWC, mask_HW) in zip(samples, read, strict=True):
+                        writer.add(sample.image_id, image_HWC, mask_HW)
+                        if progress:
+                            progress(next(done), total)
+                splits[split] = writer.close()
+            palette = tuple(raw.palette)
+            DataIndex(staging, raw.name, tuple(raw.classes), palette, *size, encoding, source, splits).save()
+            for folder_ in (staging / "images", staging / "truth", staging):
+                sync(folder_)
+            os.replace(staging, target)
+            sync(target.parent)
+    except (PermissionError, NotADirectoryError) as error:
         raise UserError(f"{dst}: can not be written: {error.strerror}") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise InfrastructureError(f"{dst}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return DataIndex.load(dst)
 
 
 def _check_space(folder_: Path, needed: int) -> None:
     free = shutil.disk_usage(folder_).free
     if free < needed:
-        raise InfrastructureError(f"{folder_.parent}: needs {needed / 1e9:.1f} GB, has {free / 1e9:.1f} GB free")
+        raise InfrastructureError(f"{folder_}: needs {needed / 1e9:.1f} GB, has {free / 1e9:.1f} GB free")
 
 
 def _read(sample: Sample, size: Size) -> Pixels:

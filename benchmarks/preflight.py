@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 from orchestrator.config import RunConfig
 from orchestrator.initial import draw, find_ids, initial_count, read_list, shipped_lists
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
-from orchestrator.recipe_file import read_recipe, recipe_copy
+from orchestrator.recipe_file import is_run, read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
+from querying.files import user_path
 from querying.oracle import SimulatedOracle
 from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
@@ -23,10 +23,10 @@ from training.settings import VAL_SPLIT
 ANSWER_WITHIN_S = 3.0
 
 
-def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = None) -> None:
+def check_data(config: RunConfig, index: DataIndex, decided: bool = False) -> None:
     """UserError where the recipe does not fit the data: found before anything is written or trained.
 
-    Where `labelled_set` exists, the first images are decided, and the list that they came from may be gone.
+    Where the first images are `decided` (see `RunLayout`), the list that they came from may be gone.
     """
     expected = config.data
     if expected.dataset and index.name != expected.dataset:
@@ -54,7 +54,7 @@ def check_data(config: RunConfig, index: DataIndex, labelled_set: Path | None = 
         raise UserError(f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
     if config.reference and masked < images:
         raise UserError(f"reference=true: {images - masked} of {images} train images have no mask; set reference=false")
-    if labelled_set is None or not labelled_set.exists():
+    if not decided:
         _check_first(config, images, masked)
     for split in [config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]:
         for shard in index.shards(split):
@@ -104,7 +104,7 @@ def with_local_list(config: RunConfig) -> RunConfig:
     source = config.initial.list
     if source is None or source in shipped_lists():
         return config
-    path = str(Path(source).expanduser().resolve())
+    path = str(user_path("initial.list", source).resolve())
     return config.model_copy(update={"initial": config.initial.model_copy(update={"list": path})})
 
 
@@ -113,7 +113,7 @@ def with_local_weights(config: RunConfig) -> RunConfig:
     weights = config.model.weights
     if weights in ("none", "imagenet"):
         return config
-    path = Path(weights).expanduser().resolve()
+    path = user_path("model.weights", weights).resolve()
     if path.is_dir():
         found = sorted(path.glob(f"{config.model.backbone}*.safetensors"))
         if not found:
@@ -127,8 +127,7 @@ def with_local_weights(config: RunConfig) -> RunConfig:
 def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout, *, allow_drift: bool = False) -> None:
     """UserError lists what differs from the run that already lives in the folder; `allow_drift` admits another share
     of another machine."""
-    copy = recipe_copy(layout.recipe)
-    if not layout.recipe.exists() and not copy.exists():
+    if not is_run(layout.root):
         # A run that was stopped before it had its recipe leaves these.
         begun = ("run.lock", ".tmp", "backbone.safetensors", "damaged-")
         if layout.root.is_dir() and any(not path.name.startswith(begun) for path in layout.root.iterdir()):
@@ -137,7 +136,7 @@ def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout, *, al
     try:
         started, provenance = read_recipe(layout.recipe)
     except DamagedError:
-        started, provenance = read_recipe(copy)
+        started, provenance = read_recipe(recipe_copy(layout.recipe))
     changed = {
         key: f"{key} is {there!r} there, {here!r} here"
         for key, there, here in changed_keys(started, config)

@@ -57,7 +57,7 @@ def replay_command(
         index, why = find_data(found)
         if not index:
             raise UserError(f"{run}: {why} Name it with --data")
-    check_data(config, index, found.layout.labelled_set)
+    check_data(config, index, found.layout.decided)
     check_backend(backend, address)
     cycles = [row["cycle"] for row in found.cycles if (found.layout.query(row["cycle"]) / "query.parquet").exists()]
     if not cycles:
@@ -111,7 +111,7 @@ def _regions(query: pa.Table) -> Mapping[str, list[int]]:
 
 def rank_agreement(first: Path, second: Path, num_regions: int) -> float | None:
     """Spearman's rho of two folders of scores over the cells that are eligible in both; None below three of them."""
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
     from querying.scores import read_scores
 
@@ -126,9 +126,9 @@ def rank_agreement(first: Path, second: Path, num_regions: int) -> float | None:
         pairs[0].append(a_NR[both_NR])
         pairs[1].append(b_NR[both_NR])
     x, y = (np.concatenate(part) if part else np.zeros(0) for part in pairs)
-    if len(x) < 3 or x.std() == 0 or y.std() == 0:
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(spearmanr(x, y).statistic)
 
 
 def as_markdown(rows: Sequence[Replayed], before: RunConfig, after: RunConfig) -> str:

@@ -44,8 +44,8 @@ def run_command(
     config = with_local_list(with_local_weights(config))
     index = DataIndex.load(data or generated(config, out))
     layout = RunLayout(out)
-    check_data(config, index, layout.labelled_set)
-    if not layout.labelled_set.exists():
+    check_data(config, index, layout.decided)
+    if not layout.decided:
         check_first_images([config], index)
     check_same_run(config, index, layout, allow_drift=allow_drift)
     uri = chosen_uri(tracking, out)

@@ -67,10 +67,10 @@ def splits_command(
     data = data or generated(base, out)
     index = DataIndex.load(data)
     for one in cells:  # every mistake before the first training
-        check_data(one.config, index, one.layout.labelled_set)
+        check_data(one.config, index, one.layout.decided)
         check_same_run(one.config, index, one.layout)
     if PARENT not in os.environ:  # the grid that started this cell has checked it: a cover reads every train mask
-        check_first_images([one.config for one in cells if not one.layout.labelled_set.exists()], index)
+        check_first_images([one.config for one in cells if not one.layout.decided], index)
 
     from orchestrator.progress import shown
 

@@ -164,7 +164,7 @@ def shared(
     """Pixels in regions of both, of those in either, 0..1; None where there is none.  The two grids may differ."""
     both = either = 0
     for image_id in first.keys() | second.keys():
-        a_HW, b_HW = masked(grid, first.get(image_id, ())), masked(other, second.get(image_id, ()))
+        a_HW, b_HW = grid.mask(first.get(image_id, ())), other.mask(second.get(image_id, ()))
         both += int((a_HW & b_HW).sum())
         either += int((a_HW | b_HW).sum())
     return both / either if either else None
@@ -185,14 +185,6 @@ def shares_bought(systems: Sequence[System]) -> dict[str, Mapping[str, float]]:
         each = [run.class_shares for run in system.runs]
         shares[system.name] = {name: mean(one[name] for one in each) for name in first.classes}
     return shares
-
-
-def masked(grid: RegionGrid, regions: Sequence[int]) -> np.ndarray:
-    """True for the pixels of these regions, bool (H, W)."""
-    mask_HW = np.zeros((grid.height, grid.width), bool)
-    for region in regions:
-        mask_HW[grid.box(region)] = True
-    return mask_HW
 
 
 def segments(ledger: Ledger, cycle: int, grid: RegionGrid) -> int:

@@ -14,7 +14,7 @@ from orchestrator.ahead import next_stage
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
-from orchestrator.recipe_file import read_recipe
+from orchestrator.recipe_file import is_run, read_recipe
 from querying.errors import UserError
 from querying.files import read_json
 from querying.shown import redacted
@@ -24,7 +24,7 @@ def load_summary(run: Path) -> dict[str, Any]:
     """`summary.json` of a run folder.  UserError where there is none yet, DamagedError where it was altered."""
     path = RunLayout(run).summary
     if not path.exists():
-        hint = "no cycle is finished yet" if RunLayout(run).recipe.exists() else "not a run folder"
+        hint = "no cycle is finished yet" if is_run(run) else "not a run folder"
         raise UserError(f"{run}: {hint} (no summary.json)")
     return read_json(path)
 
@@ -94,7 +94,7 @@ def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
 def status_command(run: Path) -> None:
     """Print the finished cycles and what comes next."""
     layout = RunLayout(run)
-    if not layout.recipe.exists():
+    if not is_run(run):
         raise UserError(f"{run}: not a run folder (no recipe.yaml)")
     finished = False
     if layout.summary.exists():

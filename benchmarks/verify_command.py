@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.layout import RunLayout
-from orchestrator.recipe_file import recipe_copy
+from orchestrator.recipe_file import is_run
 from orchestrator.verify import audit_run
 from querying.errors import DamagedError, UserError
 from querying.shards import DataIndex, verify
@@ -13,9 +13,8 @@ from querying.shards import DataIndex, verify
 
 def verify_command(path: Path) -> None:
     """Print every problem; DamagedError with the first and their number where there are any."""
-    layout = RunLayout(path)
-    if layout.recipe.exists() or recipe_copy(layout.recipe).exists():
-        found, remedy = list(audit_run(layout)), "the same `s4al run` again sets it aside and makes it anew"
+    if is_run(path):
+        found, remedy = list(audit_run(RunLayout(path))), "the same `s4al run` again sets it aside and makes it anew"
     elif (path / "index.json").exists():
         found, remedy = list(verify(DataIndex.load(path, shards_too=False))), "ingest again"
     else:

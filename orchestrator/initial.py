@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.config import RunConfig
 from orchestrator.manifest import set_aside
 from querying.errors import DamagedError, UserError
-from querying.files import read_json, write_json
+from querying.files import read_json, user_path, write_json
 from querying.oracle import SimulatedOracle
 
 LISTS = Path(__file__).parent / "split_lists"
@@ -89,10 +89,10 @@ def read_list(source: str) -> tuple[list[str], str]:
     A line's first column is the image; so UniMatch's (image and mask) and U2PL's (image) files can be read as they
     are.  UserError where there is no such list, it is empty, or a name is in it twice.
     """
-    path = LISTS / f"{source}.txt" if source in shipped_lists() else Path(source).expanduser()
+    path = LISTS / f"{source}.txt" if source in shipped_lists() else user_path("initial.list", source)
     try:
         content = path.read_bytes()
-        lines = content.decode().splitlines()
+        lines = content.decode("utf-8-sig").splitlines()  # Windows editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(shipped_lists())
         raise UserError(f"initial.list={source}: cannot be read ({error}); lists that come along: {known}") from None

@@ -14,6 +14,7 @@ from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
 from querying.files import check_folder, make_folder, read_json, sync, write_json
+from querying.ledger import Ledger
 from querying.reliability import RELIABILITY
 
 ATTEMPT = "attempt.json"
@@ -46,6 +47,11 @@ class RunLayout:
     def labelled_set(self) -> Path:
         """The images of cycle 0, decided once."""
         return self.root / "labelled_set.json"
+
+    @property
+    def decided(self) -> bool:
+        """Are they?  Then nothing that they came from is needed any more: a lost file is made from the ledger."""
+        return self.labelled_set.exists() or Ledger(self.ledger).has(0)
 
     @property
     def backbone(self) -> Path:

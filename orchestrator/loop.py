@@ -76,9 +76,10 @@ def run(
         evaluate = partial(stages.evaluate, cycle)
         publish(layout.evaluation(cycle), evaluate, inputs=inputs("evaluate", cycle))
         rows.append(cycle_row(layout, ledger, index, cycle, scored=False))
-        record.log({**evaluation_key(layout.evaluation(cycle), name, cycle), **flat_numbers(rows[-1])})
         if len(rows) > known:  # a summary that says more is not replaced by one that says less
             write_summary(layout, config, rows, supervised, finished=False)
+        # After the summary: `s4al verify` misses one that has not what the record has.
+        record.log({**evaluation_key(layout.evaluation(cycle), name, cycle), **flat_numbers(rows[-1])})
         mirror.sync()
         progress.say(_headline(name, rows[-1]))
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from orchestrator.config import RunConfig, load_yaml
+from orchestrator.layout import RunLayout
 from orchestrator.manifest import set_aside
 from orchestrator.strict_yaml import parse_yaml
 from querying.errors import DamagedError
@@ -29,6 +30,12 @@ def write_recipe(path: Path, config: RunConfig, provenance: Mapping[str, Any]) -
 def recipe_copy(path: Path) -> Path:
     """Where the second one is."""
     return path.with_name(f".{path.name}.copy")
+
+
+def is_run(root: Path) -> bool:
+    """Is it a run folder?  One copy is enough: the same `s4al run` again makes the other from it."""
+    path = RunLayout(root).recipe
+    return path.exists() or recipe_copy(path).exists()
 
 
 def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:

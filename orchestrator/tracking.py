@@ -24,7 +24,6 @@ LOG = logging.getLogger(__name__)
 NOT_METRICS = (*KEY, "time")
 FINAL_WAIT_S = 30.0
 """So long may the end of a run wait for what is not copied yet."""
-MAX_PARAMS = 100  # that MLflow takes at a time
 
 
 class MlflowMirror:
@@ -170,8 +169,7 @@ class MlflowMirror:
         there = client.get_run(parent).data.params  # MLflow refuses another value, which a drift may have given one
         settings = flatten(self.config.model_dump(mode="json"))
         params = [Param(k, str(v)[:6000]) for k, v in settings.items() if k not in there]
-        for first in range(0, len(params), MAX_PARAMS):
-            client.log_batch(parent, params=params[first : first + MAX_PARAMS])
+        client.log_batch(parent, params=params)
         where = json.dumps({"uri": self.data["root"]})
         dataset = Dataset(self.data["name"], self.data["digest"][:36], "local", where)
         client.log_inputs(parent, [DatasetInput(dataset, [])])

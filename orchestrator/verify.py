@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -52,36 +52,59 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
     for part in (layout, layout.reference):
-        if part.labelled_set.exists() or Ledger(part.ledger).has(0):
+        if part.decided:
             yield from _sealed(partial(read_json, part.labelled_set))
     yield from _audit_model(layout.root)
-    expected = list(_audit_cycles(layout, "main"))
-    if layout.reference.root.is_dir():
-        expected += _audit_cycles(layout.reference, "reference")
-    yield from (line for line in expected if isinstance(line, str))
-    yield from _audit_record(layout.metrics, [row for row in expected if not isinstance(row, str)])
-
-
-def _audit_cycles(layout: RunLayout, name: str) -> Iterator[str | dict[str, Any]]:
-    """Problems of a run's stages, and the keys of the rows that its record must hold."""
-    ledger, listed = Ledger(layout.ledger), 0
+    rows: list[dict[str, Any]] | None = None
     try:
-        listed = len(read_json(layout.summary)["cycles"]) if layout.summary.exists() else 0
+        rows = list(read_record(layout.metrics))
     except DamagedError as error:
         yield str(error)
+    expected: list[dict[str, Any]] = []
+    for name, part in (("main", layout), ("reference", layout.reference)):
+        recorded = [row for row in rows or [] if row["run"] == name]
+        if recorded or part.root.is_dir():
+            for found in _audit_cycles(part, name, recorded):
+                if isinstance(found, str):
+                    yield found
+                else:
+                    expected.append(found)
+    if rows is not None:
+        yield from _audit_record(layout.metrics, rows, expected)
+
+
+def _audit_cycles(
+    layout: RunLayout, name: str, recorded: Sequence[Mapping[str, Any]]
+) -> Iterator[str | dict[str, Any]]:
+    """Problems of a run's stages, and the keys of the rows that its record must hold.
+
+    What is `recorded` was there: a row is written after its stage, that of an evaluation also after the summary.
+    """
+    ledger, listed, finished = Ledger(layout.ledger), 0, False
+    trained = max((row["cycle"] + 1 for row in recorded), default=0)
+    evaluated = max((row["cycle"] + 1 for row in recorded if row["stage"] == "evaluate"), default=0)
+    try:
+        if evaluated or layout.summary.exists():
+            summary = read_json(layout.summary)
+            listed, finished = len(summary["cycles"]), summary["finished"]
+            if listed < evaluated:
+                yield f"{layout.summary}: lists {listed} of the {evaluated} cycles that the record has"
+    except DamagedError as error:
+        yield str(error)
+    known = max(listed, trained)
     for cycle in itertools.count():
         folders = {stage: layout.cycle(cycle) / folder for stage, folder in STAGES.items()}
         made = [folder.exists() for folder in folders.values()]
         # Whatever comes later was made from all that comes earlier.
         needed = max([number + 1 for number, there in enumerate(made) if there], default=0)
-        if ledger.has(cycle + 1) or layout.cycle(cycle + 1).is_dir():
+        if ledger.has(cycle + 1) or layout.cycle(cycle + 1).is_dir() or cycle + 1 < known:
             needed = len(STAGES)
-        elif cycle < listed:
-            needed = max(needed, 2)
+        elif cycle < known:
+            needed = max(needed, 2 if cycle < max(listed, evaluated) else 1)
         if not ledger.has(cycle):
             if needed:
                 yield f"{ledger.path(cycle)}: does not exist"
-            if cycle >= listed:
+            if cycle >= known:
                 return
         else:
             yield from ledger.problems(cycle)
@@ -100,15 +123,14 @@ def _audit_cycles(layout: RunLayout, name: str) -> Iterator[str | dict[str, Any]
         if cycle < listed:
             with suppress(DamagedError):
                 yield from epoch_rows(layout.checkpoint(cycle), name, cycle)
-                yield evaluation_key(layout.evaluation(cycle), name, cycle)
+                if finished or cycle + 1 < listed:  # the row of the last one comes after the summary
+                    yield evaluation_key(layout.evaluation(cycle), name, cycle)
 
 
-def _audit_record(path: Path, expected: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    try:
-        there = {row_key(row): row.get("from") for row in read_record(path)}
-    except DamagedError as error:
-        yield str(error)
-        return
+def _audit_record(
+    path: Path, rows: Iterable[Mapping[str, Any]], expected: Iterable[Mapping[str, Any]]
+) -> Iterator[str]:
+    there = {row_key(row): row.get("from") for row in rows}
     missing = [row for row in expected if not same_result(row, there)]
     if missing:
         first = ", ".join(f"{name} {missing[0][name]}" for name in KEY if name in missing[0])

@@ -96,6 +96,14 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
+def user_path(key: str, value: str) -> Path:
+    """A path with `~` and `~name` spelled out.  UserError names the `key` where there is no such user."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}={value}: {value.partition('/')[0]} is no home folder here") from None
+
+
 def check_folder(path: Path) -> None:
     """UserError where a command could not write into the folder, which need not be there; makes nothing."""
     try:

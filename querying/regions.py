@@ -5,7 +5,7 @@ Shape suffixes: B = images, H and W = pixels, R = regions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,15 +71,18 @@ class RegionGrid:
         widths = np.minimum(self.size, self.width - np.arange(columns) * self.size)
         return np.outer(heights, widths).ravel().astype(np.int64)
 
+    def mask(self, regions: Iterable[int]) -> np.ndarray:
+        """True for the pixels of these regions, bool (H, W)."""
+        mask_HW = np.zeros((self.height, self.width), bool)
+        for region in regions:
+            mask_HW[self.box(region)] = True
+        return mask_HW
+
     def touching(self, regions: Sequence[int], other: RegionGrid) -> Sequence[int]:
         """Regions of this grid that share a pixel with `regions` of another one over the same images, ascending."""
         if other == self:
             return regions
-        mask_HW = np.zeros((self.height, self.width), bool)
-        for region in regions:
-            mask_HW[other.box(region)] = True
-        row, column = np.nonzero(mask_HW)
-        found: list[int] = np.unique(row // self.size * self.shape[1] + column // self.size).tolist()
+        found: list[int] = np.unique(self.regions()[other.mask(regions)]).tolist()
         return found
 
     def border(self) -> np.ndarray:

@@ -41,7 +41,7 @@ def _read_labels(path: Path, unknown: Unknown) -> UInt8:
 
 def _listed(src: Path, listed: Path) -> list[tuple[Path, Path]]:
     pairs = []
-    for number, line in enumerate(listed.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(listed.read_text("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
         names = line.split()

@@ -75,11 +75,17 @@ def test_camvid_becomes_shards_with_void_at_255_and_nothing_else_changed(tmp_pat
     assert [path.name for path in (tmp_path / "deep/down").iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("prefix", ["", "/SegNet/CamVid/"])
-def test_lists_decide_which_camvid_images_are_taken_and_in_which_order(tmp_path: Path, prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "encoding"),
+    [("", "utf-8"), ("/SegNet/CamVid/", "utf-8"), ("", "utf-8-sig")],  # as Windows editors save
+)
+def test_lists_decide_which_camvid_images_are_taken_and_in_which_order(
+    tmp_path: Path, prefix: str, encoding: str
+) -> None:
     src = camvid_tree(tmp_path / "raw")
     names = ["s_003", "s_000", "s_004"]
-    (src / "train.txt").write_text("".join(f"{prefix}train/{n}.png {prefix}trainannot/{n}.png\n" for n in names))
+    lines = "".join(f"{prefix}train/{n}.png {prefix}trainannot/{n}.png\n" for n in names)
+    (src / "train.txt").write_text(lines, encoding=encoding)
     index = ingest("camvid", src, tmp_path / "out", size=None)
     assert [name for name, _, _ in images_and_masks(index, "train")] == names
 
@@ -273,9 +279,28 @@ def test_real_camvid_at_half_size_has_only_its_classes_and_void(tmp_path: Path) 
     np.testing.assert_allclose(share_K, expected_K, atol=3e-3)
 
 
+def test_a_folder_that_another_process_builds_in_is_left_alone(tmp_path: Path) -> None:
+    """In containers process ids repeat, so a name of ours may be another's, too."""
+    other = tmp_path / f"toy.tmp-{os.getpid()}" / "x"
+    other.parent.mkdir()
+    other.write_text("theirs")
+    index = ingest("toy", None, tmp_path / "toy", size=(48, 64), counts=(1, 1, 1))
+    assert index.num_images("train") == 1
+    assert other.read_text() == "theirs"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy", other.parent.name]
+    assert (tmp_path / "toy").stat().st_mode == other.parent.stat().st_mode  # readable for others, as any folder
+
+
+def test_a_destination_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"can not be written: .*file is not a folder"):
+        ingest("toy", None, tmp_path / "file/toy", size=(48, 64), counts=(1, 1, 1))
+
+
+@pytest.mark.parametrize("code", [errno.ENOTEMPTY, errno.EEXIST])  # POSIX has both; ours says the first
 @pytest.mark.parametrize("seed", [0, 1])
 def test_of_two_at_once_one_writes_and_the_other_takes_it_or_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, code: int
 ) -> None:
     """Another process publishes the same folder while this one still writes its own."""
     dst, other, replace = tmp_path / "toy", tmp_path / "other", os.replace
@@ -284,6 +309,7 @@ def test_of_two_at_once_one_writes_and_the_other_takes_it_or_is_refused(
     def overtaken(source: Path, target: Path) -> None:
         if Path(target) == dst.resolve():
             replace(other, target)
+            raise OSError(code, os.strerror(code))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", overtaken)

@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 import querying.shards
 from benchmarks.ingest import ingest
 from benchmarks.replay import rank_agreement, replay_command
-from benchmarks.systems import masked
 from orchestrator.layout import RunLayout
 from querying.errors import UserError
 from querying.ledger import Ledger
@@ -114,7 +113,7 @@ def test_nothing_that_the_run_has_bought_is_asked_for_on_another_grid(finished, 
     height, width = 48, 64
     theirs = RegionGrid(height, width, small_config().query.region_size)
     ours = RegionGrid(height, width, size)
-    bought = {i: masked(theirs, regions) for i, regions in Ledger(layout.ledger).bought(1).items()}
+    bought = {i: theirs.mask(regions) for i, regions in Ledger(layout.ledger).bought(1).items()}
     whole = set(Ledger(layout.ledger).images(0))
     table = pq.read_table(tmp_path / "out/query-001.parquet")
     for image_id, region in zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True):
@@ -133,6 +132,13 @@ def test_the_rank_correlation_is_spearmans(finished, tmp_path):
         pairs += [(x, y) for name in a.keys() & b.keys() for x, y in zip(a[name], b[name], strict=True)]
     pairs = [pair for pair in pairs if np.isfinite(pair).all()]
     assert rank_agreement(first, second, grid) == pytest.approx(spearmanr(*zip(*pairs, strict=True))[0])
+
+
+def test_scores_that_are_all_equal_have_no_rank_correlation(tmp_path, monkeypatch):
+    """0.1 seven times has a standard deviation above 0 in float32."""
+    (tmp_path / "regions-00000.arrow").touch()
+    monkeypatch.setattr("querying.scores.read_scores", lambda path, n: (["a"], np.full((1, n), 0.1, np.float32)))
+    assert rank_agreement(tmp_path, tmp_path, 7) is None
 
 
 def test_what_can_not_be_asked_again_is_named(finished, toy_data, tmp_path):

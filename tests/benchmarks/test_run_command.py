@@ -1,16 +1,23 @@
 """The first weights of a run: copied once, checked at every start."""
 
+import shutil
+
 import pytest
 from safetensors.torch import save_file
 
+from benchmarks.compare_systems import compare_any
+from benchmarks.deploy import find_checkpoint
+from benchmarks.options import Checkpoint
 from benchmarks.preflight import check_same_run
 from benchmarks.run_command import _prepare_backbone, _provenance, run_command
+from benchmarks.tables import load_summary, status_command
 from orchestrator.config import override
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import recipe_copy, restore_recipe, write_recipe
 from orchestrator.verify import audit_run
 from querying.errors import DamagedError, UserError
-from tests.small import small_config
+from querying.files import read_json
+from tests.small import small_config, small_run
 from training.model import build_model
 from training.settings import ModelSettings
 
@@ -68,6 +75,21 @@ def test_a_damaged_recipe_is_taken_from_its_copy(started, toy_data, capsys, how)
     assert "taken from its copy" in capsys.readouterr().out
 
 
+def test_a_run_whose_recipe_is_lost_is_a_run_and_damaged(started, finished, tmp_path):
+    _, layout, _ = started
+    layout.recipe.unlink()
+    with pytest.raises(DamagedError, match=r"recipe\.yaml: does not exist"):
+        status_command(layout.root)
+    with pytest.raises(UserError, match="no cycle is finished yet"):
+        load_summary(layout.root)
+    with pytest.raises(UserError, match="no cycle is trained yet"):
+        find_checkpoint(layout.root, None)
+    other = shutil.copytree(finished, tmp_path / "other")
+    (other / "recipe.yaml").unlink()
+    with pytest.raises(DamagedError, match=r"recipe\.yaml: does not exist"):
+        compare_any([finished, other], tmp_path / "compare", None, "none", Checkpoint.last)
+
+
 @pytest.mark.parametrize("how", ["flip", "remove"])
 def test_a_damaged_copy_is_found_by_verify_and_made_again(started, capsys, how):
     _, layout, _ = started
@@ -87,6 +109,24 @@ def test_a_list_that_names_an_unknown_image_leaves_nothing_behind(toy_data, tmp_
     with pytest.raises(UserError, match=r"list\.txt: no_such_image: no image of the train split that has a mask"):
         run_command("toy_splits", words, toy_data.root, tmp_path / "run", "local", None, "none")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("how", ["gone", "edited"])
+def test_a_run_whose_labelled_set_and_list_are_lost_goes_on_from_its_ledger(toy_data, tmp_path, monkeypatch, how):
+    names, layout = tmp_path / "list.txt", RunLayout(tmp_path / "run")
+    names.write_text("train_00001\ntrain_00002\n")
+    words = (f"initial.list={names}", "train.epochs=1", "cycles=0")
+    (tmp_path / "recipe.yaml").write_text(small_config(*words).to_yaml())
+    small_run(toy_data.root, layout.root, *words)
+    write_recipe(layout.recipe, small_config(*words), _provenance(toy_data, layout.backbone))
+    layout.labelled_set.unlink()
+    names.unlink() if how == "gone" else names.write_text("no_such_image\n")
+    launched = []
+    monkeypatch.setattr("benchmarks.run_command._launch", lambda *args: launched.append(args))
+    run_command(str(tmp_path / "recipe.yaml"), [], toy_data.root, layout.root, "local", None, "none")
+    assert launched
+    small_run(toy_data.root, layout.root, *words)
+    assert read_json(layout.labelled_set)["ids"] == ["train_00001", "train_00002"]
 
 
 def test_a_run_that_was_stopped_before_it_had_a_recipe_can_be_started_again(started, toy_data):

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from benchmarks.preflight import check_data, with_local_weights
+from benchmarks.preflight import check_data, with_local_list, with_local_weights
 from benchmarks.recipes import find
 from orchestrator.config import RunConfig, build, flat_keys, load_yaml, override
 from orchestrator.strict_yaml import parse_yaml
@@ -130,6 +130,8 @@ AGAINST_THE_DATA = {
     "model.weights=/nowhere/w.safetensors": "model.weights=/nowhere/w.safetensors",
     "model.weights=imagnet": "model.weights=imagnet",
     "model.weights=/": "model.weights=/",
+    "model.weights=~nobody_here/x": "model.weights=~nobody_here/x: ~nobody_here is no home folder",
+    "initial.list=~nobody_here/x": "initial.list=~nobody_here/x: ~nobody_here is no home folder",
     "train.method=cps query.unit=image query.per_image=0 query.images=9 cycles=2 initial.images=6":
         "query.images=9: after 2 queries all 24",
 }  # fmt: skip
@@ -152,7 +154,7 @@ def test_keys_that_contradict_each_other_are_named(assignments):
 @pytest.mark.parametrize("assignments", AGAINST_THE_DATA)
 def test_what_does_not_fit_the_data_or_the_disk_is_named_before_anything_starts(toy_data, assignments):
     with pytest.raises(UserError) as caught:
-        check_data(with_local_weights(override(REFERENCE, assignments.split())), toy_data)
+        check_data(with_local_list(with_local_weights(override(REFERENCE, assignments.split()))), toy_data)
     assert AGAINST_THE_DATA[assignments] in str(caught.value)
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import shutil
 
@@ -73,6 +74,14 @@ def test_uni_match_and_u2pl_lists_are_read_as_they_are(tmp_path, line):
     assert find_ids(names, ["ulm_1", "jena_000078_000019"], where="x") == ["jena_000078_000019"]
 
 
+def test_a_list_of_a_windows_editor_has_its_first_image_and_the_hash_of_its_bytes(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("a.png\r\nb.png\r\n", encoding="utf-8-sig", newline="")
+    names, digest = read_list(str(path))
+    assert find_ids(names, ["a", "b"], where="x") == ["a", "b"]
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def test_the_longest_name_that_is_an_image_counts():
     assert find_ids(["a/b.png", "b.png"], ["a/b", "b"], where="x") == ["a/b", "b"]
 
@@ -92,6 +101,11 @@ def test_a_wrong_list_is_named_in_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         find_ids(read_list(str(path))[0], ["a", "b"], where=str(path))
     assert f"initial.list={path}" in str(error.value)
+
+
+def test_a_list_of_a_home_folder_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"^initial\.list=~nobody_here/x\.txt: ~nobody_here is no home folder here$"):
+        read_list("~nobody_here/x.txt")
 
 
 def test_a_missing_list_says_which_there_are():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import tracking
+from orchestrator.config import flatten
 from orchestrator.record import Record, read_record
 from orchestrator.tracking import MlflowMirror
 from orchestrator.tracking_uri import check_uri, chosen_uri
@@ -99,6 +100,7 @@ def test_mlflow_gets_one_parent_one_child_per_cycle_and_nothing_twice(run, uri):
     assert {r.info.status for r in runs} == {"FINISHED"}
     assert points(uri)["run"] == sorted([*EXPECTED["run"], ("labelled_fraction", 1210, 0.121), ("miou", 1210, 0.6)])
     assert parent.data.params["query.threshold"] == "0.7"
+    assert len(parent.data.params) == len(flatten(small_config().model_dump(mode="json"))) > 100  # MLflow cuts them up
     assert parent.inputs.dataset_inputs[0].dataset.digest == "a" * 36
 
 

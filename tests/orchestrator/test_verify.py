@@ -83,7 +83,7 @@ def test_a_missing_file_is_named(run):
     for path in audited(run):
         content = path.read_bytes()
         path.unlink()
-        assert path.name == "summary.json" or culprit(run, path) in "\n".join(audit_run(run)), path
+        assert culprit(run, path) in "\n".join(audit_run(run)), path
         path.write_bytes(content)
 
 
@@ -106,6 +106,61 @@ def test_a_missing_cycle_and_a_missing_row_are_named(run):
     assert "metrics.jsonl: 2 rows are missing" in named
     shutil.rmtree(run.cycle(1))
     assert f"{run.checkpoint(1)}: does not exist" in list(audit_run(run))
+
+
+def test_what_the_record_tells_of_is_missed_though_nothing_else_does(run):
+    """A finished run that loses the reference, then the summary, then all of its last cycle."""
+    record = run.metrics.read_bytes()
+    shutil.rmtree(run.reference.root)
+    named = list(audit_run(run))
+    for path in (run.reference.summary, run.reference.checkpoint(0), run.reference.ledger / "cycle-000.parquet"):
+        assert f"{path}: does not exist" in named
+    run.summary.unlink()
+    assert f"{run.summary}: does not exist" in list(audit_run(run))
+    shutil.rmtree(run.cycle(1))
+    for path in run.ledger.glob("cycle-001.*"):
+        path.unlink()
+    shutil.rmtree(run.query(0))
+    named = list(audit_run(run))
+    lost = (run.ledger / "cycle-001.parquet", run.checkpoint(1), run.evaluation(1), run.query(0))
+    for path in lost:
+        assert f"{path}: does not exist" in named
+    lines = [
+        line for line in record.splitlines(keepends=True) if b'"reference"' not in line and b'"cycle": 1' not in line
+    ]
+    run.metrics.write_bytes(b"".join(lines))  # now of a run that was stopped when it had evaluated cycle 0, but:
+    assert list(audit_run(run)) == [f"{run.summary}: does not exist"]
+
+
+def test_a_summary_of_fewer_cycles_than_the_record_is_named(run):
+    summary = read_json(run.summary)
+    write_json(run.summary, {**summary, "cycles": summary["cycles"][:1], "finished": False})
+    assert list(audit_run(run)) == [f"{run.summary}: lists 1 of the 2 cycles that the record has"]
+
+
+@pytest.mark.parametrize("stop_at", ["null", "1.0"])  # the reference last or first
+def test_a_run_is_intact_wherever_it_is_interrupted(toy_data, tmp_path, monkeypatch, stop_at):
+    """Looked at before and after every write, rename and transition, as a kill there would leave it."""
+    from benchmarks.run_command import _provenance
+    from orchestrator.recipe_file import write_recipe
+    from tests.small import small_config
+
+    overrides = ("reference=true", f"stop_at={stop_at}", "train.epochs=1", "query.per_image=1")
+    layout, states, alarms = RunLayout(tmp_path / "run"), set(), []
+    write_recipe(layout.recipe, small_config(*overrides), _provenance(toy_data, layout.backbone))
+
+    def look(name):
+        files = [path for path in layout.root.rglob("*") if path.is_file() and ".tmp" not in str(path)]
+        state = str(sorted((str(path), path.stat().st_mtime_ns) for path in files))
+        if state not in states:
+            states.add(state)
+            alarms.extend((name, line) for line in audit_run(layout))
+
+    for module in ("querying.files", "orchestrator.layout"):
+        monkeypatch.setattr(f"{module}.failpoint", look)
+    small_run(toy_data.root, layout.root, *overrides)
+    assert len(states) > 15
+    assert alarms == []
 
 
 def test_scores_of_another_model_are_noticed_though_their_own_manifest_is_right(run):

@@ -66,6 +66,31 @@ def test_the_ledger_counts_exactly_and_refuses_a_second_charge(oracle, ids, tmp_
         ledger.append(1, [])
 
 
+def test_what_a_cycle_adds_is_read_once_and_a_changed_file_is_seen(oracle, ids, tmp_path, monkeypatch):
+    ledger, read = Ledger(tmp_path), []
+    for cycle in range(10):
+        ledger.append(cycle, oracle.annotate(cycle, query((ids[cycle], 0), (ids[cycle], 11))))
+    found = Ledger.read
+    monkeypatch.setattr(
+        Ledger, "read", lambda self, cycle, columns=None: read.append(cycle) or found(self, cycle, columns)
+    )
+    assert [ledger.spent(cycle) for cycle in range(10)] == [
+        Spent(2 * n, n * (20 * 20 + 8 * 4), ledger.spent(n - 1).void_pixels) for n in range(1, 11)
+    ]
+    assert read == list(range(10))
+    whole = ledger.path(3).read_bytes()
+    ledger.path(3).write_bytes(whole[:60] + bytes([whole[60] ^ 1]) + whole[61:])
+    with pytest.raises(DamagedError, match=r"cycle-003\.parquet: differs from what was written"):
+        ledger.spent(9)
+    for path in (ledger.path(3), ledger.note(3)):
+        path.unlink()
+    ledger.append(3, oracle.annotate(3, query((ids[3], 5))))
+    assert ledger.spent(9).cells == 19
+    ledger.path(9).unlink()
+    with pytest.raises(DamagedError, match=r"cycle-009\.parquet"):
+        ledger.spent(9)
+
+
 def test_a_cycle_in_which_nothing_was_asked_is_an_empty_file(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.append(0, [])
