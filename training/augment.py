@@ -24,7 +24,7 @@ Floats = NDArray[np.float32]
 
 LUMA = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))  # ITU-R 601, as in PIL and torchvision
 BAND_BYTES = 2**18
-"""Of 16-bit integers: what a blur computes at a time stays in a core's cache."""
+"""Of what a blur (16-bit integers) or a jitter (32-bit floats) computes at a time: it stays in a core's cache."""
 
 
 def weak(
@@ -133,22 +133,40 @@ def colour_jitter(
 
     `order` is a permutation of 0..3: brightness, contrast, saturation, hue.
     """
-    x_CHW = np.ascontiguousarray(image_HWC.transpose(2, 0, 1)).astype(np.float32)
-    for operation in order:
-        if operation == 3:
-            x_CHW = _turn_hue(x_CHW, hue)
-            continue
-        factor = (brightness, contrast, saturation)[operation]
-        if operation == 0:
-            x_CHW *= np.float32(factor)
-        else:
-            grey_HW = _luma(x_CHW) if operation == 2 else _luma(x_CHW.mean(axis=(1, 2)))
-            x_CHW *= np.float32(factor)
-            x_CHW += grey_HW * np.float32(1 - factor)
-        if factor > 1:  # less mixes, with black or with greys, and stays within
-            np.clip(x_CHW, 0, 255, out=x_CHW)
-    levels = ((_luma(x_CHW)[None] if grey else x_CHW) + np.float32(0.5)).astype(np.uint8)
-    return np.dstack(list(levels) * (3 if grey else 1))
+    factors = brightness, contrast, saturation, hue
+    x_CHW = np.empty((3, *image_HWC.shape[:2]), np.float32)
+    jittered_HWC = np.empty_like(image_HWC)
+    rows = max(1, BAND_BYTES // x_CHW[:, 0].nbytes)
+    bands = [slice(top, top + rows) for top in range(0, len(image_HWC), rows)]
+    mean_grey = np.zeros((), np.float32)
+    first = list(order).index(1)  # contrast needs the mean of all bands
+    for band in bands:
+        x_CHW[:, band] = np.ascontiguousarray(image_HWC[band].transpose(2, 0, 1))
+        for operation in order[:first]:
+            _recolour(x_CHW[:, band], operation, factors[operation], mean_grey)
+    mean_grey = _luma(x_CHW.mean(axis=(1, 2)))
+    for band in bands:
+        for operation in order[first:]:
+            _recolour(x_CHW[:, band], operation, factors[operation], mean_grey)
+        levels = _luma(x_CHW[:, band])[None] if grey else x_CHW[:, band]
+        levels = (levels + np.float32(0.5)).astype(np.uint8)
+        for channel, level in enumerate(list(levels) * (3 if grey else 1)):
+            jittered_HWC[band, :, channel] = level
+    return jittered_HWC
+
+
+def _recolour(x_CHW: Floats, operation: int, factor: float, mean_grey: Floats) -> None:
+    """In place: brightness (0) mixes with black, contrast (1) with the mean grey, saturation (2) with a pixel's grey;
+    3 turns the hue."""
+    if operation == 3:
+        _turn_hue(x_CHW, factor)
+        return
+    grey = _luma(x_CHW) if operation == 2 else mean_grey
+    x_CHW *= np.float32(factor)
+    if operation:
+        x_CHW += grey * np.float32(1 - factor)
+    if factor > 1:  # less mixes and stays within
+        np.clip(x_CHW, 0, 255, out=x_CHW)
 
 
 def _scaled_window(
@@ -202,8 +220,8 @@ def _luma(x_CHW: Floats) -> Floats:
     return luma_HW
 
 
-def _turn_hue(x_CHW: Floats, turn: float) -> Floats:
-    """Rotate the hue by `turn` of a full circle, at most half of one, keeping value and chroma of the HSV hexagon.
+def _turn_hue(x_CHW: Floats, turn: float) -> None:
+    """Rotate the hue, in place, by `turn` of a circle, at most half of one; value and chroma of the HSV hexagon stay.
 
     Hues are sextants times the chroma, 0 at red, which saves the division by the chroma and all selection by the
     largest channel: a hue is 2 chroma + green + blue - red - value away from red, on green's side where green is above
@@ -218,12 +236,10 @@ def _turn_hue(x_CHW: Floats, turn: float) -> Floats:
     hue += np.multiply(chroma, 2, out=other)
     np.copysign(hue, np.subtract(green, blue, out=other), out=hue)
     circle, above = 6 * chroma, value + chroma
-    turned = np.empty_like(x_CHW)
-    for channel, own in zip(turned, (0, 2, -2), strict=True):
+    for channel, own in zip(x_CHW, (0, 2, -2), strict=True):
         np.multiply(chroma, np.float32(6 * turn - own), out=channel)
         channel += hue
         np.abs(channel, out=channel)
         np.minimum(channel, np.abs(np.subtract(channel, circle, out=other), out=other), out=channel)
         np.subtract(above, channel, out=channel)
         np.maximum(np.minimum(channel, value, out=channel), least, out=channel)
-    return turned
