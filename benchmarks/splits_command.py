@@ -69,7 +69,8 @@ def splits_command(
     for one in cells:  # every mistake before the first training
         check_data(one.config, index, one.layout.decided)
         check_same_run(one.config, index, one.layout)
-    if PARENT not in os.environ:  # the grid that started this cell has checked it: a cover reads every train mask
+    beside = PARENT in os.environ  # one cell, for the grid that checks it (a cover reads every train mask) and shows it
+    if not beside:
         check_first_images([one.config for one in cells if not one.layout.decided], index)
 
     from orchestrator.progress import shown
@@ -93,8 +94,9 @@ def splits_command(
                 progress.say(f"cell {number} of {len(left)}: {one.name}")
                 _run_cell(one, index, base, out, uri, ready, progress)
 
-    title = f"{base.name}, mIoU %, mean ± half the range over seeds"
-    print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
+    if not beside:
+        title = f"{base.name}, mIoU %, mean ± half the range over seeds"
+        print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
 
 
 def plan(

@@ -71,7 +71,7 @@ def test_a_grid_that_failed_continues_with_the_cell_that_failed(toy_data, tmp_pa
     assert f"{100 * summaries[1]['cycles'][0]['miou']:.2f}" in shown
 
 
-def test_a_cell_side_by_side_reads_no_mask_for_what_its_parent_has_checked(toy_data, tmp_path, monkeypatch):
+def test_a_cell_side_by_side_leaves_checks_and_table_to_its_parent(toy_data, tmp_path, monkeypatch, capsys):
     """A covering draw itself reads the masks once."""
     from querying.oracle import SimulatedOracle
 
@@ -80,9 +80,11 @@ def test_a_cell_side_by_side_reads_no_mask_for_what_its_parent_has_checked(toy_d
     monkeypatch.setattr("benchmarks.splits_command.follow_parent", lambda: None)
     grid(toy_data.root, tmp_path / "own", methods="supervised")
     assert len(read) == 2
+    assert "over seeds" in capsys.readouterr().out
     monkeypatch.setenv(PARENT, str(os.getppid()))
     grid(toy_data.root, tmp_path / "child", methods="supervised")
     assert len(read) == 3
+    assert "over seeds" not in capsys.readouterr().out
 
 
 @pytest.mark.slow  # drives three processes
