@@ -1,5 +1,6 @@
 """`make bench`: its options, the files that it leaves, and that the forms it compares compute the same."""
 
+import itertools
 import json
 import sys
 from functools import partial
@@ -220,7 +221,16 @@ def test_the_data_benchmark_draws_pool_images_with_bought_cells(tmp_path):
     assert batch.image_u.shape == (3, 3, 60, 90)
     assert len(data.pool) == 12
     assert set(data.pool) < set(data.bought)
-    assert per_image(lambda step: data.batch(step, 0, 1, labelled=0, unlabelled=2), 1, 2) > 0
+    spent = per_image({"strong": lambda step: data.batch(step, 0, 1, labelled=0, unlabelled=2)}, 3, 2, 2)["strong"]
+    assert 0 < spent.least <= spent.median
+
+
+def test_the_least_is_of_each_piece_and_the_first_round_does_not_count(monkeypatch):
+    """Two pieces of 1 and 3 s, a first round that costs 100 more, and a neighbour in one of two rounds."""
+    cost = iter([101, 103, 1, 8, 6, 3])
+    clock = itertools.accumulate(value for each in cost for value in (0, each))
+    monkeypatch.setattr("benchmarks.performance.bench_data.time.thread_time", lambda: float(next(clock)))
+    assert per_image({"work": lambda piece: None}, 2, 2, 10)["work"] == pytest.approx((0.2, 0.45))
 
 
 @pytest.mark.parametrize("form", ["per_image", "global"])
