@@ -44,7 +44,8 @@ def spent_up(query: QuerySettings, grid: RegionGrid, left: int) -> bool:
     areas = grid.areas()
     if query.leaves_border_out:  # the smaller cells, where the size does not divide the image, lie there
         areas = areas[~grid.border()]
-    return bool(query.asked) and left < (areas.sum() if query.unit == "image" else areas.min())
+    least = areas.sum() if query.unit == "image" else areas.min(initial=grid.height * grid.width)
+    return bool(query.asked and left < least)
 
 
 def _reference_stage(layout: RunLayout) -> str | None:
