@@ -43,7 +43,7 @@ def select_per_image(shards: Iterable[Shard], k: int) -> Cells:
 def select_global(shards: Iterable[Shard], count: int) -> Cells:
     """The `count` best eligible cells of the whole pool, ordered as `ranked` orders them.
 
-    Keeps at most about one and a half times `count` candidates, 12 bytes each: cells below the running threshold are
+    Keeps at most about twice `count` candidates, 12 bytes each: cells below the running threshold are
     dropped shard by shard.  Shards may come in any order, but all have the same number of regions.
     """
     if not count:
@@ -55,7 +55,7 @@ def select_global(shards: Iterable[Shard], count: int) -> Cells:
         in_order = first * regions >= kept.reached
         bound = np.nextafter(threshold, np.float32(np.inf)) if in_order else threshold
         kept.add(first * regions, score_NR.ravel(), bound)
-        if kept.num > count + count // 2:
+        if kept.num > 2 * count:
             _best(kept, count)
             threshold = kept.score.min()
     _best(kept, count)
@@ -196,8 +196,8 @@ def _best(cells: _Candidates, count: int) -> None:
     if cells.num <= count:
         return
     cut = np.partition(cells.score, cells.num - count)[cells.num - count]
-    place_S = np.flatnonzero(cells.score >= cut)
-    surplus = len(place_S) - count
+    best = cells.score >= cut
+    surplus = np.count_nonzero(best) - count
     if surplus:
-        place_S = np.delete(place_S, np.flatnonzero(cells.score[place_S] == cut)[-surplus:])
-    cells.keep(place_S)
+        best[np.flatnonzero(cells.score == cut)[-surplus:]] = False
+    cells.keep(np.flatnonzero(best))
