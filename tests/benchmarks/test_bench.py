@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 from functools import partial
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ def fake(monkeypatch, **benches):
     for name, main in benches.items():
         monkeypatch.setitem(sys.modules, f"benchmarks.performance.bench_{name}", SimpleNamespace(main=main))
     monkeypatch.setattr(bench, "BENCHES", dict.fromkeys(benches, "of a test"))
+    monkeypatch.setattr(bench, "alone", lambda work, **keys: work(**keys))  # fakes are of this process
 
 
 def test_the_list_names_every_module_that_is_there(capsys):
@@ -64,6 +66,17 @@ def test_only_runs_what_it_names_and_stores_it(tmp_path, capsys, monkeypatch):
     assert "| a fourth | 3x | >= 2x | falls short |" in text
     assert text in capsys.readouterr().out
     assert (tmp_path / "b/bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_benchmark_has_a_process_of_its_own():
+    first, second = bench.alone(os.getpid), bench.alone(os.getpid)
+    assert len({os.getpid(), first, second}) == 3
+    with pytest.raises(UserError, match="no such thing"):
+        bench.alone(_refused, what="thing")
+
+
+def _refused(what):
+    raise UserError(f"no such {what}")
 
 
 def test_what_was_measured_is_there_when_the_next_one_fails(tmp_path, monkeypatch):
