@@ -120,6 +120,8 @@ def export_onnx(checkpoint: Path, file: Path) -> float:
     network = FullResolution(load_network(checkpoint)).eval()
     generator = torch.Generator().manual_seed(0)
     image_NCHW = torch.randn(2, 3, meta["height"], meta["width"], generator=generator)
+    with torch.inference_mode():
+        network(image_NCHW)  # caches the decoder's upsampling matrices: made during the export, they come out wrong
     with written(file) as staged:
         with _quiet():
             torch.onnx.export(
@@ -147,7 +149,6 @@ class FullResolution(nn.Module):
         super().__init__()
         self.network = network
         network.difficulty = None  # no part of the segmentation
-        network.set_fused(False)
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
         logits_NChw: Tensor = self.network(image_NCHW).logits

@@ -35,7 +35,7 @@ class UpsampleConcatConv(nn.Conv2d):
         super().__init__(aspp_channels + low_channels, out_channels, 3, padding=1, bias=False)
         self.aspp_channels = aspp_channels
         self.fused = True
-        """False: the plain form, for ONNX export and as the reference in tests."""
+        """False: the plain form, the reference of tests and benchmarks."""
 
     def forward(self, aspp_BAhw: Tensor, low_BLHW: Tensor) -> Tensor:  # type: ignore[override]
         """(B, A, h, w), (B, L, H, W) -> (B, O, H, W)."""

@@ -146,7 +146,7 @@ class DeepLabV3Plus(nn.Module):
         return Widths(self.class_head.out.out_channels, self.aspp_channels, embedding)
 
     def set_fused(self, fused: bool) -> None:
-        """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain for ONNX export."""
+        """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain as a reference."""
         for module in self.modules():
             if isinstance(module, UpsampleConcatConv):
                 module.fused = fused

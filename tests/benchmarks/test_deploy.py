@@ -16,6 +16,7 @@ from benchmarks.deploy import export_command, export_onnx, find_checkpoint, pred
 from querying.errors import DamagedError, InfrastructureError, UserError
 from querying.shards import read_images, read_truth
 from training.checkpoint import load_model, save_model
+from training.decoder import upsample_shift_matrix
 from training.difficulty import DifficultyBranch
 from training.evaluation import EvaluationTask, ShardEvaluator
 from training.model import build_model, normalise
@@ -165,6 +166,19 @@ def test_the_exported_model_gives_the_logits_of_the_run_for_any_batch(finished, 
         (found,) = session.run(None, {"image": normalise(image_NCHW[:count]).contiguous().numpy()})
         assert found.shape == (count, 6, 48, 64)
         np.testing.assert_allclose(found, expected[:count], atol=1e-4)
+
+
+def test_the_exported_decoder_is_the_split_one_also_where_its_matrices_were_not_yet_made(finished, tmp_path):
+    upsample_shift_matrix.cache_clear()
+    checkpoint = find_checkpoint(finished, None)
+    assert export_onnx(checkpoint, tmp_path / "model.onnx") <= 1e-4
+    state, _ = load_model(checkpoint)
+    whole = tuple(state["class_head.conv.weight"].shape)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    shapes = {one.name: tuple(one.dims) for one in graph.initializer}
+    kernels = [shapes[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    assert len(kernels) > 50
+    assert whole not in kernels
 
 
 def test_a_model_without_decoder_is_exported_too_and_a_difficulty_branch_is_no_part_of_it(finished, tmp_path):
