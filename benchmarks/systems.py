@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.curves import Curve, Paired, common_range, paired
 from benchmarks.findings import Findings, find_data, load_findings
 from benchmarks.tables import protocol
-from orchestrator.provenance import recipe_difference
+from orchestrator.provenance import SEED_KEYS, recipe_difference
 from querying.errors import UserError
 from querying.files import read_json
 from querying.labels import IGNORE
@@ -96,7 +96,7 @@ def load_systems(roots: Sequence[Path]) -> list[System]:
                 raise UserError(f"{root} and {runs[0].layout.root} differ in their {what}: they can not be compared")
         seeds = systems.setdefault(run.config.name, {})
         first = next((one.found for one in seeds.values()), run)
-        if found := recipe_difference(first.config, run.config):
+        if found := _difference(first, run):
             raise UserError(
                 f"{first.layout.root} and {root} are both {run.config.name}, but {found}: another system needs a name"
                 " of its own (s4al run ... name=NEW)"
@@ -106,6 +106,14 @@ def load_systems(roots: Sequence[Path]) -> list[System]:
             raise UserError(f"{root} and {other} are both {run.config.name} with seed {run.config.seed}")
         seeds[run.config.seed] = Bought(run)
     return [System(name, seeds) for name, seeds in systems.items()]
+
+
+def _difference(there: Findings, here: Findings) -> str:
+    """`recipe_difference`, where the encoder's first weights are what they hold, wherever their file was."""
+    first, second = (run.provenance.get("first_weights") for run in (there, here))
+    if first == second:
+        return recipe_difference(there.config, here.config, (*SEED_KEYS, "model.weights"))
+    return recipe_difference(there.config, here.config) or "their encoders started from different weights"
 
 
 def data_of(run: Findings) -> str:

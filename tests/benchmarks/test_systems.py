@@ -274,6 +274,14 @@ def test_runs_of_one_name_are_seeds_of_one_recipe(others, tmp_path):
         write_recipe(copy / "recipe.yaml", override(config, ["seed=5", changed]), provenance)
         with pytest.raises(UserError, match=rf"rival-0 and \S+copy are both rival, but {what}: .*name=NEW"):
             load_systems([others[2], copy])
+    moved = override(config, ["seed=5", "model.weights=/elsewhere/weights.safetensors"])
+    write_recipe(copy / "recipe.yaml", moved, provenance)
+    assert sorted(load_systems([others[2], copy])[0].seeds) == [0, 5]
+    other = {**provenance, "first_weights": "0" * 64}
+    for one, what in ((moved, "model.weights is"), (override(config, ["seed=5"]), "their encoders started from")):
+        write_recipe(copy / "recipe.yaml", one, other)
+        with pytest.raises(UserError, match=rf"rival-0 and \S+copy are both rival, but {what} .*name=NEW"):
+            load_systems([others[2], copy])
     write_recipe(copy / "recipe.yaml", override(config, ["name=new", "query.acquisition=random"]), provenance)
     assert [system.name for system in load_systems([others[2], copy])] == ["rival", "new"]
 
