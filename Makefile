@@ -18,7 +18,7 @@ $(STAMP): constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: setup  ## The whole benchmark on generated street scenes (6 to 9 minutes on 2 cores)
+demo: setup  ## The whole benchmark on generated street scenes (4 to 9 minutes on 2 cores)
 	$(BIN)/s4al run toy_s4al_plus --out runs/demo
 
 test: setup  ## The default tests in two processes (under 10 minutes on 2 cores)
