@@ -22,7 +22,7 @@ from querying.errors import UserError
 
 T = TypeVar("T")
 
-# First what is measured in milliseconds: a shared machine gives less to a process that has computed for minutes, which
+# First what is measured in milliseconds: a shared machine gives less after minutes of computing, which
 # a ratio of two forms in turns does not see.
 BENCHES = {
     "data": "data loading with strong augmentation, per core; decoding alone",
