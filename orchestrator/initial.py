@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +17,7 @@ from querying.oracle import SimulatedOracle
 
 LISTS = Path(__file__).parent / "split_lists"
 """Published lists that come with the program; origin and licence are in its README."""
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm")
+_IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|jpe|jfif|bmp|p[pgn]m|tiff?)$", re.IGNORECASE)
 _TAIL = "_leftImg8bit"  # of Cityscapes' file names
 
 
@@ -84,10 +86,10 @@ def draw(
 
 
 def read_list(source: str) -> tuple[list[str], str]:
-    """Names in a list, and the SHA-256 of its file: one of `shipped_lists`, or a text file.
+    """Lines of a list that name an image each, and the SHA-256 of its file: one of `shipped_lists`, or a text file.
 
-    A line's first column is the image; so UniMatch's (image and mask) and U2PL's (image) files can be read as they
-    are.  UserError where there is no such list, it is empty, or a name is in it twice.
+    What in a line is the name is decided by `find_ids`, which knows the images.  UserError where there is no such list,
+    it is empty, or a line is in it twice.
     """
     path = LISTS / f"{source}.txt" if source in shipped_lists() else user_path("initial.list", source)
     try:
@@ -96,7 +98,7 @@ def read_list(source: str) -> tuple[list[str], str]:
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(shipped_lists())
         raise UserError(f"initial.list={source}: cannot be read ({error}); lists that come along: {known}") from None
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise UserError(f"initial.list={source}: names no image")
     _refuse_twice(names, source)
@@ -107,15 +109,31 @@ def shipped_lists() -> list[str]:
     return sorted(str(path.relative_to(LISTS).with_suffix("")) for path in LISTS.rglob("*.txt"))
 
 
-def find_ids(names: Sequence[str], answerable: Sequence[str], *, where: str) -> list[str]:
-    """The image id that each name means: itself, or without folders, file type and Cityscapes' `_leftImg8bit`."""
+def find_ids(lines: Sequence[str], answerable: Sequence[str], *, where: str) -> list[str]:
+    """The image id that each line means: its name itself, or without folders, file type and `_leftImg8bit`.
+
+    The name is a line's first column, so that UniMatch's (image and mask) and U2PL's (image) files can be read as they
+    are; where that is no image, as many words as make one, so that a name may have spaces and commas; or what stands in
+    quotes.  UserError where a line means no image, or two different ones.
+    """
     known = set(answerable)
-    ids = []
-    for name in names:
-        found = next((candidate for candidate in _meanings(name) if candidate in known), None)
-        if found is None:
-            raise UserError(f"initial.list={where}: {name}: no image of the train split that has a mask")
-        ids.append(found)
+    composed = {unicodedata.normalize("NFC", image_id): image_id for image_id in answerable}  # macOS writes NFD
+    ids: list[str] = []
+    for line in lines:
+        found: dict[str, str] = {}
+        for words in _names(line):
+            for candidate in _meanings(words):
+                meant = candidate if candidate in known else composed.get(unicodedata.normalize("NFC", candidate))
+                if meant is not None:
+                    found.setdefault(meant, words)
+                    break
+        if not found:
+            raise UserError(f"initial.list={where}: {line}: no image of the train split that has a mask")
+        if len(found) > 1:
+            raise UserError(
+                f"initial.list={where}: {line}: could mean {' or '.join(found)}; put the image's name in double quotes"
+            )
+        ids.extend(found)
     _refuse_twice(ids, where)
     return ids
 
@@ -125,12 +143,18 @@ def ids_sha256(ids: Sequence[str]) -> str:
     return hashlib.sha256("".join(f"{image_id}\n" for image_id in sorted(ids)).encode()).hexdigest()
 
 
+def _names(line: str) -> list[str]:
+    """What may be the image's name in a line: its first column, its first two, ..., all of it; or what is quoted."""
+    if quoted := re.match(r'"([^"]+)"(?=[\s,;]|$)', line):
+        return [quoted[1]]
+    return [*(line[: gap.start()] for gap in re.finditer(r"[\s,;]+", line) if gap.start()), line]
+
+
 def _meanings(name: str) -> list[str]:
-    bare = name
-    for suffix in _IMAGE_SUFFIXES:
-        bare = bare.removesuffix(suffix)
+    bare = _IMAGE_SUFFIX.sub("", name)
     parts = PurePosixPath(bare.removesuffix(_TAIL)).parts
-    return [name, bare, *("/".join(parts[start:]) for start in range(len(parts)))]
+    tails = [parts[start:] for start in range(len(parts))]
+    return [name, bare, *(mark.join(tail) for tail in tails for mark in ("/", "__"))]  # folder data sets have __ for /
 
 
 def _refuse_twice(names: Sequence[str], where: str) -> None:

@@ -82,6 +82,33 @@ def test_a_list_of_a_windows_editor_has_its_first_image_and_the_hash_of_its_byte
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    ("line", "image_id"),
+    [
+        ("scan 1.png", "scan 1"),
+        ("my images/scan 1.PNG\tmy masks/scan 1.png", "scan 1"),
+        ("scan 2, left.tif;masks/scan 2, left.png", "scan 2, left"),
+        ('"scan 1.jfif" 7', "scan 1"),
+        ("plain.png,masks/plain.png", "plain"),
+        ("images/ward/x.png", "ward__x"),
+        ("cafe\u0301.png", "caf\u00e9"),
+    ],
+)
+def test_a_list_names_images_whose_names_have_spaces(tmp_path, line, image_id):
+    path = tmp_path / "my list.txt"
+    path.write_text(f"{line}\n")
+    known = ["scan 1", "plain", "scan 2, left", "caf\u00e9", "ward__x"]
+    assert find_ids(read_list(str(path))[0], known, where="x") == [image_id]
+
+
+def test_a_line_that_could_mean_two_images_is_refused():
+    with pytest.raises(
+        UserError, match=r"scan 1\.png: could mean scan or scan 1; put the image's name in double quotes"
+    ):
+        find_ids(["scan 1.png"], ["scan", "scan 1"], where="x")
+    assert find_ids(['"scan 1.png"', '"scan" 1.png'], ["scan", "scan 1"], where="x") == ["scan 1", "scan"]
+
+
 def test_the_longest_name_that_is_an_image_counts():
     assert find_ids(["a/b.png", "b.png"], ["a/b", "b"], where="x") == ["a/b", "b"]
 
