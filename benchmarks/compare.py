@@ -26,6 +26,7 @@ from orchestrator.record import read_record
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
 from querying.files import check_folder, read_json, write_text
+from querying.leftovers import writing_into
 from querying.shown import redacted
 
 CELLS = "*/*/seed-*/summary.json"
@@ -215,9 +216,9 @@ def compare_command(
     out = out or root
     check_folder(out)
     text = as_markdown(rows, results, against)
-    write_text(out / f"{stem}.md", text)
-    write_text(out / f"{stem}.csv", as_csv(results))
-    with styled():
+    with styled(), writing_into(out, print):
+        write_text(out / f"{stem}.md", text)
+        write_text(out / f"{stem}.csv", as_csv(results))
         save(draw_grid(rows), out, stem, svg=False)
     print(text, end="")
     if uri == "none":

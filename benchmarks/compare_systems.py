@@ -31,6 +31,7 @@ from orchestrator.recipe_file import is_run
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
 from querying.files import check_folder, make_folder, write_text
+from querying.leftovers import writing_into
 
 
 def compare_any(
@@ -70,9 +71,9 @@ def compare_systems(roots: Sequence[Path], out: Path | None, against: str | None
     uri = chosen_uri(tracking, roots[0])
     text = as_markdown(systems, against)
     make_folder(out)
-    write_text(out / "systems.md", text)
-    write_text(out / "systems.csv", as_csv(systems))
-    with styled():
+    with styled(), writing_into(out, print):
+        write_text(out / "systems.md", text)
+        write_text(out / "systems.csv", as_csv(systems))
         save(draw_curves(systems), out, "systems", svg=False)
         save(draw_bought(systems), out, "bought", svg=False)
     print(text, end="")

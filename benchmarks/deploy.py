@@ -31,6 +31,7 @@ from querying.codecs import UInt8
 from querying.errors import InfrastructureError, UserError
 from querying.files import check_folder, read_json, written
 from querying.labels import top_class
+from querying.leftovers import writing_into
 from training.checkpoint import META
 from training.model import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus
 from training.predictor import Predictor, load_network
@@ -54,7 +55,7 @@ def predict_command(run: Path, images: Path, out: Path, cycle: int | None) -> No
     meta = read_json(checkpoint / META)
     predict = Predictor(checkpoint)
     pixels_C = np.zeros(len(meta["classes"]), np.int64)
-    with shown() as progress:
+    with shown() as progress, writing_into(out, progress.say):
         progress.stage(f"segment {len(sources)} image{'s' * (len(sources) > 1)} with {checkpoint}")
         for done, (stem, path) in enumerate(sources.items(), 1):
             image_HWC = read_rgb(path)
@@ -75,7 +76,8 @@ def predict_command(run: Path, images: Path, out: Path, cycle: int | None) -> No
 def export_command(run: Path, file: Path, cycle: int | None) -> None:
     """Export the run's model to `file` and say what came out."""
     checkpoint = find_checkpoint(run, cycle)
-    difference = export_onnx(checkpoint, file)
+    with writing_into(file.parent, print, only=file.name):
+        difference = export_onnx(checkpoint, file)
     size = file.stat().st_size / 2**20
     print(f"{file}: {size:.1f} MiB, opset {OPSET}, at most {difference:.1e} from PyTorch's logits ({checkpoint})")
 

@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from benchmarks.datasets.source import Checked, Pixels, RawDataset, Sample
 from benchmarks.images import Size, resize_image, resize_mask
 from querying.errors import InfrastructureError, UserError
 from querying.files import check_folder, make_folder, sync
+from querying.leftovers import folder_beside, remove_beside
 from querying.shard_writer import ShardWriter
 from querying.shards import ENCODINGS, DataIndex, Shard
 
@@ -58,6 +58,7 @@ def ingest(
     `progress(done, total)` is called after each image that was written.
     """
     _check_arguments(kind, size, shard_size, encoding)
+    remove_beside(dst.resolve(), _log.warning)
     before = _existing(dst)
     raw = KINDS[kind](src, size, **options) if kind == "toy" else KINDS[kind](_folder(kind, src), size, **options)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -193,11 +194,7 @@ def _write(
     total = sum(map(len, raw.splits.values()))
     try:
         make_folder(target.parent)
-        with tempfile.TemporaryDirectory(
-            prefix=f"{target.name}.tmp-", dir=target.parent, ignore_cleanup_errors=True
-        ) as own:
-            staging = Path(own) / target.name  # made by us, so with the permissions of any folder
-            staging.mkdir()
+        with folder_beside(target) as staging:
             if encoding == "ppm":
                 _check_space(target.parent, total * size[0] * size[1] * 3)
             done = itertools.count(1)

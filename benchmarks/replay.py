@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from orchestrator.layout import RunLayout
 from querying.errors import UserError
 from querying.files import check_folder, make_folder, write_text, written
 from querying.ledger import Ledger
+from querying.leftovers import writing_into
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
 
@@ -69,7 +71,7 @@ def replay_command(
 
     from orchestrator.progress import shown
 
-    with handled(), shown() as progress, started(backend, address, progress) as ready:
+    with ExitStack() as held, handled(), shown() as progress, started(backend, address, progress) as ready:
         from orchestrator.stages import Stages
 
         asked, grid = (RegionGrid(index.height, index.width, c.query.region_size) for c in (found.config, config))
@@ -77,6 +79,7 @@ def replay_command(
         stages = Stages(config, index, grid, layout, Ledger(layout.ledger), ready, progress, "replay", asked)
         make_folder(out)
         rows = []
+        held.enter_context(writing_into(out, progress.say, scratch=True))
         for cycle in cycles:
             with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out) as scores:
                 stages.score(cycle, Path(scores))

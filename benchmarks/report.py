@@ -19,6 +19,7 @@ from benchmarks.findings import Findings, find_data, load_findings
 from orchestrator.config import RunConfig, flatten
 from orchestrator.provenance import drift_lines
 from querying.files import check_folder, write_text
+from querying.leftovers import writing_into
 from querying.shards import DataIndex
 
 TEMPLATE = "report_template.html"
@@ -41,11 +42,11 @@ def write_report(runs: Sequence[Path], out: Path, index: DataIndex | None = None
     """
     found = load_findings(runs)
     check_folder(out)
-    with styled():
+    with styled(), writing_into(out, print):
         context = _one(found[0], out, index) if len(found) == 1 else _several(found, out)
-    write_text(out / "report.md", _markdown(found))
-    page = _environment().get_template(TEMPLATE).render(runs=found, **context, **_embedded(out, context["figures"]))
-    write_text(out / "report.html", page)
+        write_text(out / "report.md", _markdown(found))
+        page = _environment().get_template(TEMPLATE).render(runs=found, **context, **_embedded(out, context["figures"]))
+        write_text(out / "report.html", page)
     return out / "report.html"
 
 

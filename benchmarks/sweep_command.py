@@ -30,6 +30,7 @@ from orchestrator.layout import locked
 from orchestrator.mlflow_store import open_group
 from orchestrator.tracking_uri import absolute, chosen_uri
 from querying.errors import InfrastructureError, UserError
+from querying.leftovers import remove_written
 from querying.shards import DataIndex
 from training.settings import VAL_SPLIT
 
@@ -93,6 +94,8 @@ def sweep_command(
     with locked(out), handled(), shown() as progress:
         record = SweepRecord(out)
         record.begin(settings)
+        for folder in (out, out / "trials"):
+            remove_written(folder, progress.say)
         record.settle()
         with started("ray", address, progress) as ready:
             if uri != "none":

@@ -16,6 +16,7 @@ from orchestrator.tracking import copy_now
 from orchestrator.tracking_uri import absolute, chosen_uri
 from querying.errors import UserError
 from querying.files import check_folder, write_text
+from querying.leftovers import writing_into
 
 FIGURES = ("progress", "importance", "parallel")
 LOGGED = ("miou", "labelled_fraction", "seconds")
@@ -38,9 +39,9 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Pa
     out = out or record.root
     objective, mode, samples = settings["objective"], settings["mode"], record.samples
     text = as_markdown(samples, settings)
-    write_text(out / "sweep.md", text)
-    write_text(out / "sweep.csv", as_csv(samples, objective))
-    with styled():
+    with styled(), writing_into(out, print):
+        write_text(out / "sweep.md", text)
+        write_text(out / "sweep.csv", as_csv(samples, objective))
         for name, figure in figures(samples, settings).items():
             save(figure, out, name, svg=False)
     print(text, end="")
