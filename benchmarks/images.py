@@ -1,24 +1,22 @@
-"""Read image files that nobody has checked: whatever is wrong with one is a UserError that names it."""
+"""Pixels and labels of image files that nobody has checked: whatever is wrong with one is a UserError that names it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from querying.codecs import UNREADABLE
+from benchmarks.image_files import TURNS, opened, orientation, raw_mode
 from querying.errors import UserError
 from querying.labels import IGNORE
-
-MAX_PIXELS = 64 * 2**20
-"""A file that claims more pixels than this is refused from its header, before anything is allocated for it."""
 
 UInt8 = npt.NDArray[np.uint8]
 Size = tuple[int, int]
@@ -27,37 +25,34 @@ Palette = Sequence[tuple[int, int, int]]
 Unknown = Literal["error", "ignore"]
 """What to do with a label that the data set does not have."""
 
-# Not Image.open: constructing the reader of the one format that the first bytes show tries no other format, and
-# leaves the size check to us instead of to a warning.
-_FORMATS: dict[bytes, type[PngImageFile] | type[JpegImageFile]] = {
-    b"\x89PNG\r\n\x1a\n": PngImageFile,
-    b"\xff\xd8\xff": JpegImageFile,
-}
-_ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 _GREY_STEP = {"L;2": 85, "L;4": 17}
 """The library stretches grey of 2 and 4 bits to 0..255; ids must come back as they were written."""
 
 
-def read_rgb(path: Path) -> UInt8:
-    """Pixels (H, W, 3) of a JPEG or PNG file, turned upright as its EXIF orientation says.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What an image file's header says.  `size`: upright; `stored`: as the pixels lie in the file; `orientation`: of
+    EXIF, 1 to 8; `traits`: what of it is reinterpreted when it is read, such as "CMYK"."""
 
-    Grey, palette and CMYK images are converted to RGB; an alpha channel is dropped; 16-bit grey keeps its high byte.
+    size: Size
+    stored: Size
+    orientation: int
+    traits: tuple[str, ...]
+
+
+def read_rgb(path: Path, bits: int | None = None, upright: bool = True) -> UInt8:
+    """Pixels (H, W, 3) of an image file; `upright` turns them as its EXIF orientation says.
+
+    Grey, palette and CMYK images are converted to RGB; an alpha channel is dropped.  Of 16 bits the highest 8 of the
+    lowest `bits` are kept.  Without `bits` that is the high byte, and an image that would then be dark all over, as
+    cameras of 10 to 14 bits write them, is a UserError; so is a value above `bits` bits.
     """
-    with _opened(path) as image:
-        turn = _turn(image)
+    with opened(path) as image:
+        turn = TURNS.get(orientation(image)) if upright else None
         rgb: Image.Image = image
-        if image.mode == "I;16":  # convert() would clip instead
-            rgb = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if _is_deep(image):
+            rgb = _shallow(path, image, bits)
         elif "transparency" in image.info:
             rgb = image.convert("RGBA")
         rgb = rgb.convert("RGB")
@@ -65,32 +60,76 @@ def read_rgb(path: Path) -> UInt8:
 
 
 def read_mask(path: Path, palette: Palette | None = None, unknown: Unknown = "error") -> UInt8:
-    """Label ids (H, W) of a PNG mask, exactly as written: grey of 1 to 16 bits (ids up to 255) or palette indices.
+    """Label ids (H, W) of a lossless mask, exactly as written: grey of 1 to 16 bits (ids up to 255) or palette indices.
 
     With `palette`, an RGB mask is read by colour: `palette[k]` is id k; another colour is an error, or IGNORE.
     """
-    with _opened(path) as image:
-        _check_mask(path, image, palette)
-        raw_mode = _raw_mode(image)
-        mask = np.array(image)
-        if image.mode == "RGB":
-            assert palette is not None
-            return _by_colour(mask, palette, path, unknown)
-    if raw_mode in _GREY_STEP:
-        mask //= _GREY_STEP[raw_mode]
+    with opened(path) as image:
+        check_mask(path, image)
+        if image.mode == "RGB" and palette is None:
+            raise UserError(
+                f"{path}: a colour mask; write label ids as grey or palette PNG, or give every class a colour"
+            )
+        mask = mask_values(path, image)
+    if mask.ndim == 3:
+        assert palette is not None
+        return _by_colour(mask, palette, path, unknown)
+    return mask
+
+
+def mask_values(path: Path, image: ImageFile) -> UInt8:
+    """The ids (H, W) of a grey or palette mask, or the colours (H, W, 3), as they were written."""
+    raw = raw_mode(image)
+    mask = np.array(image)
+    if raw in _GREY_STEP:
+        mask //= _GREY_STEP[raw]
     if mask.dtype != np.bool_ and mask.max() > 255:
         raise UserError(f"{path}: label {mask.max()} of a 16-bit mask is above 255")
     return mask.astype(np.uint8)
 
 
+def check_mask(path: Path, image: ImageFile) -> None:
+    """UserError where what the file holds are not labels for certain."""
+    if isinstance(image, JpegImageFile):
+        raise UserError(f"{path}: a mask must be PNG: JPEG changes labels")
+    if image.mode in _ALPHA_MODES:
+        raise UserError(f"{path}: a mask with an alpha channel; write label ids as grey or palette PNG")
+    if orientation(image) != 1:
+        raise UserError(f"{path}: a mask with an EXIF orientation; write it upright")
+    raw = raw_mode(image)
+    if (
+        raw.endswith(("I", "IR"))
+        or image.mode in ("CMYK", "YCbCr")
+        or (image.tile and "ppm" in image.tile[0].codec_name)
+    ):
+        raise UserError(f"{path}: a mask whose values are not stored as they are ({raw or image.mode}); write a PNG")
+    if ";16" in raw and image.mode == "RGB":
+        raise UserError(f"{path}: a colour mask of 16 bits; write it with 8 bits")
+
+
+def look(path: Path, bits: int | None = None) -> Look:
+    """What the header says.  PNG chunks are checked against their checksums; 16-bit pixels are decoded, to see whether
+    `bits` fits."""
+    with opened(path) as image:
+        stored, turned = (image.height, image.width), orientation(image)
+        traits = []
+        if image.mode == "CMYK":
+            traits.append("CMYK")
+        if image.mode in _ALPHA_MODES or "transparency" in image.info:
+            traits.append("alpha")
+        if getattr(image, "is_animated", False) and not isinstance(image, JpegImageFile):
+            traits.append("animated")
+        if _is_deep(image):
+            traits.append("16 bits")
+            _shallow(path, image, bits)
+        elif isinstance(image, PngImageFile):
+            image.verify()
+        return Look(stored[::-1] if turned > 4 else stored, stored, turned, tuple(traits))
+
+
 def check_image(path: Path) -> Size:
     """Upright size of an image file, from its header.  PNG chunks are checked against their checksums, too."""
-    with _opened(path) as image:
-        height, width = image.height, image.width
-        turn = _turn(image)
-        if isinstance(image, PngImageFile):
-            image.verify()
-        return (width, height) if turn in tuple(_TURNS.values())[3:] else (height, width)
+    return look(path).size
 
 
 def map_ids(mask_HW: UInt8, mapping: Mapping[int, int], path: Path, unknown: Unknown = "error") -> UInt8:
@@ -123,56 +162,37 @@ def resize_mask(mask_HW: UInt8, size: Size) -> UInt8:
     return mask_HW[np.ix_(rows, columns)]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[PngImageFile | JpegImageFile]:
-    """The image behind an allow-listed header of acceptable size; what goes wrong in the body names the file."""
-    try:
-        if path.exists() and not path.is_file():  # to open a named pipe would wait for ever
-            raise UserError(f"{path}: is not a regular file")
-        with path.open("rb") as file:
-            head = file.read(8)
-            file.seek(0)
-            reader = next((reader for magic, reader in _FORMATS.items() if head.startswith(magic)), None)
-            if reader is None:
-                raise UserError(f"{path}: {'empty file' if not head else 'neither a PNG nor a JPEG image'}")
-            with reader(file, str(path)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(
-                        f"{path}: {image.width} x {image.height} pixels are more than {MAX_PIXELS >> 20} megapixels"
-                    )
-                yield image
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{path}: does not exist") from None
-    except UNREADABLE as error:
-        raise UserError(f"{path}: damaged or not an image: {error}") from error
+def colour_codes(image_HWC: UInt8) -> npt.NDArray[np.int32]:
+    """Each pixel's colour as one number, red * 65536 + green * 256 + blue (H, W)."""
+    return image_HWC.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
-def _turn(image: PngImageFile | JpegImageFile) -> Image.Transpose | None:
-    """How to turn the pixels upright.  Reads only what stands before the pixels, so that it costs no decoding."""
-    return _TURNS.get(Image.Image.getexif(image).get(_ORIENTATION, 1))
+def _is_deep(image: ImageFile) -> bool:
+    return image.mode.startswith("I;16") or ";16" in raw_mode(image)
 
 
-def _raw_mode(image: PngImageFile | JpegImageFile) -> str:
-    arguments = image.tile[0].args if image.tile else None
-    return arguments if isinstance(arguments, str) else ""
-
-
-def _check_mask(path: Path, image: PngImageFile | JpegImageFile, palette: Palette | None) -> None:
-    if not isinstance(image, PngImageFile):
-        raise UserError(f"{path}: a mask must be PNG: JPEG changes labels")
-    if image.mode in _ALPHA_MODES:
-        raise UserError(f"{path}: a mask with an alpha channel; write label ids as grey or palette PNG")
-    if image.mode == "RGB" and palette is None:
-        raise UserError(f"{path}: a colour mask; write label ids as grey or palette PNG, or give every class a colour")
-    if _turn(image) is not None:
-        raise UserError(f"{path}: a mask with an EXIF orientation; write it upright")
+def _shallow(path: Path, image: ImageFile, bits: int | None) -> Image.Image:
+    """Eight of sixteen bits.  Of a colour image the library has kept the high bytes alone, so it takes no `bits`."""
+    colour = not image.mode.startswith("I;16")
+    values = np.array(image.convert("RGB") if colour else image)
+    top = int(values.max()) * (257 if colour else 1)
+    if bits is None and top < 2**15:
+        raise UserError(
+            f"{path}: 16-bit pixels, but none is above {top} of 65535, so that the picture would be dark or black: "
+            f"convert it to 8 bits, or say how many bits count (--bits {16 if colour else max(9, top.bit_length())})"
+        )
+    if colour and bits not in (None, 16):
+        raise UserError(f"{path}: 16-bit colour of which {bits} bits count can not be scaled; convert it to 8 bits")
+    if colour:
+        return Image.fromarray(values)
+    if top >= 1 << (bits or 16):
+        raise UserError(f"{path}: value {top} has more than --bits {bits}")
+    return Image.fromarray((values >> ((bits or 16) - 8)).astype(np.uint8))
 
 
 def _by_colour(mask_HWC: UInt8, palette: Palette, path: Path, unknown: Unknown) -> UInt8:
     codes = [(red << 16) | (green << 8) | blue for red, green, blue in palette]
-    code_HW = mask_HWC.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    code_HW = colour_codes(mask_HWC)
     out_HW = np.full(code_HW.shape, IGNORE, np.uint8)
     known_HW = np.zeros(code_HW.shape, bool)
     for label, code in enumerate(codes):

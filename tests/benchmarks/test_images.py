@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from benchmarks.images import check_image, map_ids, read_mask, read_rgb, resize_image, resize_mask
+from benchmarks.images import check_image, look, map_ids, read_mask, read_rgb, resize_image, resize_mask
 from querying.errors import UserError
 
 IDS_HW = np.array([[0, 1, 2], [3, 2, 1]], np.uint8)
@@ -207,3 +207,94 @@ def test_a_resized_image_is_the_separable_triangle_filter(size: tuple[int, int])
     image_HWC = np.random.default_rng(3).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     expected = np.einsum("ih,hwc,jw->ijc", triangle(20, size[0]), image_HWC.astype(float), triangle(24, size[1]))
     assert np.abs(resize_image(image_HWC, size) - expected).max() < 1.1  # rounded once per axis
+
+
+def deep_rgb(path: Path, rgb_HWC: np.ndarray) -> None:
+    """A PNG of 16 bits and three channels, which the library can not write."""
+    height, width, _ = rgb_HWC.shape
+    path.write_bytes(png(width, height, 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgb_HWC)))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_16_bit_photograph_is_never_black_without_a_word(tmp_path: Path, channels: int) -> None:
+    """Cameras store 12 bits in 16: the high byte alone is 0 to 15 of 255."""
+    path = tmp_path / "deep.png"
+    values = np.array([[0, 1000, 4095]], np.uint16)
+
+    def write(values: np.ndarray) -> None:
+        if channels == 1:
+            Image.fromarray(values).save(path)
+        else:
+            deep_rgb(path, np.repeat(values[..., None], 3, 2))
+
+    write(values)
+    for read in (read_rgb, look):
+        with pytest.raises(UserError, match=r"deep\.png: 16-bit pixels, but none is above \d+ of 65535.*--bits"):
+            read(path)
+    if channels == 1:
+        assert read_rgb(path, bits=12)[0, :, 0].tolist() == [0, 62, 255]
+        with pytest.raises(UserError, match=r"deep\.png: value 4095 has more than --bits 10"):
+            read_rgb(path, bits=10)
+    assert read_rgb(path, bits=16)[0, :, 1].tolist() == [0, 3, 15]
+    write(values * 16)
+    assert read_rgb(path)[0, :, 2].tolist() == [0, 62, 255]
+    assert look(path).traits == ("16 bits",)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("tiff", {}), ("tiff", {"compression": "tiff_lzw"}), ("tiff", {"compression": "tiff_deflate"}), ("bmp", {}),
+     ("ppm", {})],
+)  # fmt: skip
+def test_tiff_bmp_and_ppm_are_read_exactly_as_image_and_as_mask(tmp_path: Path, name: str, options: dict) -> None:  # type: ignore[type-arg]
+    path = tmp_path / f"x.{name}"
+    rgb_HWC = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(rgb_HWC).save(path, **options)
+    np.testing.assert_array_equal(read_rgb(path), rgb_HWC)
+    assert check_image(path) == (5, 7)
+    Image.fromarray(IDS_HW).save(path, **options)
+    np.testing.assert_array_equal(read_mask(path), IDS_HW)
+
+
+def test_what_a_format_can_hide_is_refused_by_name(tmp_path: Path) -> None:
+    path, grey = tmp_path / "x", Image.fromarray(IDS_HW)
+    link = tmp_path / "link.png"
+    link.symlink_to("gone.png")
+    with pytest.raises(UserError, match=r"link\.png: does not exist: it is a link to gone\.png"):
+        read_rgb(link)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    cases = {
+        "several pages": lambda: grey.save(path, "tiff", save_all=True, append_images=[grey]),
+        "jpeg compression": lambda: grey.save(path, "tiff", compression="jpeg"),
+        "orientation 6": lambda: grey.save(path, "tiff", exif=turned),
+        "kind F": lambda: Image.fromarray(IDS_HW.astype(np.float32)).save(path, "tiff"),
+        "a GIF file": lambda: grey.save(path, "gif"),
+        "a WebP file": lambda: grey.save(path, "webp"),
+        "a HEIC file": lambda: path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0"),
+        "a plain-text PGM file": lambda: path.write_bytes(b"P2\n1 1\n255\n7\n"),
+    }
+    for message, write in cases.items():
+        write()
+        for read in (read_rgb, read_mask, check_image):
+            with pytest.raises(UserError, match=rf"x: .*{message}.*convert it to PNG"):
+                read(path)
+    path.write_bytes(b"P5\n3 1\n10\n\x00\x05\x0a")  # the library stretches 10 to 255
+    assert read_rgb(path)[0, :, 0].tolist() == [0, 128, 255]
+    with pytest.raises(UserError, match="values are not stored as they are"):
+        read_mask(path)
+    grey.save(path, "tiff", tiffinfo={262: 0})  # white is zero: the library turns the values over
+    with pytest.raises(UserError, match="values are not stored as they are"):
+        read_mask(path)
+
+
+def test_what_is_reinterpreted_is_known_from_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.new("RGBA", (4, 3)).save(path)
+    assert look(path).traits == ("alpha",)
+    Image.new("CMYK", (4, 3)).save(path, "jpeg")
+    assert look(path).traits == ("CMYK",)
+    Image.new("L", (4, 3)).save(path, save_all=True, append_images=[Image.new("L", (4, 3), 1)])
+    assert look(path).traits == ("animated",)
+    Image.new("L", (4, 3)).save(path, exif=b"Exif\0\0" + exif(6))
+    assert (look(path).size, look(path).stored, look(path).orientation) == ((4, 3), (3, 4), 6)
