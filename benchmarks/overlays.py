@@ -74,21 +74,24 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
     chosen = spread(ranking)
     asked = max(cell.cycle for of_image in cells.values() for cell in of_image)
     grid = RegionGrid(index.height, index.width, run.config.query.region_size)
-    pseudo, scores = _pseudo_labels(run, asked - 1, chosen), _scores(run, asked - 1, chosen, grid)
+    seen = _last_seen(run, asked, chosen, grid)
+    queries = {cycle for cycle, _, _ in seen.values()}
     truth, store = _truth(index, chosen), ImageStore(index, "train")
-    known = np.concatenate([score_R[np.isfinite(score_R)] for score_R in scores.values()])
+    known = np.concatenate([score_R[np.isfinite(score_R)] for _, score_R, _ in seen.values()])
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
 
     figure, panels = _panels(len(chosen), 4, index, legend=1.35)
     heat = None
     for axes, image_id in zip(panels, chosen, strict=True):
-        image_HWC = store.image(image_id)
+        image_HWC, (cycle, score_R, pseudo) = store.image(image_id), seen[image_id]
         axes[0].imshow(image_HWC)
         for cell in cells[image_id]:
             _outline(axes[0], grid, cell)
         axes[1].imshow(dimmed(image_HWC)[..., 0], cmap="gray", vmin=0, vmax=255)
-        heat = axes[1].imshow(_heat(scores[image_id], grid), cmap="inferno", vmin=low, vmax=high, alpha=0.8)
-        target_HW = decode_label(pseudo[image_id])
+        heat = axes[1].imshow(_heat(score_R, grid), cmap="inferno", vmin=low, vmax=high, alpha=0.8)
+        if len(queries) > 1:
+            axes[1].set_xlabel(f"query for cycle {cycle}", fontsize=8.5)
+        target_HW = decode_label(pseudo)
         for cell in cells[image_id]:
             target_HW[grid.box(cell.region)] = decode_label(cell.label)
         axes[2].imshow(blend(image_HWC, target_HW, index.palette))
@@ -98,7 +101,8 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
         else:
             axes[3].imshow(blend(image_HWC, truth_HW, index.palette))
         axes[0].set_ylabel(_short(image_id), fontsize=8)
-    titles = ("image", f"score of the query for cycle {asked}", "pseudo-label + bought cells", "truth")
+    query = f"the query for cycle {asked}" if queries == {asked} else "the last query that saw it"
+    titles = ("image", f"score of {query}", "pseudo-label + bought cells", "truth")
     for axes_, title in zip(panels[0], titles, strict=True):
         axes_.set_title(title)
     assert heat is not None
@@ -195,6 +199,19 @@ def _heat(score_R: npt.NDArray[np.float32], grid: RegionGrid) -> npt.NDArray[np.
         if np.isfinite(score):
             heat_HW[grid.box(region)] = score
     return heat_HW
+
+
+def _last_seen(
+    run: Findings, asked: int, ids: Sequence[str], grid: RegionGrid
+) -> dict[str, tuple[int, npt.NDArray[np.float32], bytes]]:
+    """Image -> the last cycle, at most `asked`, whose query saw it, its scores then and its pseudo-label: an image that
+    is labelled whole, or kept as reliable (ST++), is in no later scoring."""
+    found: dict[str, tuple[int, npt.NDArray[np.float32], bytes]] = {}
+    for cycle in range(asked, 0, -1):
+        if left := [image_id for image_id in ids if image_id not in found]:
+            scores, pseudo = _scores(run, cycle - 1, left, grid), _pseudo_labels(run, cycle - 1, left)
+            found |= {image_id: (cycle, scores[image_id], pseudo[image_id]) for image_id in scores}
+    return found
 
 
 def _scores(run: Findings, cycle: int, ids: Sequence[str], grid: RegionGrid) -> dict[str, npt.NDArray[np.float32]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from matplotlib.figure import Figure
 from benchmarks.drawing import INK, MARKERS, SERIES, cycle_look, inline, save, styled
 from benchmarks.figures import Dots, draw_class_iou, draw_confusion, draw_curve, draw_stage_times, draw_training
 from benchmarks.findings import Findings, find_data, load_findings
+from benchmarks.parts import Parts
+from benchmarks.report_markdown import as_markdown, percent
 from orchestrator.config import RunConfig, flatten
 from orchestrator.provenance import drift_lines
 from querying.files import check_folder, write_text
@@ -38,43 +41,57 @@ def write_report(runs: Sequence[Path], out: Path, index: DataIndex | None = None
     """Write report.html, report.md and every figure (SVG and PNG) into `out`; returns the path of report.html.
 
     Reads run folders, and for the overlays the data set: `index`, or the one that recipe.yaml names.  UserError names
-    a folder that is not a run with a finished cycle, or runs that can not be compared.
+    a folder that is not a run with a finished cycle, or runs that can not be compared.  A figure or table that fails is
+    named, on the page and in the log, and left out; where it failed because the run is not what was written,
+    DamagedError says so when all else is there.
     """
     found = load_findings(runs)
     check_folder(out)
+    parts = Parts()
     with styled(), writing_into(out, print):
-        context = _one(found[0], out, index) if len(found) == 1 else _several(found, out)
-        write_text(out / "report.md", _markdown(found))
-        page = _environment().get_template(TEMPLATE).render(runs=found, **context, **_embedded(out, context["figures"]))
+        context = _one(found[0], out, index, parts) if len(found) == 1 else _several(found, out, parts)
+        write_text(out / "report.md", as_markdown(found, parts.failed))
+        page = _environment().get_template(TEMPLATE).render(runs=found, failed=parts.failed, **context)
         write_text(out / "report.html", page)
+    parts.raise_damage()
     return out / "report.html"
 
 
-def _one(run: Findings, out: Path, index: DataIndex | None) -> dict[str, Any]:
+def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dict[str, Any]:
     missing = ""
     if index is None:
         index, missing = find_data(run)
-    figures: dict[str, Figure | None] = {
-        "curve": draw_curve([run]),
-        "class_iou": draw_class_iou(run.classes, _by_cycle(run), run.absent, run.summary["evaluated_on"]),
-        "confusion": draw_confusion(run),
-        "training": draw_training(run) if run.epochs else None,
-        "stage_times": draw_stage_times(run),
+    reference = parts.make("reference", lambda: run.reference, None)
+    absent: frozenset[str] = parts.make("absent classes", lambda: run.absent, frozenset())
+    figures: dict[str, Callable[[], Figure | None]] = {
+        "curve": lambda: draw_curve([run]),
+        "class_iou": lambda: draw_class_iou(
+            run.classes, _by_cycle(run, reference), absent, run.summary["evaluated_on"]
+        ),
+        "confusion": lambda: draw_confusion(run),
+        "training": lambda: draw_training(run) if run.epochs else None,
+        "stage_times": lambda: draw_stage_times(run),
     }
     coverage: dict[int, float | None] = {}
     if index:
         from benchmarks.overlays import coverage_of, draw_pseudo, draw_queried  # these load torch
 
-        figures |= {"queried": draw_queried(run, index), "pseudo": draw_pseudo(run, index)}
-        coverage = {row["cycle"]: coverage_of(run, row["cycle"]) for row in run.cycles}
+        figures |= {"queried": partial(draw_queried, run, index), "pseudo": partial(draw_pseudo, run, index)}
+        coverage = parts.make(
+            "coverage", lambda: {row["cycle"]: coverage_of(run, row["cycle"]) for row in run.cycles}, {}
+        )
+    shares: list[dict[str, Any]] = parts.make("class shares of what was bought", lambda: list(_bought(run, index)), [])
+    rates: dict[int, dict[str, float]] = parts.make("rates", lambda: run.rates(index), {})
     settings = flatten(run.config.model_dump(mode="json"))
     return {
-        "figures": _saved(figures, out),
+        **_drawn(figures, out, parts),
         "missing": missing,
         "settings": {key: settings[key] for key in KEYS if settings[key] != "null"},
         "recipe": run.config.to_yaml(),
-        "bought": list(_bought(run, index)),
-        "rates": run.rates(index),
+        "reference": reference,
+        "absent": absent,
+        "bought": shares,
+        "rates": rates,
         "coverage": coverage,
         "drift": drift_lines(run.provenance),
         "command": _command(run),
@@ -83,31 +100,34 @@ def _one(run: Findings, out: Path, index: DataIndex | None) -> dict[str, Any]:
     }
 
 
-def _several(runs: Sequence[Findings], out: Path) -> dict[str, Any]:
+def _several(runs: Sequence[Findings], out: Path, parts: Parts) -> dict[str, Any]:
     series = [
         Dots(run.label, SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)], run.last["class_iou"],
              run.last["miou"])
         for place, run in enumerate(runs)
     ]  # fmt: skip
     split = runs[0].summary["evaluated_on"]
-    figures: dict[str, Figure | None] = {
-        "curve": draw_curve(runs),
-        "class_iou": draw_class_iou(runs[0].classes, series, runs[0].absent, split),
+    absent: frozenset[str] = parts.make("absent classes", lambda: runs[0].absent, frozenset())
+    figures: dict[str, Callable[[], Figure | None]] = {
+        "curve": lambda: draw_curve(runs),
+        "class_iou": lambda: draw_class_iou(runs[0].classes, series, absent, split),
     }
     return {
-        "figures": _saved(figures, out),
+        **_drawn(figures, out, parts),
         "missing": "",
+        "absent": absent,
+        "reference": None,
         "differing": _differing(runs),
         "groups": _over_seeds(runs),
         "command": "\n".join(_command(run) for run in runs),
     }
 
 
-def _by_cycle(run: Findings) -> list[Dots]:
+def _by_cycle(run: Findings, reference: Mapping[str, Any] | None) -> list[Dots]:
     dots = [Dots(f"cycle {row['cycle']}", *cycle_look(row["cycle"]), row["class_iou"], row["miou"])
             for row in run.cycles]  # fmt: skip
-    if run.reference:
-        dots.append(Dots("all labels", INK, "D", run.reference["class_iou"], run.reference["miou"], hollow=True))
+    if reference:
+        dots.append(Dots("all labels", INK, "D", reference["class_iou"], reference["miou"], hollow=True))
     return dots
 
 
@@ -154,28 +174,31 @@ def _command(run: Findings) -> str:
     return shlex.join([*parts, "--out", f"{run.layout.root}-again"])
 
 
-def _saved(figures: Mapping[str, Figure | None], out: Path) -> list[str]:
-    """Write every figure; a picture that an earlier report left and this one does not have is removed."""
-    drawn = []
-    for name, figure in figures.items():
-        if figure is None:
-            (out / f"{name}.png").unlink(missing_ok=True)
-            continue
-        save(figure, out, name, svg=name not in PICTURES)
-        drawn.append(name)
-    return drawn
+def _drawn(
+    figures: Mapping[str, Callable[[], Figure | None]], out: Path, parts: Parts
+) -> dict[str, dict[str, Markup | str]]:
+    """Write every figure, and return what stands of it in the page: charts as SVG elements (safe: drawn by us, names in
+    them are outlines), pictures as data URIs.  Files that an earlier report left and this one does not have go."""
+    charts: dict[str, Markup | str] = {}
+    pictures: dict[str, Markup | str] = {}
+    for name, draw in figures.items():
+        picture = name in PICTURES
 
+        def element(name: str = name, draw: Callable[[], Figure | None] = draw, picture: bool = picture) -> Any:
+            figure = draw()
+            if figure is None:
+                return None
+            save(figure, out, name, svg=not picture)
+            if picture:
+                return "data:image/png;base64," + base64.b64encode((out / f"{name}.png").read_bytes()).decode()
+            return Markup(inline((out / f"{name}.svg").read_text()))
 
-def _embedded(out: Path, names: Sequence[str]) -> dict[str, dict[str, Markup | str]]:
-    """Charts as SVG elements (safe: drawn by us, names in them are outlines), pictures as data URIs."""
-    charts: dict[str, Markup | str] = {
-        name: Markup(inline((out / f"{name}.svg").read_text())) for name in names if name not in PICTURES
-    }
-    pictures: dict[str, Markup | str] = {
-        name: "data:image/png;base64," + base64.b64encode((out / f"{name}.png").read_bytes()).decode()
-        for name in names
-        if name in PICTURES
-    }
+        found = parts.make(name, element, None)
+        if found is None:
+            for kind in ("png", "svg"):
+                (out / f"{name}.{kind}").unlink(missing_ok=True)
+        else:
+            (pictures if picture else charts)[name] = found
     return {"charts": charts, "pictures": pictures}
 
 
@@ -187,13 +210,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
     environment.filters["clock"] = _clock
     return environment
-
-
-def _percent(share: float | None, digits: int = 2) -> str:
-    return "-" if share is None else f"{100 * share:.{digits}f}"
 
 
 def _clock(seconds: float) -> str:
@@ -202,32 +221,3 @@ def _clock(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _markdown(runs: Sequence[Findings]) -> str:
-    """The cycles of every run and the IoU of every class, for a README or an issue."""
-    lines = [
-        "| run | cycle | labelled % | of non-void % | queried of pool % | cells | mIoU % | of full % |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for run in runs:
-        for row in run.cycles:
-            full = _percent(row["miou"] / run.supervised, 1) if run.supervised else "-"
-            shares = (row["labelled_fraction"], row["labelled_fraction_valid"], row["queried_fraction_pool"])
-            cells = [_cell(run.label), str(row["cycle"]), *map(_percent, shares), str(row["cells"])]
-            lines.append(f"| {' | '.join([*cells, _percent(row['miou']), full])} |")
-        if run.supervised:
-            lines.append(
-                f"| {_cell(run.label)} | all labels | 100.00 | 100.00 | | | {_percent(run.supervised)} | 100.0 |"
-            )
-    titles = [f"{_cell(run.label)}, cycle {row['cycle']}" for run in runs for row in run.cycles]
-    lines += ["", f"| class IoU % | {' | '.join(titles)} |", f"|---|{'--:|' * len(titles)}"]
-    for name in runs[0].classes:
-        values = [_percent(row["class_iou"][name]) for run in runs for row in run.cycles]
-        lines.append(f"| {_cell(name)} | {' | '.join(values)} |")
-    drift = [f"- {_cell(run.label)}: {_cell(line)}" for run in runs for line in drift_lines(run.provenance)]
-    return "\n".join([*lines, *(["", *drift] if drift else [])]) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -11,16 +11,15 @@ from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
-from orchestrator.manifest import digest, set_aside
+from orchestrator.manifest import set_aside
 from orchestrator.mlflow_store import Group
 from orchestrator.provenance import provenance as _provenance, settle
 from orchestrator.recipe_file import read_recipe, restore_recipe
 from orchestrator.record import Mirror, NoMirror, Record
 from orchestrator.tracking import MlflowMirror
 from orchestrator.tracking_uri import chosen_uri
-from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import DamagedError, UserError
-from querying.files import sha256, write_json
+from querying.files import sha256
 from querying.shards import DataIndex
 
 if TYPE_CHECKING:
@@ -94,18 +93,9 @@ def _run(
     mirror = settled(config, index, layout, backend, uri, progress)
     summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress)
 
-    from benchmarks.deploy import export_onnx
-    from benchmarks.report import write_report
+    from benchmarks.ending import conclude_run
 
-    progress.stage("report")
-    report = write_report([layout.root], layout.root / "report", index)
-    onnx = layout.root / "model.onnx"
-    cycle = summary["cycles"][-1]["cycle"]
-    model = {"cycle": cycle, "checkpoint": digest(layout.checkpoint(cycle), "*.safetensors")}
-    if not exported_from(layout.root, model):
-        export_onnx(layout.checkpoint(cycle), onnx)
-        write_json(layout.root / MODEL_NOTE, {**model, "sha256": sha256(onnx)})
-    mirror.finish(report.parent, onnx)
+    conclude_run(layout, summary, index, mirror, progress)
 
 
 def settled(

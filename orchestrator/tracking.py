@@ -71,7 +71,9 @@ class MlflowMirror:
 
     def finish(self, artefacts: Path | None, onnx: Path | None) -> None:
         """Have what is left copied, the figures and the model (ONNX: no pickle) logged and the runs closed, within
-        `FINAL_WAIT_S`."""
+        `FINAL_WAIT_S`.  May be called again with what comes later."""
+        if self._thread and not self._thread.is_alive():
+            self._thread = None
         self._last = artefacts, onnx
         self.sync()
         assert self._thread

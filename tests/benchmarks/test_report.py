@@ -8,18 +8,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks import overlays, report as report_module
 from benchmarks.drawing import BLUE, INK, blend, dimmed, inline, save, styled, svg_text
 from benchmarks.figures import Dots, draw_class_iou
-from benchmarks.findings import find_data, load_findings
-from benchmarks.overlays import _heat, coverage_of, queried_cells, spread
+from benchmarks.findings import Findings, find_data, load_findings
+from benchmarks.overlays import _heat, _last_seen, coverage_of, draw_queried, queried_cells, spread
 from benchmarks.report import _bought, _clock, _environment, write_report
+from benchmarks.run_command import _provenance
 from orchestrator.config import build
 from orchestrator.recipe_file import read_recipe, write_recipe
-from querying.errors import DamagedError, UserError
+from querying.errors import DamagedError, Interrupted, UserError
 from querying.files import read_json, write_json
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
 from querying.shards import read_truth
+from tests.small import small_config, small_run
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +230,72 @@ def test_several_runs_are_compared_over_their_seeds(finished, copy, tmp_path):
     assert not (tmp_path / "out/confusion.svg").exists()
 
 
+def test_images_that_are_labelled_whole_show_the_last_query_that_saw_them(toy_data, tmp_path):
+    """Two rounds of whole images: those of the first are not scored before the second (`camvid_deal`)."""
+    words = ("cycles=2", "train.epochs=1", "query.unit=image", "query.images=2", "train.steps_per_epoch=1")
+    write_recipe(tmp_path / "run/recipe.yaml", small_config(*words), _provenance(toy_data, tmp_path / "none"))
+    small_run(toy_data.root, tmp_path / "run", *words)
+    run = load_findings([tmp_path / "run"])[0]
+    bought = {image_id: cells[0].cycle for image_id, cells in queried_cells(run).items()}
+    assert sorted(bought.values()) == [1, 1, 2, 2]
+    grid = RegionGrid(48, 64, run.config.query.region_size)
+    assert {image_id: cycle for image_id, (cycle, _, _) in _last_seen(run, 2, list(bought), grid).items()} == bought
+    figure = draw_queried(run, toy_data)
+    shown = {axes.get_xlabel() for axes in figure.axes}
+    assert {"query for cycle 1", "query for cycle 2"} <= shown
+
+
+FIGURES = ("curve", "class_iou", "confusion", "training", "stage_times", "queried", "pseudo")
+
+
+def test_a_part_that_fails_is_named_and_costs_no_other(finished, tmp_path, monkeypatch, caplog):
+    (tmp_path / "confusion.svg").write_text("of an earlier report")
+
+    def fail(*args):
+        raise KeyError("train_00002")
+
+    for name in ("curve", "class_iou", "training", "stage_times"):
+        monkeypatch.setattr(report_module, f"draw_{name}", lambda *args: None)  # nothing to draw: says nothing
+    monkeypatch.setattr(report_module, "draw_confusion", fail)
+    monkeypatch.setattr(overlays, "draw_queried", fail)
+    monkeypatch.setattr(overlays, "draw_pseudo", lambda *args: None)
+    monkeypatch.setattr(report_module, "_bought", fail)
+    page = write_report([finished], tmp_path).read_text()
+    parts = ("class shares of what was bought", "confusion", "queried")
+    assert re.findall("Left out, because it failed: (.*): KeyError: &#39;train_00002&#39;", page) == list(parts)
+    assert [message for message in caplog.messages if "KeyError" in message] == [
+        f"left out: {part}: KeyError: 'train_00002'" for part in parts
+    ]
+    assert "- left out: confusion: KeyError" in (tmp_path / "report.md").read_text()
+    assert "of the train pixels labelled" in page
+    assert not (tmp_path / "confusion.svg").exists()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_nothing_that_is_drawn_or_counted_can_cost_the_page(finished, copy, tmp_path, monkeypatch, caplog, several):
+    def fail(*args, **options):
+        raise ZeroDivisionError("planted")
+
+    edit_recipe(copy, lambda tree: tree.update(seed=7))
+    monkeypatch.setattr(report_module, "save", fail)
+    for name in ("absent", "reference", "bought", "rates"):
+        monkeypatch.setattr(Findings, name, property(fail))
+    monkeypatch.setattr(overlays, "coverage_of", fail)
+    page = write_report([finished, copy] if several else [finished], tmp_path).read_text()
+    parts = ["curve", "class_iou"] if several else FIGURES
+    assert all(f"failed: {name}: ZeroDivisionError: planted" in page for name in ("absent classes", *parts))
+    assert "</html>" in page
+
+
+def test_somebody_who_stops_a_report_stops_it(finished, tmp_path, monkeypatch):
+    def stop(*args):
+        raise Interrupted("stop")
+
+    monkeypatch.setattr(report_module, "draw_curve", stop)
+    with pytest.raises(Interrupted):
+        write_report([finished], tmp_path)
+
+
 def test_runs_with_other_classes_are_not_compared(finished, copy, tmp_path):
     edit_json(copy / "summary.json", lambda tree: tree["cycles"][-1]["class_iou"].pop("sky"))
     with pytest.raises(UserError, match=r"copy: its classes differ"):
@@ -266,6 +335,8 @@ def test_what_is_not_what_was_written_is_named(copy, tmp_path, name, spoil):
     path.write_bytes(flipped if spoil == "flip" else spoil.encode())
     with pytest.raises(DamagedError, match=name):
         write_report([copy], tmp_path / "out")
+    if name in ("metrics.jsonl", "cycle-002/evaluation/confusion.json"):  # all else is there
+        assert "Left out, because it failed: " in (tmp_path / "out/report.html").read_text()
 
 
 def test_the_data_set_of_the_run_is_found(run, toy_data):

@@ -1,0 +1,64 @@
+"""What a run leaves when its cycles are done: model, record in MLflow, report.  None of them can cost it its end."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.parts import failure
+from orchestrator.layout import RunLayout
+from orchestrator.manifest import digest
+from orchestrator.progress import Progress
+from orchestrator.record import Mirror
+from orchestrator.verify import MODEL_NOTE, exported_from
+from querying.errors import Interrupted
+from querying.files import sha256, write_json
+from querying.shards import DataIndex
+
+
+def conclude_run(
+    layout: RunLayout, summary: Mapping[str, Any], index: DataIndex, mirror: Mirror, progress: Progress
+) -> None:
+    """Export the last model, close the run in MLflow, then write the report and put it there, too.
+
+    The summary is written already; what fails here is named with the command that makes it later, and left out.
+    """
+    onnx = layout.root / "model.onnx"
+    exported = _export(layout, summary["cycles"][-1]["cycle"], onnx, progress)
+    mirror.finish(None, onnx if exported else None)
+    if report := _report(layout, index, progress):
+        mirror.finish(report.parent, None)
+
+
+def _export(layout: RunLayout, cycle: int, onnx: Path, progress: Progress) -> bool:
+    progress.stage("model")
+    try:
+        model = {"cycle": cycle, "checkpoint": digest(layout.checkpoint(cycle), "*.safetensors")}
+        if not exported_from(layout.root, model):
+            from benchmarks.deploy import export_onnx
+
+            export_onnx(layout.checkpoint(cycle), onnx)
+            write_json(layout.root / MODEL_NOTE, {**model, "sha256": sha256(onnx)})
+    except Interrupted:
+        raise
+    except Exception as error:  # the checkpoint is the model: another format of it is not worth a run's end
+        command = shlex.join(["s4al", "export", str(layout.root), str(onnx.with_name("FILE.onnx"))])
+        progress.say(f"no model.onnx: {failure(error)}; the run is finished without it; later: {command}")
+        return False
+    return True
+
+
+def _report(layout: RunLayout, index: DataIndex, progress: Progress) -> Path | None:
+    progress.stage("report")
+    try:
+        from benchmarks.report import write_report
+
+        return write_report([layout.root], layout.root / "report", index)
+    except Interrupted:
+        raise
+    except Exception as error:  # every number of it is in the summary
+        command = shlex.join(["s4al", "report", str(layout.root)])
+        progress.say(f"report: {failure(error)}; the run is finished without it; later: {command}")
+        return None
