@@ -108,7 +108,8 @@ def settled(
     group: Group | None = None,
 ) -> Mirror:
     """Write the recipe, or note what has changed since it was written; what mirrors the run then."""
-    for change in settle(layout, config, _provenance(index, layout.backbone, backend.device)):
+    now = _provenance(index, layout.backbone, backend.device, config.query.acquisition)
+    for change in settle(layout, config, now):
         progress.say(f"{change}: what follows is not bit for bit what an undisturbed run gives; noted in recipe.yaml")
     if uri == "none":
         return NoMirror()

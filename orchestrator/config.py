@@ -144,14 +144,14 @@ def changed(base: RunConfig, where: str = "", **changes: Any) -> RunConfig:
     return build(tree, where)
 
 
-def load_yaml(path: Path) -> RunConfig:
-    """A resolved configuration as `s4al show` prints it, or a part of one over the defaults."""
+def load_yaml(path: Path, most: int = MAX_YAML_BYTES) -> RunConfig:
+    """A resolved configuration as `s4al show` prints it, or a part of one over the defaults; at most `most` bytes."""
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_YAML_BYTES + 1).decode()
+            text = file.read(most + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    tree = parse_yaml(text, str(path))
+    tree = parse_yaml(text, str(path), most)
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values")
     tree.pop("provenance", None)  # of a run's recipe.yaml: what it ran with, not what to run

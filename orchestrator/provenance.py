@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,15 @@ from orchestrator.ahead import next_stage
 from orchestrator.config import RunConfig, flatten
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
+from querying.environment import code, libraries, machine
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
+from querying.own_acquisition import read_source
 from querying.shards import DataIndex
 
-LIBRARIES = ("torch", "torchvision", "timm", "ray", "numpy", "pyarrow", "mlflow", "pillow", "safetensors")
-COMPUTING = ("torch", "timm", "numpy")
-"""Libraries that compute results; the others move bytes, which are hashed."""
-CODE = ("orchestrator", "training", "querying")
-"""Packages that make results; `benchmarks` shows them."""
+ENVIRONMENT = ("commit", "code", "own_code", "device", "machine", "libraries")
+"""What of the provenance may change in mid-run.  What a run began with stays; changes are added as `environments`."""
 HARMLESS_KEYS = ("train.max_failures", "train.checkpoint_epochs", "train.timeout", "query.actors")
 """May change in mid-run: the results are the same bit for bit."""
 MACHINE_KEYS = (
@@ -40,17 +37,20 @@ SEED_KEYS = ("seed", "initial.list", "reference", "train.validate_epochs", "eval
 """May differ between seeds of one recipe: what a seed or a list draws, and what changes nothing that is trained."""
 
 
-def provenance(index: DataIndex, backbone: Path, device: str = "unknown") -> dict[str, Any]:
-    """What decides a run beside its recipe."""
+def provenance(index: DataIndex, backbone: Path, device: str = "unknown", acquisition: str = "") -> dict[str, Any]:
+    """What decides a run beside its recipe; `own_code` where its `acquisition` is a function of the user's own."""
+    own = read_source(acquisition) if ":" in acquisition else None
     return {
         "schema": 1,
         "id": uuid.uuid4().hex,
         "first_weights": sha256(backbone) if backbone.exists() else None,
         "data": {"root": str(index.root.resolve()), "name": index.name, "sha256": index.digest},
         "commit": _commit(),
-        "code": _code(),
+        "code": code(),
+        "own_code": own.hashes if own else {},
         "device": device,
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "machine": machine(device),
+        "libraries": dict(libraries(own.installed if own else frozenset())),
     }
 
 
@@ -65,16 +65,51 @@ def settle(layout: RunLayout, config: RunConfig, now: Mapping[str, Any]) -> list
     started, before = read_recipe(layout.recipe)
     if _finished(layout):
         return []
-    changes = [f"{key} was {old}, is {new}" for key, old, new in changed_keys(started, config) if key in MACHINE_KEYS]
-    changes += _changed_environment(before, now)
-    after = {**now, **{str(key): before[key] for key in ("id", "first_weights", "drift") if key in before}}
-    noted = bool(changes) and Ledger(layout.ledger).has(0)
-    if noted:
+    if not any(Ledger(part.ledger).has(0) for part in (layout, layout.reference)):
+        kept = ("id", "first_weights", "drift", "environments")
+        after: dict[str, Any] = {**now, **{str(key): before[key] for key in kept if key in before}}
+        changes: list[str] = []
+    else:
+        last = latest_environment(before)
+        changes = [
+            f"{key} was {old}, is {new}" for key, old, new in changed_keys(started, config) if key in MACHINE_KEYS
+        ]
+        changes += changed_environment(last, now)
         entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "from": next_stage(layout, config)}
-        after["drift"] = [*before.get("drift", []), {**entry, "changes": changes}]
+        after = {**now, **before}  # what a run began with is never replaced, and added where it did not say
+        if changes:
+            after["drift"] = [*before.get("drift", []), {**entry, "changes": changes}]
+        if new := _difference(last, now):
+            after["environments"] = [*before.get("environments", []), {**entry, **new}]
     if (config, after) != (started, before):
         write_recipe(layout.recipe, config, after)
-    return changes if noted else []
+    return changes
+
+
+def latest_environment(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run with this provenance was started in last: what it began with and all changes since."""
+    known = {key: found[key] for key in ENVIRONMENT if key in found}
+    for entry in found.get("environments", []):
+        for key in ENVIRONMENT:
+            if isinstance(entry.get(key), Mapping):
+                merged = {**known.get(key, {}), **entry[key]}
+                known[key] = {name: value for name, value in merged.items() if value is not None}
+            elif key in entry:
+                known[key] = entry[key]
+    return known
+
+
+def _difference(last: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What `now` says otherwise; None is what it does not have any more."""
+    found: dict[str, Any] = {}
+    for key in ENVIRONMENT:
+        if isinstance(now[key], Mapping):
+            old = last.get(key) or {}
+            changed = {name: now[key].get(name) for name in {**old, **now[key]} if old.get(name) != now[key].get(name)}
+            found |= {key: changed} if changed or key not in last else {}
+        elif now[key] != "unknown" and now[key] != last.get(key):
+            found[key] = now[key]
+    return found
 
 
 def drift_lines(found: Mapping[str, Any]) -> list[str]:
@@ -99,20 +134,33 @@ def recipe_difference(there: RunConfig, here: RunConfig, free: Sequence[str] = S
     return next((f"{key} is {old!r} and {new!r}" for key, old, new in changed), "")
 
 
-def _changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def changed_environment(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """A line for everything that both know and that differs.  The code counts, not its commit: that may be unknown,
     the tree may have been changed, and a commit may change a document alone."""
-    old: dict[str, Any] = {**before.get("libraries", {}), **before}
-    new: dict[str, Any] = {**now["libraries"], **now}
-    changed = [
-        key for key in ("code", "device", *COMPUTING)
-        if old.get(key) not in (None, "unknown", new[key]) and new[key] != "unknown"
-    ]  # fmt: skip
-    if "code" in changed:
-        for side, found in ((old, before), (new, now)):
-            commit = str(found.get("commit", "unknown"))
-            side["code"] = f"{side['code'][:8]} (commit {commit[:12]}{'-dirty' * commit.endswith('-dirty')})"
-    return [f"{key} was {old[key]}, is {new[key]}" for key in changed]
+    lines = []
+    for key in ("code", "device"):
+        if before.get(key) not in (None, "unknown", now[key]) and now[key] != "unknown":
+            old, new = (_with_commit(one) if key == "code" else one[key] for one in (before, now))
+            lines.append(f"{key} was {old}, is {new}")
+    for key, title, absent in (
+        ("own_code", "code of {}", "not there"),
+        ("machine", "{}", "unset"),
+        ("libraries", "{}", ""),
+    ):
+        if key not in before:  # of an earlier version
+            continue
+        old, new = before[key], now[key]
+        for name in {**old, **new}:
+            both = name in old and name in new
+            if old.get(name) != new.get(name) and (both or key == "own_code" or name.startswith("variable ")):
+                was, is_ = (one.get(name, absent)[: 12 if key == "own_code" else None] for one in (old, new))
+                lines.append(f"{title.format(name)} was {was}, is {is_}")
+    return lines
+
+
+def _with_commit(found: Mapping[str, Any]) -> str:
+    commit = str(found.get("commit", "unknown"))
+    return f"{found['code'][:8]} (commit {commit[:12]}{'-dirty' * commit.endswith('-dirty')})"
 
 
 def _finished(layout: RunLayout) -> bool:
@@ -120,14 +168,6 @@ def _finished(layout: RunLayout) -> bool:
         return bool(read_json(layout.summary)["finished"])
     except DamagedError:
         return False
-
-
-def _code() -> str:
-    """SHA-256 (hex) over the source of the packages that make results."""
-    root, total = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(path for package in CODE for path in (root / package).rglob("*.py")):
-        total.update(f"{path.relative_to(root)} {sha256(path)}\n".encode())
-    return total.hexdigest()
 
 
 def _commit() -> str:
@@ -140,10 +180,3 @@ def _commit() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return described.stdout.strip()
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

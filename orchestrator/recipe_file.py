@@ -18,6 +18,8 @@ from querying.errors import DamagedError
 from querying.files import check_schema, write_text
 
 _SEAL_LINE = "# seal: "
+LARGEST = 5_000_000
+"""Bytes of a recipe with a seal: it grows by some hundred with each change of its environment."""
 
 
 def write_recipe(path: Path, config: RunConfig, provenance: Mapping[str, Any]) -> None:
@@ -46,9 +48,9 @@ def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     text, _, seal = path.read_bytes().rpartition(_SEAL_LINE.encode())
     if seal != hashlib.sha256(text).hexdigest().encode() + b"\n":
         raise DamagedError(f"{path}: not what was written: its seal is broken")
-    provenance: dict[str, Any] = parse_yaml(text.decode(), str(path))["provenance"]
+    provenance: dict[str, Any] = parse_yaml(text.decode(), str(path), LARGEST)["provenance"]
     check_schema(provenance, path)  # before its keys, which may be unknown here
-    return load_yaml(path), provenance
+    return load_yaml(path, LARGEST), provenance
 
 
 def restore_recipe(path: Path) -> None:

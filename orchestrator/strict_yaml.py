@@ -57,10 +57,10 @@ for _tag, _pattern, _first in (
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _first)
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """Strict YAML.  UserError names `where`."""
-    if len(text) > MAX_YAML_BYTES:
-        raise UserError(f"{where}: larger than {MAX_YAML_BYTES} bytes")
+def parse_yaml(text: str, where: str, most: int = MAX_YAML_BYTES) -> Any:
+    """Strict YAML of at most `most` bytes.  UserError names `where`."""
+    if len(text) > most:
+        raise UserError(f"{where}: larger than {most} bytes")
     try:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  (a SafeLoader, made stricter)
     except (yaml.YAMLError, RecursionError) as error:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from querying.errors import UserError
+from querying.sources import Sources, own_sources
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PROBE = (2, 3, 4, 5)
 """Images, classes, rows and columns of the probabilities that a function is tried with."""
+_read: dict[str, Sources] = {}
+"""Function -> the source that it had when this process imported it."""
+
+
+def read_source(spec: str) -> Sources:
+    """What the function is made from, as it was when this process imported it; where it did not, as it is now."""
+    return _read.get(spec) or own_sources(spec.partition(":")[0])
 
 
 def own_acquisition(spec: str) -> Callable[[Tensor], Tensor]:
@@ -20,6 +29,7 @@ def own_acquisition(spec: str) -> Callable[[Tensor], Tensor]:
     one should ask.  UserError, one line, where there is none, or where it gives something else for a small input."""
     where = f"query.acquisition={spec}"
     module, _, name = spec.partition(":")
+    before = set(sys.modules)
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError as error:
@@ -31,6 +41,8 @@ def own_acquisition(spec: str) -> Callable[[Tensor], Tensor]:
     if not callable(found):
         raise UserError(f"{where}: is not a function")
     _try(found, where)
+    if spec not in _read:
+        _read[spec] = own_sources(module, sorted(set(sys.modules) - before))
     return found  # type: ignore[no-any-return]
 
 

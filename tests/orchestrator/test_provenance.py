@@ -8,8 +8,9 @@ import pytest
 from benchmarks.preflight import check_same_run
 from orchestrator.config import override
 from orchestrator.layout import RunLayout
-from orchestrator.provenance import drift_lines, provenance, settle
-from orchestrator.recipe_file import read_recipe, recipe_copy
+from orchestrator.provenance import ENVIRONMENT, drift_lines, latest_environment, provenance, settle
+from orchestrator.recipe_file import read_recipe, recipe_copy, write_recipe
+from querying.environment import variables
 from querying.errors import UserError
 from querying.files import write_json
 from tests.small import SMALL, small_config, small_run
@@ -46,8 +47,28 @@ def test_the_same_again_changes_nothing(begun, now, toy_data, tmp_path):
     assert begun.recipe.read_bytes() == before
 
 
+def with_machine(now, **changes):
+    return {**now, "machine": {**now["machine"], **changes}}
+
+
 CHANGES = {
     "a library that computes": (lambda now: with_library(now, "torch", "9.9"), "torch was .*, is 9.9"),
+    "a library that a stage imports": (lambda now: with_library(now, "pillow", "99"), "pillow was .*, is 99"),
+    "a library that such a one requires": (lambda now: with_library(now, "sympy", "99"), "sympy was .*, is 99"),
+    "another processor": (lambda now: with_machine(now, processor="Z80"), "processor was .*, is Z80"),
+    "the same with other instructions": (
+        lambda now: with_machine(now, instructions="99 flags (0)"),
+        r"instructions was \d+ flags \(\w+\), is 99 flags \(0\)",
+    ),
+    "what chooses kernels": (
+        lambda now: with_machine(now, **variables({"ONEDNN_MAX_CPU_ISA": "AVX2"})),
+        "variable ONEDNN_MAX_CPU_ISA was unset, is AVX2",
+    ),
+    "another Python": (lambda now: with_machine(now, python="CPython 3.99"), "python was CPython .*, is CPython 3.99"),
+    "the user's own code": (
+        lambda now: {**now, "own_code": {"lab.helper": "a" * 64}},
+        "code of lab.helper was not there, is aaaaaaaaaaaa",
+    ),
     "the device": (lambda now: {**now, "device": "cuda"}, "device was cpu AVX2, is cuda"),
     "the code": (
         lambda now: {**now, "code": "b" * 64, "commit": "c" * 40 + "-dirty"},
@@ -71,8 +92,45 @@ def test_what_may_change_the_last_bits_is_noted_once_from_the_stage_that_comes_n
     assert len(drifts(begun)) == 2
 
 
+def test_what_a_run_began_with_is_never_replaced_and_each_change_is_kept(begun, now):
+    """With another Pillow, which resizes every image, and then with the first one again."""
+    first = now["libraries"]["pillow"]
+    for version in ("98", "99", first):
+        settle(begun, small_config(), with_library(now, "pillow", version))
+    found = read_recipe(begun.recipe)[1]
+    assert {key: found[key] for key in ENVIRONMENT} == {key: now[key] for key in ENVIRONMENT}
+    assert [entry["libraries"] for entry in found["environments"]] == [{"pillow": v} for v in ("98", "99", first)]
+    assert latest_environment(found) == {key: now[key] for key in ENVIRONMENT}
+    assert [line.rpartition(": ")[2] for line in drift_lines(found)] == [
+        f"pillow was {first}, is 98", "pillow was 98, is 99", f"pillow was 99, is {first}",
+    ]  # fmt: skip
+
+
+def test_a_variable_that_is_gone_again_is_noted_too(begun, now):
+    settle(begun, small_config(), with_machine(now, **variables({"MKL_CBWR": "AVX2"})))
+    assert settle(begun, small_config(), now) == ["variable MKL_CBWR was AVX2, is unset"]
+    assert latest_environment(read_recipe(begun.recipe)[1])["machine"] == now["machine"]
+
+
+def test_the_record_of_many_changes_is_still_read(begun, now):
+    config, found = read_recipe(begun.recipe)
+    entry = {"time": "t", "from": "x", "libraries": {"torch": "0", "long": "x" * 50_000}}
+    write_recipe(begun.recipe, config, {**found, "environments": [entry]})
+    assert begun.recipe.stat().st_size > 50_000
+    assert settle(begun, small_config(), now) == [f"torch was 0, is {now['libraries']['torch']}"]
+
+
+def test_a_reference_that_comes_first_is_something_that_was_made(begun, now):
+    """With `stop_at` it is trained before the run buys a label of its own."""
+    (begun.ledger / "cycle-000.parquet").unlink()
+    begun.reference.ledger.mkdir(parents=True)
+    (begun.reference.ledger / "cycle-000.parquet").touch()
+    assert settle(begun, small_config("reference=true", "stop_at=1.0"), with_library(now, "torch", "9.9")) != []
+
+
 HARMLESS = {
-    "a library that moves bytes": lambda now: with_library(now, "pillow", "99"),
+    "a library that no stage imports": lambda now: with_library(now, "mlflow", "99"),
+    "a variable that chooses no kernel": lambda now: with_machine(now, **variables({"MKL_VERBOSE": "1", "HOME": "x"})),
     "a commit without other code": lambda now: {**now, "commit": "d" * 40},
     "a device that nobody knows": lambda now: {**now, "device": "unknown"},
 }
@@ -96,10 +154,8 @@ def test_before_the_first_label_and_after_the_end_nothing_has_drifted(begun, now
 
 
 def test_a_recipe_of_an_earlier_version_that_did_not_note_code_and_device_is_no_drift(begun, now):
-    from orchestrator.recipe_file import write_recipe
-
     old = copy.deepcopy(now)
-    for key in ("code", "device", "id"):
+    for key in ("code", "own_code", "device", "machine", "id"):
         del old[key]
     write_recipe(begun.recipe, small_config(), old)
     assert settle(begun, small_config(), now) == []
@@ -161,6 +217,47 @@ def test_other_threads_in_mid_run_are_refused_then_allowed_and_everybody_is_told
     ]
     assert all(line in text and "train.threads was 1, is 2" in text for text in told)
     assert len(drift_lines(read_recipe(tmp_path / "run/recipe.yaml")[1])) == 1
+
+
+def test_an_own_acquisition_that_is_edited_while_the_run_is_stopped_is_noted_with_its_module(
+    toy_data, tmp_path, monkeypatch, capsys
+):
+    """Here not the module itself, but one that it imports only when it is called."""
+    from benchmarks.run_command import run_command
+    from benchmarks.tables import status_command
+    from benchmarks.verify_command import verify_command
+    from orchestrator.stages import Stages
+    from querying import own_acquisition
+
+    lab = tmp_path / "lab_on_disk"
+    lab.mkdir()
+    (lab / "ask.py").write_text("def score(log_p):\n    from .power import raised\n    return raised(log_p)\n")
+    helper = lab / "power.py"
+    helper.write_text("def raised(log_p): return 1 - log_p.exp().amax(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def run():
+        overrides = [*SMALL, "train.epochs=1", "query.acquisition=lab_on_disk.ask:score"]
+        run_command("toy_s4al_plus", overrides, toy_data.root, tmp_path / "run", "local", None, "none")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stages, "score", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    helper.write_text("def raised(log_p): return log_p.exp().amax(1)\n")
+    own_acquisition._read.clear()  # as in a process of its own
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    for command in (status_command, verify_command):
+        capsys.readouterr()
+        command(tmp_path / "run")
+        told = capsys.readouterr().out
+        assert re.search(
+            r"not bit-exact: from scores of cycle 0 on .*: code of lab_on_disk\.power was \w+, is \w+", told
+        )
+        assert "lab_on_disk.ask" not in told
 
 
 @pytest.mark.ray
