@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.cli_many import compare, replay, splits, sweep, trial
+from benchmarks.cli_many import compare, headroom, replay, splits, sweep, trial
 from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind, OverridesArgument
 from querying.errors import Interrupted, S4ALError, UserError
 from querying.shown import one_line
@@ -86,7 +86,7 @@ def run(
     run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift)
 
 
-for _command in (splits, sweep, compare, replay):
+for _command in (splits, sweep, compare, replay, headroom):
     app.command()(_command)
 app.command(hidden=True)(trial)
 

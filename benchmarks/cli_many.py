@@ -11,6 +11,7 @@ from benchmarks.options import (
     BackendOption,
     Checkpoint,
     DataOption,
+    HeadroomPart,
     Mode,
     OverridesArgument,
     Scheduler,
@@ -130,3 +131,27 @@ def replay(
 
     replay_command(run, overrides or [], acquisition=acquisition, data=data, out=out, backend=backend.value,
                    address=address)  # fmt: skip
+
+
+def headroom(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    overrides: OverridesArgument = None,
+    part: Annotated[
+        list[HeadroomPart] | None,
+        typer.Option(
+            help="ceiling: of the head's resolution (seconds); overfit: a few images (minutes); control: the pool's"
+            " true labels against supervision, two whole trainings a seed.  Repeat for several; default: the first two."
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=2, help="overfit: images.")] = 4,
+    steps: Annotated[int, typer.Option(min=20, help="overfit: training steps.")] = 1000,
+    seeds: Annotated[str, typer.Option(help="control: separated by commas; two or more to judge.")] = "0",
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the answers; default runs/RECIPE.headroom.")] = None,
+    backend: BackendOption = BackendName.local,
+) -> None:
+    """What a recipe's data, network and schedule can show at all.  The same command again resumes."""
+    from benchmarks.headroom import headroom_command
+
+    parts = part or [HeadroomPart.ceiling, HeadroomPart.overfit]
+    headroom_command(recipe, overrides or [], data, out, backend.value, parts, images, steps, seeds)

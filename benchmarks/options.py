@@ -35,6 +35,12 @@ class Mode(StrEnum):
     min = "min"
 
 
+class HeadroomPart(StrEnum):
+    ceiling = "ceiling"
+    overfit = "overfit"
+    control = "control"
+
+
 class Checkpoint(StrEnum):
     last = "last"
     best_on_val = "best_on_val"

@@ -62,7 +62,7 @@ def splits_command(
     base = with_local_weights(resolve(recipe, overrides))
     out = out or Path("runs") / f"{base.name}.splits"
     check_backend(backend, address)
-    cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), _seeds(seeds), family, out)
+    cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), seed_numbers(seeds), family, out)
     uri = chosen_uri(tracking, out)
     data = data or generated(base, out)
     index = DataIndex.load(data)
@@ -174,7 +174,7 @@ def _words(text: str, option: str) -> list[str]:
     return words
 
 
-def _seeds(text: str) -> list[int]:
+def seed_numbers(text: str) -> list[int]:
     try:
         return [int(word) for word in _words(text, "--seeds")]
     except ValueError:

@@ -25,6 +25,7 @@ from orchestrator.verify import stage_inputs
 from querying.choice import ScoredPool, choose
 from querying.files import write_json, written
 from querying.ledger import Ledger
+from querying.oracle import SimulatedOracle
 from querying.pool import ScoreTask
 from querying.regions import WHOLE, RegionGrid
 from querying.reliability import reliable_images, write_reliability
@@ -154,6 +155,8 @@ class Stages:
         for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle)), 1):
             images, seconds = images + summary.images, seconds + summary.seconds
             self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
+        if self.config.train.pool_labels == "truth":
+            SimulatedOracle(self.index, self.grid).replace_pseudo_labels(out)
         if self.config.train.method == "st++" and not cycle:
             self._rank(out)
 

@@ -1,14 +1,17 @@
 """The simulated annotator: the only reader of the pool's truth besides the evaluation."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from querying.arrow_file import scored_file
 from querying.errors import UserError
+from querying.files import read_json, sha256, write_json, written
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
-from querying.schemas import LEDGER
+from querying.schemas import LEDGER, PSEUDO_LABELS
 from querying.shards import DataIndex, encode_label, image_ids, read_truth
 
 
@@ -58,6 +61,22 @@ class SimulatedOracle:
                 yield pa.RecordBatch.from_pylist(rows, schema=LEDGER)
         if left:
             raise UserError(f"image {min(left)}: not in the train split of {self.index.root}")
+
+    def replace_pseudo_labels(self, scores: Path) -> None:
+        """Give every image in a folder of scores its true label instead of the network's, as a control; again gives the
+        same bytes.  UserError names an image that has no mask."""
+        for number, shard in enumerate(self.index.shards("train")):
+            path, note = scores / f"pseudo-{number:05d}.arrow", scores / f"shard-{number:05d}.json"
+            ids = scored_file(path, PSEUDO_LABELS).table()["image_id"].to_pylist()
+            rows = []
+            for image_id, mask_HW in read_truth(self.index.root, shard, ids=set(ids)):
+                if mask_HW is None:
+                    raise UserError(f"image {image_id}: no mask, so train.pool_labels=truth can not be given")
+                coverage = float((mask_HW != IGNORE).mean())
+                rows.append({"image_id": image_id, "label": encode_label(mask_HW), "coverage": coverage})
+            with written(path) as staged, pa.ipc.new_file(staged, PSEUDO_LABELS) as file:
+                file.write_table(pa.Table.from_pylist(rows, schema=PSEUDO_LABELS))
+            write_json(note, {**read_json(note), path.name: sha256(path)})
 
     def _row(
         self, cycle: int, image_id: str, mask_HW: np.ndarray, region: int, score: float | None

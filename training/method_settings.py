@@ -199,6 +199,8 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         raise ValueError(f"train.method=st++ trains a teacher and two students: it needs cycles=2, not {cycles}")
     if train.method == "st++" and queried:
         raise ValueError("train.method=st++ asks nothing: it needs query.per_image=0 (query.images=0 for whole images)")
+    if train.pool_labels == "truth" and train.method not in ("self_training", "st++"):
+        raise ValueError(f"train.pool_labels=truth needs train.method=self_training or st++, not {train.method}")
     if train.method not in ON_THE_FLY:
         return
     if cycles and not queried:

@@ -93,6 +93,9 @@ class TrainSettings(Settings):
     weight_decay: float = Field(1e-4, ge=0)
     poly_power: float = Field(0.9, ge=0)
     unlabelled_weight: float = Field(1.0, ge=0)
+    pool_labels: Literal["pseudo", "truth"] = "pseudo"
+    """What the pool is learned with: pseudo-labels, or its true labels as a control of a benchmark.  The control shows
+    what self-training could bring at most in a schedule; it says nothing of few labels (`s4al headroom`)."""
     normalise: Literal["valid", "all"] = "valid"
     """Cross entropy divided by the known pixels, or by all pixels as the authors' code does."""
     ohem: float | None = Field(None, gt=0, lt=1)

@@ -1,0 +1,216 @@
+"""`s4al headroom`: what a recipe's data, network and schedule can show at all, before anybody ranks methods with it.
+
+Four questions, each with a number: what mIoU the head's resolution allows; whether the network and its training fit a
+few images; how well supervised training fits the images that it learns; and whether the true labels of the pool would
+have helped.  Where they would not, no pseudo-labels can, and the schedule ranks no semi-supervised methods.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.headroom_plan import SUPERVISED, TRUTH, ceiling_stride, control, few_images
+from benchmarks.options import HeadroomPart
+from benchmarks.preflight import check_data, with_local_list, with_local_weights
+from benchmarks.recipes import resolve
+from benchmarks.run_command import generated, run_command
+from benchmarks.splits_command import seed_numbers
+from benchmarks.tables import load_summary
+from orchestrator.config import RunConfig
+from orchestrator.layout import RunLayout
+from querying.errors import DamagedError
+from querying.files import make_folder, read_json, write_json, write_text
+from querying.ledger import Ledger
+from querying.shards import DataIndex, read_truth
+from training.ceiling import at_full_size, averaged_truth, fitted_logits
+from training.evaluation import EvaluationTask, ShardEvaluator
+from training.metrics import Confusion
+from training.predictor import Predictor
+
+Found = dict[str, Any]
+
+
+def headroom_command(
+    recipe: str,
+    overrides: list[str],
+    data: Path | None,
+    out: Path | None,
+    backend: str,
+    parts: Sequence[HeadroomPart],
+    images: int,
+    steps: int,
+    seeds: str,
+) -> None:
+    """Answer the questions that `parts` name; every training is an ordinary run folder below `out`, and an answer that
+    `out/PART.json` has already for the same question is not looked for again."""
+    config, numbers = with_local_list(with_local_weights(resolve(recipe, overrides))), seed_numbers(seeds)
+    out = out or Path("runs") / f"{config.name}.headroom"
+    index = DataIndex.load(data or generated(config, out))
+    check_data(config, index)
+    make_folder(out)
+
+    def trained(variant: RunConfig, name: str) -> RunLayout:
+        root = out / name
+        asked = out / f"{name}.yaml"
+        write_text(asked, variant.to_yaml())
+        print(f"headroom: {name} in {root}", flush=True)
+        run_command(str(asked), [], index.root, root, backend, None, "none")
+        return RunLayout(root)
+
+    makers: dict[HeadroomPart, Callable[[], Found]] = {
+        HeadroomPart.ceiling: lambda: ceiling(config, index),
+        HeadroomPart.overfit: lambda: overfit(few_images(config, images, steps), index, trained),
+        HeadroomPart.control: lambda: pool_control(config, index, numbers, trained),
+    }
+    for part in parts:
+        key = {
+            "recipe": config.model_dump(mode="json"), "data": index.digest,
+            **({"images": images, "steps": steps} if part is HeadroomPart.overfit else {}),
+            **({"seeds": numbers} if part is HeadroomPart.control else {}),
+        }  # fmt: skip
+        known = _known(out / f"{part}.json", key)
+        if known is None:
+            known = makers[part]()
+            write_json(out / f"{part}.json", {"asked": key, "found": known})
+        show(part, known, index.classes)
+
+
+def ceiling(config: RunConfig, index: DataIndex) -> Found:
+    """IoU over the evaluated split of the truth itself, averaged to the head's grid and upsampled as logits are."""
+    stride, split = ceiling_stride(config), config.data.evaluate_on
+    confusion = Confusion.empty(index.num_classes)
+    for shard in index.shards(split):
+        for _, mask_HW in read_truth(index.root, shard):
+            if mask_HW is not None:
+                confusion += _agreement(torch.from_numpy(mask_HW.copy())[None], index, stride, averaged_truth)
+    return {"split": split, "stride": stride, **_accuracy(confusion)}
+
+
+def overfit(config: RunConfig, index: DataIndex, trained: Callable[[RunConfig, str], RunLayout]) -> Found:
+    """Train on a few images without augmentation, dropout or weight decay; IoU on these very images, over their
+    classes, beside what logits of the head's stride can give on them."""
+    layout = trained(config, "overfit")
+    ids = set(Ledger(layout.ledger).images(0))
+    truth_BHW = torch.from_numpy(np.stack(_masks(index, ids)))
+    stride = ceiling_stride(config)
+    found = _accuracy(fit(layout, index, config, ids), over_truth=True)
+    return {
+        "images": sorted(ids),
+        "steps": config.train_at(0, last=False).epochs * config.train_at(0, last=False).steps_per_epoch,
+        **found,
+        "averaged": _accuracy(_agreement(truth_BHW, index, stride, averaged_truth), over_truth=True),
+        "fitted": _accuracy(_agreement(truth_BHW, index, stride, fitted_logits), over_truth=True),
+    }
+
+
+def pool_control(
+    config: RunConfig, index: DataIndex, seeds: Sequence[int], trained: Callable[[RunConfig, str], RunLayout]
+) -> Found:
+    """Supervised training for as long as the student, and the student with the pool's true labels, for each seed; also
+    the fit of the former to the images that it learned."""
+    rows = []
+    for seed in seeds:
+        layouts = {name: trained(control(config, name, seed), f"{name}-seed-{seed}") for name in (SUPERVISED, TRUTH)}
+        labelled = set(Ledger(layouts[SUPERVISED].ledger).images(0))
+        row: Found = {name: load_summary(layout.root)["cycles"][-1]["miou"] for name, layout in layouts.items()}
+        counts = fit(layouts[SUPERVISED], index, config, labelled)
+        rows.append({"seed": seed, **row, "fit": _accuracy(counts, over_truth=True)})
+    gains = [row[TRUTH] - row[SUPERVISED] for row in rows]
+    spread = statistics.stdev(gains) if len(gains) > 1 else None
+    return {"seeds": rows, "gain": statistics.fmean(gains), "spread": spread}
+
+
+def fit(layout: RunLayout, index: DataIndex, config: RunConfig, ids: Collection[str]) -> Confusion:
+    """Counts of a run's first network on train images."""
+    load = partial(Predictor, layout.checkpoint(0).resolve(), "cpu")
+    query = config.query
+    evaluator = ShardEvaluator(load, index.num_classes, query.batch_size, query.threads, config.evaluate)
+    confusion = Confusion.empty(index.num_classes)
+    for shard in index.shards("train"):
+        confusion += Confusion.from_list(evaluator.evaluate_shard(EvaluationTask(index.root, shard, ids)))
+    return confusion
+
+
+def _masks(index: DataIndex, ids: Collection[str]) -> list[np.ndarray]:
+    found = (pair for shard in index.shards("train") for pair in read_truth(index.root, shard, ids=ids))
+    return [mask_HW for _, mask_HW in found if mask_HW is not None]
+
+
+def _agreement(
+    truth_BHW: torch.Tensor, index: DataIndex, stride: int, logits: Callable[[torch.Tensor, int, int], torch.Tensor]
+) -> Confusion:
+    full_BCHW = at_full_size(logits(truth_BHW, index.num_classes, stride), truth_BHW.shape[1:])
+    return Confusion.of(full_BCHW.argmax(1).to(torch.uint8), truth_BHW, index.num_classes)
+
+
+def _accuracy(confusion: Confusion, *, over_truth: bool = False) -> Found:
+    """mIoU and IoU of each class; with `over_truth` the mean is over the classes that are there, and a class that is
+    only predicted by mistake costs those whose pixels it takes."""
+    iou_C = confusion.iou()
+    counted_C = iou_C[confusion.counts.sum(1) > 0] if over_truth else iou_C
+    return {"miou": counted_C.nanmean().item(), "iou": [None if v != v else v for v in iou_C.tolist()]}
+
+
+def _known(path: Path, asked: Found) -> Found | None:
+    if not path.exists():
+        return None
+    try:
+        answer = read_json(path)
+    except DamagedError as error:
+        print(f"{error}: looked for again", flush=True)
+        return None
+    return dict(answer["found"]) if answer["asked"] == asked else None
+
+
+def show(part: HeadroomPart, found: Found, classes: Sequence[str]) -> None:
+    console = Console(width=None if Console().is_terminal else 100)
+    if part is HeadroomPart.ceiling:
+        table = _class_table(f"ceiling of stride {found['stride']} on {found['split']}, IoU %", classes)
+        table.add_row("truth averaged to the head's grid", *_percents(found))
+    elif part is HeadroomPart.overfit:
+        table = _class_table(f"{len(found['images'])} images, {found['steps']} steps, IoU % on them", classes)
+        table.add_row("the network", *_percents(found))
+        table.add_row("best logits of the head's grid", *_percents(found["fitted"]))
+        table.add_row("truth averaged to the head's grid", *_percents(found["averaged"]))
+    else:
+        table = Table(title="mIoU % with the pool's true labels", title_justify="left")
+        for heading in ("seed", "fit to labelled images", "supervised", "pool's true labels", "gain"):
+            table.add_column(heading, justify="right")
+        for row in found["seeds"]:
+            values = (row["fit"]["miou"], row[SUPERVISED], row[TRUTH], row[TRUTH] - row[SUPERVISED])
+            table.add_row(str(row["seed"]), *(f"{100 * value:.2f}" for value in values))
+    console.print(table)
+    if part is HeadroomPart.control:
+        print(verdict(found))
+
+
+def verdict(found: Found) -> str:
+    """What the control says of the schedule: a sentence."""
+    gain, spread, count = 100 * found["gain"], found["spread"], len(found["seeds"])
+    if spread is None:
+        return f"the pool's true labels bring {gain:+.2f} points in one seed: two or more are needed to judge (--seeds)"
+    shown = f"the pool's true labels bring {gain:+.2f} points (standard deviation {100 * spread:.2f}, {count} seeds)"
+    if found["gain"] > spread:
+        return f"{shown}: this schedule can show what a pool brings"
+    return f"{shown}, no more than seeds differ: this schedule ranks no semi-supervised methods; train longer"
+
+
+def _class_table(title: str, classes: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in ("mIoU", *classes):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _percents(found: Found) -> list[str]:
+    return [f"{100 * found['miou']:.1f}", *("-" if v is None else f"{100 * v:.0f}" for v in found["iou"])]
