@@ -34,7 +34,9 @@ def started(name: str, address: str | None, progress: Progress) -> Iterator[Back
         yield LocalBackend()
         return
     if not (address or os.environ.get("RAY_ADDRESS")):
-        prepare_local_cluster()
+        said = prepare_local_cluster()
+        if said:
+            progress.say(said)
     from orchestrator.ray_backend import connected
 
     progress.say("starting Ray ..." if not address else f"connecting to Ray at {address} ...")

@@ -11,9 +11,12 @@ from typing import Annotated
 
 import typer
 
+import benchmarks.import_path  # noqa: F401  # before anything else of the project
 from benchmarks.cli_many import compare, headroom, replay, splits, sweep, trial
+from benchmarks.failures import failure
 from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind, OverridesArgument
-from querying.errors import Interrupted, S4ALError, UserError
+from orchestrator.surroundings import check_working_folder, name_the_nameless
+from querying.errors import Interrupted, UserError
 from querying.shown import one_line
 
 app = typer.Typer(
@@ -184,6 +187,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     words = [word for word in sys.argv[1:] if word != "--debug"]
     try:
+        check_working_folder()
+        name_the_nameless()
         status = app(args=words, standalone_mode=False)
         if status == Interrupted.exit_status:  # typer has turned the KeyboardInterrupt into this
             print("interrupted: the same command continues where it stopped", file=sys.stderr)
@@ -191,22 +196,7 @@ def main() -> None:
     except Exception as error:
         if len(words) < len(sys.argv) - 1:
             raise
-        _fail(error)
-
-
-def _fail(error: Exception) -> None:
-    if isinstance(error, S4ALError):
-        status = error.exit_status
-    elif isinstance(error, FloatingPointError):
-        status = 4
-    elif type(error).__module__.startswith(("click", "typer")):  # a wrong option or a missing argument
-        shown = getattr(error, "format_message", lambda: str(error))()
-        if not shown:  # no command at all: the help was printed
-            sys.exit(2)
-        error, status = UserError(f"{shown} (see --help)"), 2
-    elif isinstance(error, OSError):
-        status = 5
-    else:  # a defect of ours, or a file of the run that is not what was written
-        error, status = UserError(f"{type(error).__name__}: {error} (--debug shows where)"), 5
-    print(f"s4al: {one_line(str(error))}", file=sys.stderr)
-    sys.exit(status)
+        line, status = failure(error)
+        if line:
+            print(f"s4al: {one_line(line)}", file=sys.stderr)
+        sys.exit(status)

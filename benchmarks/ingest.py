@@ -220,14 +220,14 @@ def _write(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise InfrastructureError(f"{dst}: {error.strerror}") from error
+        raise InfrastructureError(f"{dst}: {error.strerror}: free some, or use another DST") from error
     return DataIndex.load(dst)
 
 
 def _check_space(folder_: Path, needed: int) -> None:
     free = shutil.disk_usage(folder_).free
     if free < needed:
-        raise InfrastructureError(f"{folder_}: needs {needed / 1e9:.1f} GB, has {free / 1e9:.1f} GB free")
+        raise InfrastructureError(f"{folder_}: needs {needed / 1e9:.1f} GB, has {free / 1e9:.1f}: free some there")
 
 
 def _read(sample: Sample, size: Size) -> Pixels:

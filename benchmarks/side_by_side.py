@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from orchestrator.child import child_command
 from orchestrator.interrupt import PARENT
 from querying.errors import DamagedError, InfrastructureError, Interrupted, UserError
 from querying.files import make_folder
+from querying.shown import shortened
 
 if TYPE_CHECKING:
     from orchestrator.progress import Progress
@@ -29,7 +30,7 @@ ERRORS = {kind.exit_status: kind for kind in (UserError, DamagedError, Interrupt
 class Task:
     name: str
     command: Sequence[str]
-    """Arguments of `python -m benchmarks`."""
+    """Arguments of `s4al`."""
     log: Path
     """What the process says, from its beginning."""
 
@@ -79,14 +80,22 @@ def run_all(tasks: Sequence[Task], at_once: int, progress: Progress) -> None:
     if failed:
         task, status = failed[0]
         how = f"status {status}" if status > 0 else signal.Signals(-status).name
-        raise ERRORS.get(status, InfrastructureError)(f"{task.name}: ended with {how}, see {task.log}")
+        raise ERRORS.get(status, InfrastructureError)(
+            f"{task.name}: ended with {how}: {shortened(last_line(task.log), 300)} (all of it: {task.log})"
+        )
+
+
+def last_line(log: Path) -> str:
+    """Of what a process has said: its error, where it ended with one."""
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1].removeprefix("s4al: ") if lines else "it said nothing"
 
 
 def _start(task: Task) -> _Running:
     make_folder(task.log.parent)
     with task.log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", *task.command],
+            child_command(task.command),
             stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             env={**os.environ, PARENT: str(os.getpid())},
             start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which hands on one signal

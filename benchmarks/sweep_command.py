@@ -106,8 +106,12 @@ def sweep_command(
 
     conclude(record, settings, uri)
     if not any(one.state == FINISHED for one in record.samples):
-        errors = (f"trial {one.number}: {one.error}" for one in record.samples if one.error)
-        raise InfrastructureError(f"{out}: no trial finished; {next(errors, 'all were stopped early')}")
+        logs = out / "trials"
+        errors = (
+            f"trial {one.number}: {one.error} ({logs / f'{one.number:04d}'}.log)" for one in record.samples if one.error
+        )
+        why = next(errors, "all were stopped early: more --samples, or --scheduler fifo")
+        raise InfrastructureError(f"{out}: no trial finished; {why}")
     if not best(record.samples, objective, mode):  # of a class that is nowhere on val
         raise UserError(f"--objective {objective}: no finished trial of {out} has it")
 
@@ -208,7 +212,7 @@ class _Trials:
             root = self.record.folder(sample.number).resolve()
             words = [str(self.record.root.resolve()), str(sample.number), str(self.index.root.resolve()), *self.words]
             return Trial(sample.number, root, config.model_dump(mode="json"), ["trial", *words],
-                         root.with_suffix(".log"))  # fmt: skip
+                         root.with_suffix(".log"), Path.cwd())  # fmt: skip
         return None
 
     def _sample(self) -> Sample | None:

@@ -1,15 +1,15 @@
 """Where everything in a run lives, and how a stage's output comes to exist exactly once."""
 
-import fcntl
+import logging
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.lock_file import alive, holder, take
 from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
@@ -17,6 +17,8 @@ from querying.files import check_folder, make_folder, read_json, sync, write_jso
 from querying.ledger import Ledger
 from querying.reliability import RELIABILITY
 
+LOG = logging.getLogger(__name__)
+LOCK = "run.lock"
 ATTEMPT = "attempt.json"
 """In a staging folder: `earlier`, the seconds of the attempts before; its own date is when this attempt began."""
 
@@ -160,26 +162,39 @@ def discard(folder: Path) -> None:
 @contextmanager
 def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the run folder.  UserError when it can not be written or another process holds it (named) for longer than
-    `patience` seconds."""
+    `patience` seconds.  Where the file system has no locks, the file says who holds it, and that is believed."""
     deadline = time.monotonic() + patience
     check_folder(root)
     try:
         make_folder(root)
-        file = (root / "run.lock").open("a+")
+        file = (root / LOCK).open("a+")
     except OSError as error:
         raise UserError(f"{root}: can not be written: {error.strerror}") from None
     with file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                held = take(file)
             except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                file.seek(0)
-                raise UserError(f"{root}: another process works on this run ({file.read().strip()})") from None
+                held = None
+            file.seek(0)
+            there = file.read().strip()
+            if held or (held is False and not alive(there)):
+                break
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            remedy = "" if held is None else f"; if it does not, remove {root / LOCK}: there are no locks here"
+            raise UserError(f"{root}: another process works on this run ({there}){remedy}")
+        if not held:
+            LOG.warning(
+                "%s: this file system has no locks: nothing but this line keeps a second command on another machine"
+                " from working on the same run", root,
+            )  # fmt: skip
         file.truncate(0)
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"{holder()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            if not held:
+                file.truncate(0)

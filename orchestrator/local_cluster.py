@@ -5,43 +5,68 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from orchestrator.surroundings import home_folder, temporary_folder
+from querying.errors import UserError
+
 ENVIRONMENT = {
     # Ray takes 127.0.0.1 for the machine's address, and then listens there alone, only where it believes that there
     # can be no second node; `_node_ip_address` is replaced by the address that others see (`resolve_ip_for_localhost`).
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",  # else it reports to its makers after a minute
 }
+SHARED_MEMORY = "/dev/shm"
+"""Where Ray has its objects; where it is small, Ray takes its folder for temporary files."""
 
 
-def prepare_local_cluster() -> None:
-    """To be called before Ray is imported, which reads the environment then.  A variable that is set stays."""
+def prepare_local_cluster() -> str:
+    """To be called before Ray is imported, which reads the environment then.  A variable that is set stays, but for a
+    folder that can not be used: what is to be said of that, or nothing.  UserError where none can be used."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if Path("/sys/class/net/lo").exists():
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if not os.path.isdir(SHARED_MEMORY):  # it would try for minutes
+        raise UserError(
+            f"{SHARED_MEMORY} is missing, Ray needs it: mount it (`docker run --shm-size=1g`) or use --backend local"
+        )
+    folder, said = temporary_folder()
+    os.environ["RAY_TMPDIR"] = str(folder)
     make_private_token()
+    return said
 
 
 def make_private_token() -> None:
     """Make ~/.ray/auth_token where there is none, and take other users' rights to one that is ours.
 
-    Whoever has the token can run programs as its owner.  Nothing is done where the environment gives the token, nor
-    where the home folder can not be written: then Ray says what it needs.
+    Whoever has the token can run programs as its owner.  Nothing is done where the environment gives the token.  Where
+    the home folder can not be written, the token is in the environment alone, for this cluster.
     """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
-    path = Path.home() / ".ray" / "auth_token"
+    home = home_folder()
+    try:
+        readable = home is not None and _token_in(home / ".ray" / "auth_token")
+    except OSError:  # a full disk, a quota, no hard links
+        readable = False
+    if not readable:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _token_in(path: Path) -> bool:
+    """Make it, once, and private; can this process read it then?"""
     staged = path.with_name(f".auth_token-{os.getpid()}")
-    with suppress(PermissionError):
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
             with suppress(FileExistsError), open(staged, "x", opener=_private) as file:
                 file.write(secrets.token_hex(32))
             with suppress(FileExistsError):  # another process was first: never exchange what it uses
                 os.link(staged, path)
-            staged.unlink()
-        if path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
-            path.chmod(0o600)
+        finally:
+            staged.unlink(missing_ok=True)
+    if path.stat().st_mode & 0o077 and path.stat().st_uid == os.getuid():
+        path.chmod(0o600)
+    return os.access(path, os.R_OK)
 
 
 def _private(name: str, flags: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from querying.errors import InfrastructureError, ran_out_of_memory
+from querying.shown import cause
 
 
 @contextmanager
@@ -14,7 +15,7 @@ def memory_for(what: str, keys: Sequence[str]) -> Iterator[None]:
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
-        shown = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        shown = cause(f"{type(error).__name__}: {error}", 160)
         raise InfrastructureError(
             f"{what}: out of memory; the same command with a lower {' and '.join(keys)} and --allow-drift continues"
             f" ({shown})"

@@ -9,10 +9,12 @@ from typing import Any
 
 import ray
 
+from orchestrator.child import CODE
 from orchestrator.interrupt import take_back
 from orchestrator.watch import Watch
 from querying.errors import InfrastructureError, UserError
 from querying.ray_scorers import map_unordered
+from querying.shown import cause
 from training.job import TrainJob, device_name
 from training.ray_trainer import fit
 
@@ -65,6 +67,15 @@ class RayBackend:
         return sum(fits)
 
 
+class _OwnPath(list[str]):
+    """What workers have before their own `sys.path`.  Ray would put the driver's working folder before that, and a
+    user's training.py or numpy.py there before ours."""
+
+    def extend(self, folders: Iterable[str], /) -> None: ...
+    def __reduce__(self) -> tuple[type, tuple[list[str]]]:  # `ray://` sends it
+        return list, (list(self),)
+
+
 @contextmanager
 def connected(address: str | None) -> Iterator[RayBackend]:
     """Join the cluster at `address` (or of RAY_ADDRESS, set inside a Ray job), else start a local one.
@@ -74,10 +85,13 @@ def connected(address: str | None) -> Iterator[RayBackend]:
     joining = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour Ray announces for the future
     local: dict[str, Any] = {} if joining else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    own = ray.job_config.JobConfig(_py_driver_sys_path=_OwnPath([str(CODE)]))
     try:
-        ray.init(address=joining or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InfrastructureError(f"Ray does not start: {' '.join(str(error).split())[:300]}") from None
+        ray.init(address=joining or "local", log_to_driver=False, logging_level=logging.ERROR, job_config=own, **local)
+    except Exception as error:  # whatever it is, nothing has been begun
+        what = f"does not answer at {joining}" if joining else "does not start (--backend local needs none)"
+        why = cause(str(error)) or type(error).__name__
+        raise InfrastructureError(f"Ray {what}: {why}") from None
     take_back()
     watches = _watches(GCS_PATIENCE_S if joining else PATIENCE_S)
     try:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -29,15 +28,15 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.child import child_command
 from orchestrator.config import build
 from orchestrator.interrupt import GRACE_S, PARENT
 from orchestrator.trial_rows import curve, outcome
 from querying.errors import InfrastructureError, Interrupted, UserError
 from querying.files import make_folder
+from querying.shown import cause, shortened
 
 POLL_S = 0.2
-CODE = str(Path(__file__).resolve().parents[1])
-"""Where the packages are that the driver runs; what is installed may be another version."""
 REDUCTION = 3
 """Of the trials that reach a rung, one in so many goes on (ASHA, Li et al. 2020)."""
 RUNGS = 2
@@ -55,8 +54,10 @@ class Trial:
     """The run's folder."""
     recipe: Mapping[str, Any]
     command: Sequence[str]
-    """Arguments of `python -m benchmarks`."""
+    """Arguments of `s4al`."""
     log: Path
+    folder: Path
+    """Where the sweep was started: a user's own modules may lie there."""
 
 
 class Trials(Protocol):
@@ -84,11 +85,13 @@ class _Run(tune.Trainable):
         self.config_of_run = build(self.trial.recipe)
         self.said = 0
         make_folder(self.trial.log.parent)
+        folder = self.trial.folder if self.trial.folder.is_dir() else None  # on another machine
         with self.trial.log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks", *self.trial.command],
+                child_command(self.trial.command),
                 stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": _first(CODE), PARENT: str(os.getpid())}, start_new_session=True,
+                cwd=folder,
+                env={**os.environ, PARENT: str(os.getpid())}, start_new_session=True,
             )  # fmt: skip
 
     def step(self) -> dict[str, Any]:
@@ -124,18 +127,13 @@ class _Run(tune.Trainable):
                 self.process.wait()
 
 
-def _first(folder: str) -> str:
-    """A path of modules that begins with this folder."""
-    return os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
-
-
 def _how(status: int) -> str:
     return f"status {status}" if status >= 0 else signal.Signals(-status).name
 
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1][:300] if lines else "it said nothing"
+    return shortened(lines[-1], 300) if lines else f"it said nothing in {log}"
 
 
 class _Next(Searcher):
@@ -230,5 +228,5 @@ def run_trials(
             done.wait(GRACE_S + 10)
             raise Interrupted("stopped, trials saved: the same command continues") from None
         except tune.TuneError as error:
-            raise InfrastructureError(f"Ray Tune: {' '.join(str(error).split())[:300]}") from error
+            raise InfrastructureError(f"Ray Tune: {cause(str(error))}; the same command continues") from error
     shutil.rmtree(work)

@@ -148,6 +148,7 @@ class Stages:
             levels=query.levels,
             extra=query.extra,
             unit=query.unit,
+            modules=Path.cwd(),
         )
         shards = self.index.shards("train")
         self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")

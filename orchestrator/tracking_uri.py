@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from orchestrator.lock_file import take
 from querying.errors import UserError
 from querying.shown import redacted
 
@@ -45,5 +45,5 @@ def alone(uri: str) -> Iterator[None]:
     path = Path(uri.removeprefix("sqlite:///").split("?")[0] + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        take(file, wait=True)  # on a file system without locks, SQLite itself is all there is
         yield

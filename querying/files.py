@@ -3,11 +3,13 @@
 JSON files carry a seal, so that an altered byte is an error and never another value.
 """
 
+import errno
 import hashlib
 import itertools
 import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,11 @@ from typing import Any
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
 
+LOG = logging.getLogger(__name__)
 SEAL = "seal"
+NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What `fsync` of a folder gives where there is none; EIO, ENOSPC and others are failures of the disk."""
+_said: list[Path] = []
 
 
 @contextmanager
@@ -31,6 +37,10 @@ def written(path: Path) -> Iterator[Path]:
         os.replace(staged, path)
         failpoint(f"{path.name}:renamed")
         sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # as of a write on a full disk
+            error.filename = str(path)
+        raise
     finally:
         staged.unlink(missing_ok=True)
 
@@ -118,12 +128,33 @@ def check_folder(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a directory entry to the disk, so that a power cut can not undo a rename."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file or a directory entry to the disk, so that a power cut can not undo a rename.
+
+    Some file systems (CIFS, FUSE) know no such thing for a folder: that is said once, and then a power cut may.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        _without_folders(path, error, (errno.EISDIR, errno.EACCES))
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        _without_folders(path, error, NO_SYNC)
     finally:
         os.close(descriptor)
+
+
+def _without_folders(path: Path, error: OSError, harmless: Collection[int]) -> None:
+    """As PostgreSQL's fsync_fname; a file that can not be flushed, and a disk that fails, is an error."""
+    if error.errno not in harmless or not path.is_dir():
+        raise error
+    if not _said:
+        _said.append(path)
+        LOG.warning(
+            "%s: this file system does not flush folders (%s): after a power cut the last files may be missing;"
+            " the same command makes them again", path, errno.errorcode.get(error.errno or 0, error),
+        )  # fmt: skip
 
 
 def sha256(path: Path) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from querying.errors import UserError
+from querying.shown import cause
 from querying.sources import Sources, own_sources
 
 if TYPE_CHECKING:
@@ -24,18 +26,25 @@ def read_source(spec: str) -> Sources:
     return _read.get(spec) or own_sources(spec.partition(":")[0])
 
 
-def own_acquisition(spec: str) -> Callable[[Tensor], Tensor]:
+def own_acquisition(spec: str, folder: Path | None = None) -> Callable[[Tensor], Tensor]:
     """The function `package.module:function`: log-probabilities (B, C, H, W) float32 -> scores (B, H, W), higher where
-    one should ask.  UserError, one line, where there is none, or where it gives something else for a small input."""
+    one should ask.  UserError, one line, where there is none, or where it gives something else for a small input.
+
+    Looked for in PYTHONPATH and, after all else, in `folder`: there, a file of another library's name hides nothing.
+    """
     where = f"query.acquisition={spec}"
     module, _, name = spec.partition(":")
+    folder = folder or Path.cwd()
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
     before = set(sys.modules)
     try:
         found = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise UserError(f"{where}: {module} can not be imported (is its folder in PYTHONPATH?): {error}") from None
-    except AttributeError:
-        raise UserError(f"{where}: {module} has no {name}") from None
+    except (ImportError, AttributeError) as error:
+        what = f"can not be imported (is its folder in PYTHONPATH?): {error}"
+        if isinstance(error, AttributeError):
+            what = f"has no {name}"
+        raise UserError(f"{where}: {module} {what}{_hidden(module, folder)}") from None
     except (Exception, SystemExit) as error:  # whatever the user's module does while it is imported
         raise UserError(f"{where}: importing {module}: {_said(error)}") from None
     if not callable(found):
@@ -44,6 +53,16 @@ def own_acquisition(spec: str) -> Callable[[Tensor], Tensor]:
     if spec not in _read:
         _read[spec] = own_sources(module, sorted(set(sys.modules) - before))
     return found  # type: ignore[no-any-return]
+
+
+def _hidden(module: str, folder: Path) -> str:
+    """Where a file of the user's has the name of another module, which is found first: that, and what to do."""
+    top = module.partition(".")[0]
+    there = getattr(sys.modules.get(top), "__file__", None) or "Python"
+    for mine in (folder / f"{top}.py", folder / top):
+        if top in sys.modules and mine.exists() and not Path(there).is_relative_to(mine):
+            return f"; {mine} is not looked at, since {there} has its name: rename it"
+    return ""
 
 
 def _try(function: Callable[[Tensor], Tensor], where: str) -> None:
@@ -64,4 +83,4 @@ def _try(function: Callable[[Tensor], Tensor], where: str) -> None:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {cause(str(error), 200)}"

@@ -8,6 +8,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from querying.errors import InfrastructureError
+from querying.shown import cause
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,23 +53,27 @@ def map_unordered(
             except RayActorError as error:
                 losses += 1
                 if losses > MAX_LOSSES:
-                    raise InfrastructureError(f"{losses} scorer actors died; the last: {_one_line(error)}") from None
+                    raise InfrastructureError(
+                        f"{losses} scorers died, the last: {cause(str(error))}; where it was memory, lower"
+                        " query.batch_size or query.actors; the same command continues"
+                    ) from None
                 todo = chain([item], todo)
                 actors = min(actors, slots()) if slots else actors
                 if not actors:
-                    raise InfrastructureError("the cluster has no room left for a scorer") from None
+                    raise InfrastructureError(
+                        f"no node of the cluster has room for a scorer ({num_cpus:g} CPUs) any more: lower"
+                        " query.threads, or add a node; the same command continues"
+                    ) from None
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
+            except ray.exceptions.RayError as error:
+                raise InfrastructureError(f"Ray: {cause(str(error))}; the same command continues") from None
             idle.append(actor)
             yield result
     finally:
         for actor in [*idle, *(actor for actor, _ in busy.values())]:
             ray.kill(actor)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 class _Host:

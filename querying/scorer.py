@@ -82,7 +82,9 @@ class ShardScorer:
         levels: int = 8,
         extra: Extra | None = None,
         unit: Unit = "cell",
+        modules: Path | None = None,
     ) -> None:
+        """`modules`: where the user's own acquisition may lie, besides PYTHONPATH."""
         torch.set_num_threads(threads)
         keep_freed_memory()
         self.predict = load_predict()  # once per process: this is the expensive part
@@ -98,7 +100,7 @@ class ShardScorer:
         self.extra = extra
         self.one_pass = ACQUISITIONS.get(acquisition)
         if ":" in acquisition:
-            self.one_pass = own_acquisition(acquisition)
+            self.one_pass = own_acquisition(acquisition, modules)
         self.further: FurtherPasses | DifficultyMaps | None = None
         if acquisition in FURTHER:
             self.further = FurtherPasses(

@@ -4,6 +4,10 @@ import re
 
 _USERINFO = re.compile(r"(?<=:/)(/?)[^\s/]+@")
 _SECRET = re.compile(r"(?i)((?:token|secret|password|passwd|api_?key|access_?key|signature)[\w-]*=)[^&\s;'\",]+")
+_RAISED = re.compile(r"^[\w.]*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning|Failure|Timeout)\b.*")
+"""The last line of a traceback: the name of an exception, and what it says."""
+_DEATH = re.compile(r"(?:exit detail|is dead because|caused by|Reason)\s*:?\s*(.+)", re.IGNORECASE | re.DOTALL)
+"""What Ray says of a process that died, after everything that it knows of it."""
 
 
 def redacted(text: str) -> str:
@@ -15,3 +19,25 @@ def one_line(text: str) -> str:
     """On one line, redacted, and with what is not printable (control characters, bytes that are no UTF-8) escaped."""
     words = " ".join(redacted(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+
+
+def cause(text: str, limit: int = 300) -> str:
+    """What a long message of a library comes from, on one line of at most `limit` characters.
+
+    The end of the last traceback in it, or what follows the words with which Ray introduces the reason; else the
+    message, without its middle where it is too long.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    raised = [number for number, line in enumerate(lines) if _RAISED.match(line)]
+    if "Traceback" in text and raised:
+        return shortened(one_line(" ".join(lines[raised[-1] :])), limit)
+    death = _DEATH.search(text)
+    return shortened(one_line(death[1] if death else text), limit)
+
+
+def shortened(line: str, limit: int) -> str:
+    """At most so many characters: what is too long loses its middle, since a cause may stand at either end."""
+    if len(line) <= limit:
+        return line
+    half = (limit - 5) // 2
+    return f"{line[:half]} ... {line[-half:]}"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from querying.errors import InfrastructureError, Interrupted, S4ALError
+from querying.shown import cause
 from training.job import TrainJob, run_job
 from training.worker import Worker
 
@@ -54,10 +55,13 @@ def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
         with ThreadPoolExecutor(1) as thread:
             result: Any = thread.submit(trainer.fit).result()
     except TrainingFailedError as error:
-        for cause in getattr(error, "worker_failures", {}).values():
-            if isinstance(cause, S4ALError):
-                raise cause from None
-        raise InfrastructureError(f"training failed: {' '.join(str(error).split())[:400]}") from error
+        for failure in getattr(error, "worker_failures", {}).values():
+            if isinstance(failure, S4ALError):
+                raise failure from None
+        raise InfrastructureError(
+            f"training failed on {job.train.workers} worker{'s' * (job.train.workers > 1)}: {cause(str(error), 400)};"
+            " the same command continues from the last saved state"
+        ) from error
     if isinstance(result.return_value, Exception):
         raise result.return_value
 
