@@ -125,10 +125,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
             capture(method.network, (images, 3, *data.crop))
     model = worker.wrap(method)
     if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
-        raise InfrastructureError(
-            f"{job.work}: the workers do not see the same saved states: the run folder must lie on"
-            " storage that all nodes share, under the same path"
-        )
+        raise InfrastructureError(f"{job.work}: not the same for all workers: all nodes must share that folder's disk")
     total = job.train.epochs * job.train.steps_per_epoch
     heartbeat = Heartbeat(job.work, total)
     should_stop = stop_file(job.work).exists

@@ -22,7 +22,7 @@ def folder(tmp_path):
     """A user's folder with modules of the names of others', which say so, and leave, when they are imported."""
     for name in OTHERS:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the user\\'s {name} was imported')\n")
-    (tmp_path / "lab_of_mine.py").write_text(MINE)
+    (tmp_path / "beside_training.py").write_text(MINE)
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def test_a_command_imports_ours(folder, way):
 
 def test_a_users_acquisition_lies_where_the_command_is_started(folder, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert own_acquisition("lab_of_mine:surprise", folder).__name__ == "surprise"
+    assert own_acquisition("beside_training:surprise", folder).__name__ == "surprise"
     assert sys.path[-1] == str(folder)  # after all others
     with pytest.raises(UserError, match=r"has no mine; .*training\.py is not looked at, since .* has its name: rename"):
         own_acquisition("training:mine", folder)
@@ -59,7 +59,7 @@ def test_a_users_acquisition_lies_where_the_command_is_started(folder, monkeypat
 @pytest.mark.slow
 @pytest.mark.ray
 def test_a_run_on_ray_beside_a_users_files_of_the_same_names(folder, toy_data, tmp_path):
-    command = [*child_command(["run", "toy_s4al_plus", *SMALL]), "query.acquisition=lab_of_mine:surprise"]
+    command = [*child_command(["run", "toy_s4al_plus", *SMALL]), "query.acquisition=beside_training:surprise"]
     command += ["--data", str(toy_data.root), "--out", str(tmp_path / "run"), "--tracking", "none"]
     done = ours(folder, *command)
     assert done.returncode == 0, done.stderr
