@@ -125,11 +125,12 @@ def doctor(data: Annotated[Path, typer.Argument(help="Ingested data set.")]) -> 
 @app.command()
 def verify(
     path: Annotated[Path, typer.Argument(help="Run folder or ingested data set.", metavar="RUN_OR_DATA")],
+    data: Annotated[Path | None, typer.Option(help="Where the data set of a run is now, if it was moved.")] = None,
 ) -> None:
-    """Audit every byte of a run or a data set; exit status 4 names what is not what was written."""
+    """Audit every byte of a run and its data, or of a data set; exit status 4 names what is not what was written."""
     from benchmarks.verify_command import verify_command
 
-    verify_command(path)
+    verify_command(path, data)
 
 
 @app.command()

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
 from orchestrator.verify import audit_run
+from orchestrator.verify_data import audit_data, data_root
 from querying.errors import DamagedError, UserError
 from querying.shards import DataIndex, verify
 
 
-def verify_command(path: Path) -> None:
-    """Print every problem; DamagedError with the first and their number where there are any."""
+def verify_command(path: Path, data: Path | None = None) -> None:
+    """Print every problem, and what else is to be known; DamagedError with the first problem and their number where
+    there are any.  `data`: where a run's data set is now, if not where it was."""
     notes: list[str] = []
-    """What is as it was written, and yet to be known."""
     if is_run(path):
-        with suppress(DamagedError):  # said below
-            notes += drift_lines(read_recipe(RunLayout(path).recipe)[1])
         found, remedy = list(audit_run(RunLayout(path))), "the same `s4al run` again sets it aside and makes it anew"
+        altered = list(_audit_surroundings(RunLayout(path), data, notes))
+        if not found:
+            remedy = "put the data set back as it was, or ingest it again"
+        found += altered
     elif (path / "index.json").exists():
         found, remedy = list(verify(DataIndex.load(path, shards_too=False))), "ingest again"
     else:
@@ -31,3 +34,17 @@ def verify_command(path: Path) -> None:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise DamagedError(f"{found[0]}{more}; {remedy}")
     print(f"{path}: intact")
+
+
+def _audit_surroundings(layout: RunLayout, data: Path | None, notes: list[str]) -> Iterator[str]:
+    """Problems of the data set that the run was made with; adds what has drifted, or is not known, to `notes`."""
+    try:
+        provenance = read_recipe(layout.recipe)[1]
+    except DamagedError:  # said already
+        return
+    notes += drift_lines(provenance)
+    root = data_root(provenance, data)
+    if data or (root / "index.json").exists():
+        yield from audit_data(provenance, root)
+    else:
+        notes.append(f"{root}: the data set is not there, so it was not checked (where it is now: --data DST)")

@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.manifest import set_aside
+from querying.arrow_file import unaltered
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, user_path, write_json
 from querying.oracle import SimulatedOracle
@@ -37,14 +38,15 @@ def labelled_set(
     source, digest = f"drawn with seed {config.seed}", None
     if config.initial.list:
         source = f"list {config.initial.list}"
-    if bought is not None:
-        ids = list(bought)
-    elif config.initial.list:
-        names, digest = read_list(config.initial.list)
-        ids = find_ids(names, oracle.answerable(), where=config.initial.list)
-    else:
-        classes = oracle.classes() if config.initial.cover else None
-        ids = draw(config.seed, oracle.answerable(), initial_count(config, total), classes)
+    with unaltered():
+        if bought is not None:
+            ids = list(bought)
+        elif config.initial.list:
+            names, digest = read_list(config.initial.list)
+            ids = find_ids(names, oracle.answerable(), where=config.initial.list)
+        else:
+            classes = oracle.classes() if config.initial.cover else None
+            ids = draw(config.seed, oracle.answerable(), initial_count(config, total), classes)
     ids = sorted(ids)
     found = {"source": source, "source_sha256": digest, "sha256": ids_sha256(ids), "ids": ids}
     write_json(path, found)

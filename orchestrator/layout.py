@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orchestrator.lock_file import alive, holder, take
 from orchestrator.manifest import inputs_key, problems, seal, set_aside
+from querying.arrow_file import unaltered
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
 from querying.files import check_folder, make_folder, read_json, sync, write_json
@@ -121,7 +122,8 @@ def once(
             discard(other)
     make_folder(staging)
     started = time.perf_counter() - _earlier(staging)
-    make(staging)
+    with unaltered():
+        make(staging)
     place = f"{folder.parent.name}/{folder.name}"
     (staging / ATTEMPT).unlink()
     sweep(staging)  # what a worker that was killed and replaced was writing

@@ -19,6 +19,7 @@ from orchestrator.record import Mirror, Record, epoch_rows, evaluation_key
 from orchestrator.stages import Stages, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
 from orchestrator.verify import stage_inputs
+from querying.arrow_file import unaltered
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.regions import RegionGrid
@@ -111,7 +112,14 @@ def buy(
         if not found:
             return
         say(f"{found[0]}: set aside as {set_aside(ledger.path(cycle)).name}, asking the oracle again")
-    ledger.append(cycle, answers(), query)
+    ledger.append(cycle, _unaltered(answers), query)
+
+
+def _unaltered(answers: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
+    """The answers; after the last of them, and before anything is recorded, DamagedError where the truth was altered
+    while they were given."""
+    with unaltered():
+        yield from answers()
 
 
 def _headline(name: str, row: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from orchestrator.progress import Progress
 from orchestrator.summary import BEST_COUNTS, COUNTS
 from orchestrator.verify import stage_inputs
 from querying.choice import ScoredPool, choose
-from querying.files import write_json, written
+from querying.files import sha256, write_json, written
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.pool import ScoreTask
@@ -60,6 +60,8 @@ class Stages:
         self.layout, self.ledger = layout, ledger
         self.backend, self.progress, self.name = backend, progress, name
         self.bought_on = bought_on or grid
+        self.data_sha256 = index.digest
+        self.backbone_sha256 = sha256(layout.backbone) if layout.backbone.exists() else None
 
     @property
     def device(self) -> str:
@@ -85,6 +87,8 @@ class Stages:
             work=self.layout.work(cycle).resolve(),
             evaluate=self.config.evaluate,
             evaluate_batch=self.config.query.batch_size,
+            data_sha256=self.data_sha256,
+            backbone_sha256=self.backbone_sha256,
             made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle)),
             out=out.resolve(),
         )

@@ -3,34 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
 
-_intact: set[tuple[str, int, int, str]] = set()
-"""Path, size, time of change and hash of the files that this process has hashed already."""
+
+class _State(NamedTuple):
+    """Of a file on the disk: a write changes `changed`, which, unlike the time of modification, nobody can set back."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+
+_intact: set[tuple[str, _State, str]] = set()
+"""Path, state and hash of the files that this process has hashed already."""
+_watching: list[dict[Path, tuple[_State, str]]] = []
+"""Of every `unaltered` that has not ended: the files that were mapped in it."""
+
+
+@contextmanager
+def unaltered() -> Iterator[Callable[[], None]]:
+    """At the end, DamagedError names a file that was mapped in the block and has been altered since it was hashed; the
+    function that it gives looks earlier.
+
+    One whose state on the disk has changed is hashed again, so that a new link or owner is no alteration.  What is
+    altered and put back before anybody looks is not seen, nor are writes where a file system keeps no time of change.
+    """
+    files: dict[Path, tuple[_State, str]] = {}
+    _watching.append(files)
+    try:
+        yield partial(_check, files)
+        _check(files)
+    finally:
+        _watching[:] = [other for other in _watching if other is not files]
+
+
+def _check(files: dict[Path, tuple[_State, str]]) -> None:
+    for path, (hashed, digest) in list(files.items()):
+        state = _state(path)
+        if state == hashed:
+            continue
+        if state is None or sha256(path) != digest:
+            raise DamagedError(
+                f"{path}: was altered or removed while it was read; what was made from it is not kept: put it back"
+            )
+        files[path] = (state, digest)
+
+
+def _state(path: Path) -> _State | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return _State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class ArrowFile:
     """One memory-mapped file; DamagedError, naming it, when it is not what was written.
 
-    It is hashed before it is mapped, once in a process: Arrow would follow an altered offset out of the file.
+    It is hashed before it is mapped, once in a process and again where its state on the disk has changed: Arrow would
+    follow an altered offset out of the file.  See `unaltered` for what is altered later.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, digest: str) -> None:
         self.path = path
-        status = path.stat() if path.exists() else None
-        if status is None:
+        state = _state(path)
+        if state is None:
             raise DamagedError(f"{path}: does not exist")
-        key = (str(path), status.st_size, status.st_mtime_ns, digest)
+        key = (str(path), state, digest)
         if key not in _intact:
             if sha256(path) != digest:
                 raise DamagedError(f"{path}: differs from what was written")
             _intact.add(key)
+        for files in _watching:
+            files.setdefault(path, (state, digest))
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except Exception as error:  # whatever: Ray registers types of columns, whose code then reads a forged one

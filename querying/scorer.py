@@ -19,6 +19,7 @@ from torch import Tensor
 
 from querying.acquisition import ACQUISITIONS, random_scores
 from querying.allocator import keep_freed_memory
+from querying.arrow_file import unaltered
 from querying.difficulty import DifficultyMaps
 from querying.disagreement import FURTHER
 from querying.errors import DamagedError
@@ -124,7 +125,7 @@ class ShardScorer:
         done = self.out / f"shard-{task.number:05d}.json"
         images = 0
         if not _intact(done):
-            with ExitStack() as files:
+            with unaltered(), ExitStack() as files:
                 writers = {
                     kind: files.enter_context(pa.ipc.new_file(files.enter_context(written(path)), schemas[kind]))
                     for kind, path in paths.items()

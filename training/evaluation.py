@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying.arrow_file import unaltered
 from querying.errors import UserError
 from querying.labels import top_class
 from querying.shards import Shard, read_images, read_truth
@@ -49,17 +50,18 @@ class ShardEvaluator:
         masks: list[np.ndarray] = []
         files = task.root, task.shard, task.ids
         pairs = zip(read_images(*files), read_truth(*files), strict=True)
-        for (image_id, image_HWC), (truth_id, mask_HW) in pairs:
-            assert image_id == truth_id, "image and truth shards hold the same images in the same order"
-            if mask_HW is None:
-                raise UserError(f"image {image_id}: no mask, so it can not be evaluated")
-            images.append(image_HWC)
-            masks.append(mask_HW)
-            if len(images) == self.batch_size:
+        with unaltered():
+            for (image_id, image_HWC), (truth_id, mask_HW) in pairs:
+                assert image_id == truth_id, "image and truth shards hold the same images in the same order"
+                if mask_HW is None:
+                    raise UserError(f"image {image_id}: no mask, so it can not be evaluated")
+                images.append(image_HWC)
+                masks.append(mask_HW)
+                if len(images) == self.batch_size:
+                    confusion += self._count(images, masks)
+                    images, masks = [], []
+            if images:
                 confusion += self._count(images, masks)
-                images, masks = [], []
-        if images:
-            confusion += self._count(images, masks)
         return confusion.to_list()
 
     @torch.inference_mode()

@@ -1,8 +1,7 @@
 """One training from its description: what a Ray Train worker runs, and what the local back end runs in-process."""
 
-import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from querying.allocator import keep_freed_memory
-from querying.errors import InfrastructureError, Interrupted, UserError
-from querying.files import make_folder
+from querying.arrow_file import unaltered
+from querying.errors import DamagedError, InfrastructureError, Interrupted, UserError
+from querying.files import make_folder, sha256
 from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
-from training.backbones import load_backbone
 from training.batch import Batch
 from training.checkpoint import TrainingStates, best_folder, early_folder, save_model
 from training.dataset import TrainingData, prefetched
@@ -27,10 +26,10 @@ from training.graph import capture
 from training.heartbeat import Heartbeat
 from training.loop import STOPPED, train
 from training.method_settings import MethodSettings
-from training.methods.method import NewNetwork
 from training.methods.parts import Step
 from training.methods.registry import METHODS
-from training.model import DeepLabV3Plus, build_model, parameter_groups
+from training.model import parameter_groups
+from training.new_network import new_networks
 from training.optim import poly_lr
 from training.precision import keep_float32, trains_in_bf16
 from training.settings import AugmentSettings, EvaluateSettings, ModelSettings, ReCoSettings, TrainSettings
@@ -69,6 +68,10 @@ class TrainJob:
     """Images at a time there."""
     made_from: str
     """A key of labels, pseudo-labels and first weights: states of other ones are not continued from."""
+    data_sha256: str | None = None
+    """Of the index: a data set that is ingested again under a run is another one.  None takes what there is."""
+    backbone_sha256: str | None = None
+    """Of the weight file, likewise."""
     out: Path
     """Receives `model.safetensors` and `meta.json`; early networks in `step-<number>/`, the best in `best_on_val/`."""
 
@@ -79,10 +82,21 @@ def device_name(use_gpu: bool) -> str:
 
 
 def run_job(job: TrainJob, worker: Worker) -> None:
-    """Train to the end, continuing from the newest intact state in `job.work`; rank 0 writes `job.out`."""
+    """Train to the end, continuing from the newest intact state in `job.work`; rank 0 writes `job.out`.
+
+    Before a state or the result is written, DamagedError names a file that was altered while it was read."""
+    with unaltered() as check_files:
+        _run_job(job, worker, check_files)
+
+
+def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> None:
     torch.set_num_threads(job.train.threads)
     keep_freed_memory()
     index = DataIndex.load(job.data)
+    if job.data_sha256 not in (None, index.digest):
+        raise DamagedError(f"{index.root}/index.json: was replaced under the run, which is of another data set")
+    if job.backbone and job.backbone_sha256 not in (None, sha256(job.backbone)):
+        raise DamagedError(f"{job.backbone}: was altered under the run, which began from other weights")
     grid = RegionGrid(index.height, index.width, job.region_size)
     kind = METHODS[job.train.method]
     gpu = worker.device.type == "cuda"
@@ -104,7 +118,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
     )
     generator = torch.Generator(worker.device)
     context = Step(job.train, job.reco, generator, worker.mean, job.methods, cycle=job.cycle)
-    method = kind(_new_network(job, index.num_classes, worker.device), context).to(worker.device)
+    method = kind(new_networks(job, index.num_classes, worker.device), context).to(worker.device)
     optimizer = torch.optim.SGD(
         parameter_groups(
             method, job.train.lr, head_lr_scale=job.train.head_lr_scale, weight_decay=job.train.weight_decay
@@ -157,6 +171,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
 
     def save() -> None:
         if worker.rank == 0:
+            check_files()
             states.save(method, optimizer, progress)
 
     def on_epoch(metrics: dict[str, float]) -> None:
@@ -196,6 +211,7 @@ def run_job(job: TrainJob, worker: Worker) -> None:
         for name, tensor in method.state_dict().items():  # a loss sees the weights of the step before it
             if not torch.isfinite(tensor).all():
                 raise FloatingPointError(f"after the last step: weight {name} is not finite")
+        check_files()
         meta = _meta(job, index, data, progress.history)
         for step, network in method.early().items():
             folder = early_folder(job.out, step)
@@ -205,27 +221,6 @@ def run_job(job: TrainJob, worker: Worker) -> None:
             make_folder(best_folder(job.out))
             save_model(best_folder(job.out), states.best, {**meta, "history": [], **best_epoch(progress.history)})
         save_model(job.out, method.deployed().state_dict(), meta)
-
-
-def _new_network(job: TrainJob, num_classes: int, device: torch.device) -> NewNetwork:
-    """Makes networks with the ImageNet encoder and fresh heads from the seed: every cycle starts anew (S4AL+ section
-    4.1), and every network of a method with other heads."""
-    made = itertools.count()
-
-    def new_network(embedding: bool) -> DeepLabV3Plus:
-        number = next(made)
-        entropy = [job.seed, job.cycle, *([0, 0, number] if number else [])]  # a step's seed has four numbers
-        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
-        model = build_model(job.model, num_classes, embedding=embedding)
-        if job.backbone:
-            load_backbone(model, job.backbone)
-        if job.train.sync_bn and device.type == "cuda":
-            from timm.layers.norm_act import convert_sync_batchnorm  # knows timm's BatchNorm with activation
-
-            model = convert_sync_batchnorm(model)
-        return model.to(memory_format=torch.channels_last)
-
-    return new_network
 
 
 def _meta(job: TrainJob, index: DataIndex, data: TrainingData, history: list[dict[str, float]]) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying.arrow_file import unaltered
 from querying.labels import top_class
 from querying.pool import ScoreTask, pool_batches
 from querying.scorer import Predict
@@ -33,11 +34,12 @@ class ShardRanker:
     def rank_shard(self, task: ScoreTask) -> list[tuple[str, float]]:
         """(image, reliability) of all that are not `whole`.  FloatingPointError names an image with broken logits."""
         found = []
-        for ids, images_BCHW in pool_batches(task, self.batch_size):
-            logits = [predict(images_BCHW, 1.0) for predict in self.predicts]
-            for i, image_id in enumerate(ids):
-                *early, last = (self._classes(image_id, z_BChw[i : i + 1], images_BCHW) for z_BChw in logits)
-                found.append((image_id, reliability(early, last, self.num_classes)))
+        with unaltered():
+            for ids, images_BCHW in pool_batches(task, self.batch_size):
+                logits = [predict(images_BCHW, 1.0) for predict in self.predicts]
+                for i, image_id in enumerate(ids):
+                    *early, last = (self._classes(image_id, z_BChw[i : i + 1], images_BCHW) for z_BChw in logits)
+                    found.append((image_id, reliability(early, last, self.num_classes)))
         return found
 
     def _classes(self, image_id: str, logits_1Chw: Tensor, images_BCHW: Tensor) -> Tensor:
