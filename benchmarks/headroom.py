@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.headroom_plan import SUPERVISED, TRUTH, ceiling_stride, control, few_images
@@ -174,13 +175,11 @@ def _known(path: Path, asked: Found) -> Found | None:
 def show(part: HeadroomPart, found: Found, classes: Sequence[str]) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     if part is HeadroomPart.ceiling:
-        table = _class_table(f"ceiling of stride {found['stride']} on {found['split']}, IoU %", classes)
-        table.add_row("truth averaged to the head's grid", *_percents(found))
+        title = f"IoU % that logits at stride {found['stride']} allow, on {found['split']}"
+        table = _class_table(title, classes, {"averaged truth": found})
     elif part is HeadroomPart.overfit:
-        table = _class_table(f"{len(found['images'])} images, {found['steps']} steps, IoU % on them", classes)
-        table.add_row("the network", *_percents(found))
-        table.add_row("best logits of the head's grid", *_percents(found["fitted"]))
-        table.add_row("truth averaged to the head's grid", *_percents(found["averaged"]))
+        columns = {"network": found, "best logits": found["fitted"], "averaged truth": found["averaged"]}
+        table = _class_table(f"IoU % on {len(found['images'])} images after {found['steps']} steps", classes, columns)
     else:
         table = Table(title="mIoU % with the pool's true labels", title_justify="left")
         for heading in ("seed", "fit to labelled images", "supervised", "pool's true labels", "gain"):
@@ -204,13 +203,13 @@ def verdict(found: Found) -> str:
     return f"{shown}, no more than seeds differ: this schedule ranks no semi-supervised methods; train longer"
 
 
-def _class_table(title: str, classes: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for heading in ("mIoU", *classes):
+def _class_table(title: str, classes: Sequence[str], columns: dict[str, Found]) -> Table:
+    """A row per class and their mean first, a column per result."""
+    table = Table("class", title=title, title_justify="left")
+    for heading in columns:
         table.add_column(heading, justify="right")
+    table.add_row("mean", *(f"{100 * found['miou']:.1f}" for found in columns.values()))
+    for place, name in enumerate(classes):
+        values = [found["iou"][place] for found in columns.values()]
+        table.add_row(escape(name), *("-" if value is None else f"{100 * value:.1f}" for value in values))
     return table
-
-
-def _percents(found: Found) -> list[str]:
-    return [f"{100 * found['miou']:.1f}", *("-" if v is None else f"{100 * v:.0f}" for v in found["iou"])]

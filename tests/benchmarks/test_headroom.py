@@ -76,7 +76,7 @@ def test_all_three_answers_and_again_from_their_files(toy_data, tmp_path, capsys
         )
     shown = capsys.readouterr().out
     assert shown.count("headroom: ") == 5  # trainings of the first time alone
-    assert shown.count("4 images, 20 steps") == 2
+    assert shown.count("4 images after 20 steps") == 2
     found = read_json(tmp_path / "control.json")["found"]
     assert [row["seed"] for row in found["seeds"]] == [0, 1]
     gains = [row[TRUTH] - row[SUPERVISED] for row in found["seeds"]]
