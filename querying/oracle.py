@@ -11,7 +11,7 @@ from querying.errors import UserError
 from querying.files import read_json, sha256, write_json, written
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
-from querying.schemas import LEDGER, PSEUDO_LABELS
+from querying.schemas import LEDGER, PSEUDO_LABELS, REGION_SCORES
 from querying.shards import DataIndex, encode_label, image_ids, read_truth
 
 
@@ -67,7 +67,7 @@ class SimulatedOracle:
         same bytes.  UserError names an image that has no mask."""
         for number, shard in enumerate(self.index.shards("train")):
             path, note = scores / f"pseudo-{number:05d}.arrow", scores / f"shard-{number:05d}.json"
-            ids = scored_file(path, PSEUDO_LABELS).table()["image_id"].to_pylist()
+            ids = scored_file(scores / f"regions-{number:05d}.arrow", REGION_SCORES).table()["image_id"].to_pylist()
             rows = []
             for image_id, mask_HW in read_truth(self.index.root, shard, ids=set(ids)):
                 if mask_HW is None:
