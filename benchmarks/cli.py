@@ -12,9 +12,10 @@ from typing import Annotated
 import typer
 
 import benchmarks.import_path  # noqa: F401  # before anything else of the project
+from benchmarks.cli_ingest import ingest
 from benchmarks.cli_many import compare, headroom, replay, splits, sweep, trial
 from benchmarks.failures import failure
-from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, Kind, OverridesArgument
+from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, OverridesArgument
 from orchestrator.surroundings import check_working_folder, name_the_nameless
 from querying.errors import Interrupted, UserError
 from querying.shown import one_line
@@ -36,33 +37,7 @@ def _options(
     """`main` takes --debug off the line, wherever it stands; it is declared here for --help."""
 
 
-@app.command()
-def ingest(
-    kind: Annotated[Kind, typer.Argument(help="Layout of the raw data.")],
-    paths: Annotated[list[Path], typer.Argument(help="SRC DST (toy: DST alone).", metavar="[SRC] DST")],
-    size: Annotated[
-        str | None, typer.Option(help="HxW of the stored images; default: their own (cityscapes al: 688x688).")
-    ] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Images per shard.")] = 32,
-    encoding: Annotated[str, typer.Option(help="ppm (raw, fastest), png or jpeg (smaller).")] = "ppm",
-    classes: Annotated[
-        Path | None, typer.Option(help="folder: file with one class name per line, optionally followed by r g b.")
-    ] = None,
-    protocol: Annotated[str, typer.Option(help="cityscapes: al (2,675 + 300 + 500) or ssl (2,975 + 500).")] = "al",
-    num_classes: Annotated[int, typer.Option(min=6, max=11, help="toy: number of classes.")] = 8,
-    images: Annotated[str | None, typer.Option(help="toy: TRAIN,VAL,TEST numbers of images.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of generated scenes and of drawn splits.")] = 0,
-    allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="Take an image that is also in another split, with a warning.")
-    ] = False,
-) -> None:
-    """Raw data -> Arrow shards (images, truth) and index.json, all or nothing."""
-    from benchmarks.ingest_command import ingest_command
-
-    ingest_command(
-        kind.value, paths, size, shard_size, encoding, classes=classes, protocol=protocol,
-        num_classes=num_classes, images=images, seed=seed, allow_duplicates=allow_duplicates,
-    )  # fmt: skip
+app.command()(ingest)
 
 
 @app.command()

@@ -25,6 +25,9 @@ PACKAGE = "s4al-plus"
 ENOUGH_FREE_BYTES = 2 * 2**30
 """A run of the demo writes some tens of megabytes, one of Cityscapes a few gigabytes."""
 
+FEW_IMAGES = 10
+"""Below this many images, the mIoU of a split is warned about."""
+
 
 def doctor_command(data: Path) -> None:
     """Print what was found; DamagedError with the first problem and their number where something is wrong.
@@ -79,16 +82,30 @@ def warnings_of(index: DataIndex, data: Path) -> Iterator[str]:
     free = shutil.disk_usage(data).free
     if free < ENOUGH_FREE_BYTES:
         yield f"{data}: {free / 2**30:.1f} GiB free on this disk"
+    yield from split_warnings(index)
+
+
+def split_warnings(index: DataIndex) -> Iterator[str]:
+    """A line for each split that can teach or measure less than one may think."""
     for split, shards in index.splits.items():
         pixels_C = class_pixels(index, split)
         absent = [name for name, pixels in zip(index.classes, pixels_C, strict=True) if not pixels]
         masked = sum(shard.masked for shard in shards)
         if not pixels_C.any():
             effect = "nothing can be learned from it" if split == "train" else "nothing can be measured on it"
-            yield f"split {split}: {'all pixels of its masks are void' if masked else 'no image has a mask'} ({effect})"
+            what = "all pixels of its masks are void" if masked else "no image has a mask"
+            yield f"split {split}: {what} ({effect})"
         elif absent:
             effect = "no label teaches it" if split == "train" else "its IoU counts only where it is predicted"
             yield f"split {split}: no pixel of {', '.join(absent)} ({effect})"
+        if np.count_nonzero(pixels_C) == 1 and split != "train":
+            only = index.classes[int(pixels_C.argmax())]
+            yield f"split {split}: {only} is the only class in it, so that its mIoU says nothing"
+        if split != "train" and 0 < masked < FEW_IMAGES:
+            yield (
+                f"split {split}: {masked} image{'s' * (masked > 1)} with a mask: mIoU measured on so few changes by"
+                f" many points with the images; {FEW_IMAGES} or more tell models apart"
+            )
         bare = sum(shard.rows for shard in shards) - masked
         if bare and split == "train":
             yield f"split train: {bare} images without a mask (pool for self-training, can not be queried)"

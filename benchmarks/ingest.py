@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import logging
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks.datasets import camvid, cityscapes, folder, toy
-from benchmarks.datasets.source import Checked, Pixels, RawDataset, Sample
+from benchmarks.datasets.source import Pixels, RawDataset, Sample
 from benchmarks.images import Size, resize_image, resize_mask
+from benchmarks.ingest_check import MIN_SIDE, Findings, check, ordered
 from querying.errors import InfrastructureError, UserError
 from querying.files import check_folder, make_folder, sync
 from querying.leftovers import folder_beside, remove_beside
@@ -29,11 +29,8 @@ KINDS: dict[str, Callable[..., RawDataset]] = {
     "folder": folder.load,
     "toy": toy.load,
 }
-MIN_SIDE = 8
 
 Progress = Callable[[int, int], None]
-T = TypeVar("T")
-R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 
@@ -60,22 +57,38 @@ def ingest(
     _check_arguments(kind, size, shard_size, encoding)
     remove_beside(dst.resolve(), _log.warning)
     before = _existing(dst)
+    raw, found = survey(kind, src, size=size, allow_duplicates=allow_duplicates, **options)
+    for line in found.said:
+        _log.warning("%s", line)
+    height, width = raw.size or found.size
+    source = {"kind": kind, **raw.parameters, "shard_size": shard_size, "fingerprint": found.fingerprint}
+    planned = (source, encoding, height, width, tuple(raw.classes), tuple(raw.palette))
+    if before is not None:
+        return _same(before, planned, dst)
+    try:
+        return _write(raw, dst, (height, width), source, shard_size, encoding, progress)
+    except OSError as error:
+        made = _existing(dst) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else None
+        if made is None:
+            raise
+        return _same(made, planned, dst)  # another process was faster
+
+
+def survey(
+    kind: str, src: Path | None, *, size: Size | None, allow_duplicates: bool = False, **options: Any
+) -> tuple[RawDataset, Findings]:
+    """The raw data set as `ingest` would take it, and what its check found; writes nothing."""
     raw = KINDS[kind](src, size, **options) if kind == "toy" else KINDS[kind](_folder(kind, src), size, **options)
+    with _threads() as pool:
+        return raw, check(raw, pool, allow_duplicates, stretch=size is not None)
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for files; what waits is given up with an error."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            native, fingerprint = _check(raw, pool, allow_duplicates)
-            height, width = raw.size or native
-            source = {"kind": kind, **raw.parameters, "shard_size": shard_size, "fingerprint": fingerprint}
-            planned = (source, encoding, height, width, tuple(raw.classes), tuple(raw.palette))
-            if before is not None:
-                return _same(before, planned, dst)
-            try:
-                return _write(raw, dst, (height, width), source, shard_size, encoding, progress, pool)
-            except OSError as error:
-                made = _existing(dst) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else None
-                if made is None:
-                    raise
-                return _same(made, planned, dst)  # another process was faster
+            yield pool
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -115,69 +128,6 @@ def _existing(dst: Path) -> DataIndex | None:
         raise UserError(f"{dst}: exists and is not a complete data set; remove it first ({error})") from error
 
 
-def _check(raw: RawDataset, pool: ThreadPoolExecutor, allow_duplicates: bool) -> tuple[Size, str]:
-    """Common size (of the first image, when they will be resized) and a fingerprint of every file that goes in."""
-    ids: dict[str, int] = {}
-    images: dict[bytes, int] = {}  # eight bytes of a hash and a place, so that a million images take some 200 MB
-    if not raw.name.isprintable():
-        raise UserError(f"{raw.name!r}: a folder name with characters that can not be printed")
-    first: Checked | None = None
-    fingerprint = hashlib.sha256()
-    leaks = []
-    for split, samples in raw.splits.items():
-        if not samples:
-            raise UserError(f"{raw.name}: the {split} split has no images")
-        start = len(ids)
-        for sample, checked in zip(samples, _ordered(pool, _check_one, samples), strict=True):
-            name, number = sample.image_id, len(ids)
-            if name in ids:
-                raise UserError(f"{checked.where}: its id {name!r} is also that of {_at(raw, ids[name])[1].where}")
-            ids[name] = number
-            twin = images.setdefault(hashlib.sha256(checked.image.encode()).digest()[:8], number)
-            if twin < start and (leak := _leak(split, checked, *_at(raw, twin))):
-                if not allow_duplicates:
-                    raise UserError(f"{leak}; --allow-duplicates takes both")
-                leaks.append(leak)
-            first = first or checked
-            if raw.size is None and checked.size != first.size:
-                raise UserError(
-                    f"{checked.where}: {_text(checked.size)} pixels, but {first.where} is {_text(first.size)}; "
-                    f"give a common size (--size HxW)"
-                )
-            fingerprint.update(f"{split}\n{name}\n{checked.image}\n{checked.mask}\n".encode())
-    if leaks:
-        _log.warning("%s%s", leaks[0], f" (and {len(leaks) - 1} more)" if len(leaks) > 1 else "")
-    assert first is not None, "a raw data set has splits"
-    return first.size, fingerprint.hexdigest()
-
-
-def _at(raw: RawDataset, number: int) -> tuple[str, Checked]:
-    """Split and findings of a sample by its place among all."""
-    samples = ((split, sample) for split, samples in raw.splits.items() for sample in samples)
-    split, sample = next(itertools.islice(samples, number, None))
-    return split, sample.check()
-
-
-def _leak(split: str, checked: Checked, other_split: str, other: Checked) -> str:
-    """What is learned from one would be tested on the other."""
-    if checked.image != other.image:
-        return ""
-    return f"{checked.where}: the {split} image is, byte for byte, {other.where} of {other_split}"
-
-
-def _check_one(sample: Sample) -> Checked:
-    if not sample.image_id.isprintable():
-        raise UserError(f"{sample.image_id!r}: a file name with characters that can not be printed")
-    checked = sample.check()
-    if min(checked.size) < MIN_SIDE:
-        raise UserError(f"{checked.where}: {_text(checked.size)} pixels; both sides must be at least {MIN_SIDE}")
-    return checked
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
 def _write(
     raw: RawDataset,
     dst: Path,
@@ -186,7 +136,6 @@ def _write(
     shard_size: int,
     encoding: str,
     progress: Progress | None,
-    pool: ThreadPoolExecutor,
 ) -> DataIndex:
     """Build everything in a folder beside `dst` and rename it."""
     target = dst.resolve()
@@ -194,7 +143,7 @@ def _write(
     total = sum(map(len, raw.splits.values()))
     try:
         make_folder(target.parent)
-        with folder_beside(target) as staging:
+        with folder_beside(target) as staging, _threads() as pool:
             if encoding == "ppm":
                 _check_space(target.parent, total * size[0] * size[1] * 3)
             done = itertools.count(1)
@@ -203,7 +152,7 @@ def _write(
                 with ShardWriter(
                     staging, split, num_classes=len(raw.classes), shard_size=shard_size, encoding=encoding
                 ) as writer:
-                    read = _ordered(pool, lambda sample: _read(sample, size), samples)
+                    read = ordered(pool, lambda sample: _read(sample, size), samples)
                     for sample, (image_HWC, mask_HW) in zip(samples, read, strict=True):
                         writer.add(sample.image_id, image_HWC, mask_HW)
                         if progress:
@@ -233,14 +182,3 @@ def _check_space(folder_: Path, needed: int) -> None:
 def _read(sample: Sample, size: Size) -> Pixels:
     image_HWC, mask_HW = sample.read()
     return resize_image(image_HWC, size), None if mask_HW is None else resize_mask(mask_HW, size)
-
-
-def _ordered(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """`pool.map`, but only a few results ahead of the caller, so that memory does not grow with the data set."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > 16:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

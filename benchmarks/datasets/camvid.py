@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from benchmarks.datasets.source import FileSample, RawDataset, files_by_stem
+from benchmarks.datasets.listing import PNG, list_images
+from benchmarks.datasets.pairs import by_stem, refuse_formats
+from benchmarks.datasets.source import FileSample, RawDataset
 from benchmarks.images import Size, UInt8, Unknown, map_ids, read_mask
 from querying.errors import UserError
 from querying.labels import IGNORE
@@ -27,12 +30,13 @@ def load(src: Path, size: Size | None, *, unknown: Unknown = "error") -> RawData
     The tutorial's own lists start with /SegNet/CamVid: only the last two parts of a listed path count.
     """
     read_labels = partial(_read_labels, unknown=unknown)
-    splits = {}
+    splits, said = {}, []
     for split in SPLITS:
         listed = src / f"{split}.txt"
-        pairs = _listed(src, listed) if listed.is_file() else _paired(src, split)
+        pairs, left_out = (_listed(src, listed), []) if listed.is_file() else _paired(src, split)
         splits[split] = [FileSample(image.stem, image, mask, read_labels) for image, mask in pairs]
-    return RawDataset("camvid", CLASSES, PALETTE, splits, size, {"unknown": unknown})
+        said += left_out
+    return RawDataset("camvid", CLASSES, PALETTE, splits, size, {"unknown": unknown}, said)
 
 
 def _read_labels(path: Path, unknown: Unknown) -> UInt8:
@@ -44,24 +48,31 @@ def _listed(src: Path, listed: Path) -> list[tuple[Path, Path]]:
     for number, line in enumerate(listed.read_text("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
-        names = line.split()
-        if len(names) != 2:
+        ways = [(line[: gap.start()], line[gap.end() :]) for gap in re.finditer(r"\s+", line.strip())]
+        if not ways:
             raise UserError(f"{listed}: line {number} is not a pair 'image annotation'")
-        image, mask = (src.joinpath(*PurePosixPath(name).parts[-2:]) for name in names)
-        for path in (image, mask):
-            if not path.is_file():
-                raise UserError(f"{path}: does not exist, although {listed} lists it in line {number}")
+        both = [tuple(src.joinpath(*PurePosixPath(name.strip()).parts[-2:]) for name in way) for way in ways]
+        there = [pair for pair in both if all(path.is_file() for path in pair)]  # a name may have spaces
+        if len(there) != 1:
+            if there:
+                raise UserError(f"{listed}: line {number} could be more than one pair of files")
+            missing = next(path for path in both[0] if not path.is_file())
+            raise UserError(f"{missing}: does not exist, although {listed} lists it in line {number}")
+        image, mask = there[0]
         pairs.append((image, mask))
     return pairs
 
 
-def _paired(src: Path, split: str) -> list[tuple[Path, Path]]:
+def _paired(src: Path, split: str) -> tuple[list[tuple[Path, Path]], list[str]]:
     images, masks = src / split, src / f"{split}annot"
     for folder in (images, masks):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder, and no list {src / split}.txt: not the layout of CamVid")
-    image_of, mask_of = files_by_stem(images, (".png",)), files_by_stem(masks, (".png",))
+    found = [list_images(folder, PNG) for folder in (images, masks)]
+    for listing in found:
+        refuse_formats(listing, PNG)
+    image_of, mask_of = (by_stem(folder, here.images) for folder, here in zip((images, masks), found, strict=True))
     for stem in sorted(image_of.keys() ^ mask_of.keys()):
         missing, folder = ("annotation", masks) if stem in image_of else ("image", images)
         raise UserError(f"{folder / stem}.png: the {missing} of {image_of.get(stem) or mask_of[stem]} does not exist")
-    return [(image_of[stem], mask_of[stem]) for stem in image_of]
+    return [(image_of[stem], mask_of[stem]) for stem in image_of], [note for here in found for note in here.notes()]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from benchmarks.datasets.listing import PNG, list_images, named
 from benchmarks.datasets.source import FileSample, RawDataset, draw
 from benchmarks.images import Size, UInt8, Unknown, map_ids, read_mask
 from querying.errors import UserError
@@ -29,6 +30,8 @@ TRAIN_ID_OF_LABEL_ID = {
 }
 TRAIN_IDS = {**{train_id: train_id for train_id in range(19)}, IGNORE: IGNORE}
 
+_TAIL = "_leftImg8bit.png"
+
 Protocol = Literal["al", "ssl"]
 AL_SIZE = (688, 688)
 _VAL_SHARE = 300 / 2975
@@ -44,27 +47,32 @@ def load(
     """
     if protocol not in ("al", "ssl"):
         raise UserError(f"protocol {protocol!r}: there are al and ssl")
-    train, val = (_samples(src, split, unknown) for split in ("train", "val"))
+    said: list[str] = []
+    train, val = (_samples(src, split, unknown, said) for split in ("train", "val"))
     parameters: dict[str, object] = {"protocol": protocol, "unknown": unknown}
     if protocol == "ssl":
-        return RawDataset("cityscapes", CLASSES, PALETTE, {"train": train, "val": val}, size, parameters)
+        return RawDataset("cityscapes", CLASSES, PALETTE, {"train": train, "val": val}, size, parameters, said)
     held_out = _held_out([sample.image_id for sample in train], seed)
     splits = {
         "train": [sample for sample in train if sample.image_id not in held_out],
         "val": [sample for sample in train if sample.image_id in held_out],
         "test": val,
     }
-    return RawDataset("cityscapes", CLASSES, PALETTE, splits, size or AL_SIZE, parameters | {"seed": seed})
+    return RawDataset("cityscapes", CLASSES, PALETTE, splits, size or AL_SIZE, parameters | {"seed": seed}, said)
 
 
-def _samples(src: Path, split: str, unknown: Unknown) -> list[FileSample]:
+def _samples(src: Path, split: str, unknown: Unknown, said: list[str]) -> list[FileSample]:
     images, truth = src / "leftImg8bit" / split, src / "gtFine" / split
     for folder in (images, truth):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder: not the layout of Cityscapes")
     samples = []
-    for image in sorted(images.glob("*/*_leftImg8bit.png")):
-        image_id = image.name.removesuffix("_leftImg8bit.png")
+    listing = list_images(images, PNG)
+    frames = [path for path in listing.images if path.name.endswith(_TAIL) and path.parent.parent == images]
+    others = sorted({*listing.images} - {*frames})
+    said += listing.notes() + ([f"left out: {named(others, why=f'not CITY/*{_TAIL}')}"] if others else [])
+    for image in frames:
+        image_id = image.name.removesuffix(_TAIL)
         stem = truth / image.parent.name / f"{image_id}_gtFine"
         train_ids, label_ids = (stem.with_name(f"{stem.name}_{kind}.png") for kind in ("labelTrainIds", "labelIds"))
         if not (train_ids.is_file() or label_ids.is_file()):

@@ -1,22 +1,22 @@
-"""Anybody's images in folders, with masks for all, some or none of them."""
+"""Anybody's images in folders, with masks for all, some or none of them.  docs/ingest.md is the page on it."""
 
 from __future__ import annotations
 
-import colorsys
-import logging
-import re
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from benchmarks.datasets.source import FileSample, RawDataset, draw, files_by_stem
-from benchmarks.images import Palette, Size, UInt8, Unknown, map_ids, read_mask
+from benchmarks.datasets.class_choice import choose_classes
+from benchmarks.datasets.class_file import read_classes
+from benchmarks.datasets.layout import Splits, find_layout
+from benchmarks.datasets.listing import named
+from benchmarks.datasets.mask_values import Found, Values, decide, look_at_mask, read_labels
+from benchmarks.datasets.pairs import Pairs, find_pairs
+from benchmarks.datasets.source import Exif, FileSample, RawDataset, draw
+from benchmarks.images import Size, Unknown
 from querying.errors import UserError
-from querying.labels import IGNORE
-
-_log = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "test")
-_IMAGES = (".png", ".jpg", ".jpeg")
 
 
 def load(
@@ -28,75 +28,76 @@ def load(
     test_fraction: float = 0.2,
     seed: int = 0,
     unknown: Unknown = "error",
+    images: str | None = None,
+    masks: str | None = None,
+    mask_suffix: str | None = None,
+    image_suffix: str = "",
+    splits: Splits = "auto",
+    ignore: Sequence[str] = (),
+    maps: Sequence[str] = (),
+    values: Values = "auto",
+    exif: Exif = "auto",
+    bits: int | None = None,
+    no_masks: bool = False,
 ) -> RawDataset:
-    """SRC/images and SRC/masks, paired by name, or SRC/<split>/images and SRC/<split>/masks for train, val and test.
+    """Images and masks below SRC, paired by name (layouts: `find_layout`, names: `find_pairs`), classes of
+    `classes_file` (`read_classes`, `choose_classes`), labels by value or by colour (`mask_values.decide`).
 
     Without split folders, val and test are drawn with `seed` from the images that have a mask; when no image has
-    one, all are train.  `classes_file` has a name a line, perhaps followed by a colour "r g b"; when every
-    class has one, masks may be RGB.  The image id is the path below `images`, without suffix, with __ for /.
+    one, which `no_masks` must allow, all are train.  The image id is the path below the images' folder, without
+    suffix, with __ for /.  `exif` and `bits`: of `FileSample`.
     """
-    names, palette, coloured = read_classes(classes_file)
-    read_labels = partial(_read_labels, num_classes=len(names), palette=palette if coloured else None, unknown=unknown)
+    choice = choose_classes(read_classes(classes_file), ignore, maps)
+    layout = find_layout(src, images, masks, splits)
+    pairs = {split: find_pairs(part, mask_suffix, image_suffix) for split, part in layout.parts.items()}
+    found = look_at_masks(pairs)
+    said = [*choice.said, *layout.said, *(line for pair in pairs.values() for line in pair.said)]
+    if not found.pixels and not no_masks:
+        raise _no_masks(src, pairs, [part.masks for part in layout.parts.values()])
+    reading = decide(found, choice, values, unknown, classes_file)
+    labels = partial(read_labels, reading=reading)
+    samples = {
+        split: [FileSample(stem.replace("/", "__"), *both, labels, exif, bits) for stem, both in pair.of.items()]
+        for split, pair in pairs.items()
+    }
     parameters: dict[str, object] = {"unknown": unknown}
-    present = [split for split in SPLITS if (src / split / "images").is_dir()]
-    if present:
-        splits = {split: _samples(src / split, read_labels) for split in present}
-        if "train" not in splits:
-            raise UserError(f"{src / 'train' / 'images'}: no such folder, although there is one for {present[0]}")
-        for sample in (sample for split in present[1:] for sample in splits[split]):
-            if sample.mask is None:
-                raise UserError(f"{sample.image}: no mask; an image of val or test needs one")
-    else:
-        splits = _drawn(_samples(src, read_labels), {"val": val_fraction, "test": test_fraction}, seed, src)
+    if "" in samples:
+        fractions = {"val": val_fraction, "test": test_fraction}
+        samples = _drawn(samples[""], fractions, seed, src)
         parameters |= {"val_fraction": val_fraction, "test_fraction": test_fraction, "seed": seed}
-    if not any(sample.mask for sample in splits["train"]):
-        masks = (src / "train" if present else src) / "masks"
-        _log.warning("%s: no mask of any train image is there: this data set alone teaches nothing", masks)
-    return RawDataset(src.resolve().name, names, palette, splits, size, parameters)
+        drawn = ", ".join(f"{len(here)} {split}" for split, here in samples.items())
+        said.append(f"no split folders: drawn with seed {seed} from the images with a mask: {drawn}")
+    for sample in (sample for split in samples if split != "train" for sample in samples[split]):
+        if sample.mask is None:
+            raise UserError(f"{sample.image}: no mask; an image of val or test needs one")
+    bare = [sample.image for sample in samples["train"] if sample.mask is None]
+    if bare:
+        said.append(f"without a mask, so pool only: {named(bare, 'train image')}")
+    by_colour = sorted(reading.kinds - {"colour"})
+    own = {"ignore": list(ignore), "map": list(maps), "ids": list(choice.ids), "by_colour": by_colour, "bits": bits}
+    own["exif"] = exif if exif == "ignore" else None
+    parameters |= {key: value for key, value in own.items() if value}  # what was made without options stays as it is
+    said += reading.said
+    return RawDataset(src.resolve().name, choice.names, choice.palette, samples, size, parameters, said)
 
 
-def read_classes(path: Path) -> tuple[list[str], Palette, bool]:
-    """Names, colours, and whether the file gives every colour; else a palette of distinct ones is made."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list of classes: {error}") from None
-    names: list[str] = []
-    colours: list[tuple[int, int, int]] = []
-    for number, line in enumerate(lines, 1):
-        match = re.fullmatch(r"(.*?\S)(?:\s+(\d+)\s+(\d+)\s+(\d+))?", line.strip())
-        if match is None:
-            continue
-        name, *rgb = match.groups()
-        if not name.isprintable():
-            raise UserError(f"{path}: line {number}: class {name!r} has characters that can not be printed")
-        if name in names:
-            raise UserError(f"{path}: line {number}: class {name!r} is there twice")
-        names.append(name)
-        if rgb[0] is not None:
-            red, green, blue = (int(part.lstrip("0")[:4] or 0) for part in rgb)  # 4 digits are too many already
-            if max(red, green, blue) > 255 or (red, green, blue) in colours:
-                raise UserError(f"{path}: line {number}: colour {red} {green} {blue} is above 255 or there twice")
-            colours.append((red, green, blue))
-    if not 2 <= len(names) <= IGNORE:
-        raise UserError(f"{path}: {len(names)} classes; 2 to {IGNORE} are possible")
-    if colours and len(colours) != len(names):
-        raise UserError(f"{path}: {len(colours)} of {len(names)} classes have a colour; give all of them one, or none")
-    return names, colours or _palette(len(names)), bool(colours)
+def look_at_masks(pairs: dict[str, Pairs]) -> Found:
+    """Decode every mask once, so that what they all hold decides how each is read."""
+    found = Found()
+    paths = [mask for pair in pairs.values() for _, mask in pair.of.values() if mask is not None]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, pixels in zip(paths, pool.map(look_at_mask, paths), strict=True):
+            found.add(path, pixels)
+    return found
 
 
-def _read_labels(path: Path, num_classes: int, palette: Palette | None, unknown: Unknown) -> UInt8:
-    ids = {**{label: label for label in range(num_classes)}, IGNORE: IGNORE}
-    return map_ids(read_mask(path, palette, unknown), ids, path, unknown)
-
-
-def _samples(src: Path, read_labels: partial[UInt8]) -> list[FileSample]:
-    if not (src / "images").is_dir():
-        raise UserError(f"{src / 'images'}: no such folder; expected images/ and masks/ below {src}")
-    images, masks = files_by_stem(src / "images", _IMAGES), files_by_stem(src / "masks", (".png",))
-    for stem in masks.keys() - images.keys():
-        raise UserError(f"{masks[stem]}: there is no image {src / 'images' / stem}.png or .jpg for this mask")
-    return [FileSample(stem.replace("/", "__"), image, masks.get(stem), read_labels) for stem, image in images.items()]
+def _no_masks(src: Path, pairs: dict[str, Pairs], folders: Sequence[Path | None]) -> UserError:
+    images = [image for pair in pairs.values() for image, _ in pair.of.values()]
+    looked = ", ".join(str(folder) for folder in folders if folder) or f"{src / 'masks'} or a folder of the like"
+    return UserError(
+        f"{looked}: no mask of any image is there ({named(images, 'image')}): this data set alone teaches nothing;"
+        " --masks FOLDER and --mask-suffix say where masks are, --no-masks takes the images as a pool without labels"
+    )
 
 
 def _drawn(samples: list[FileSample], fractions: dict[str, float], seed: int, src: Path) -> dict[str, list[FileSample]]:
@@ -118,12 +119,3 @@ def _drawn(samples: list[FileSample], fractions: dict[str, float], seed: int, sr
         splits[split] = [sample for sample in samples if sample.image_id in taken]
         left -= taken
     return {"train": [sample for sample in samples if sample.image_id in left], **splits}
-
-
-def _palette(count: int) -> Palette:
-    """Hues a golden ratio apart, in alternating brightness, so that neighbours in the list look different."""
-    colours = []
-    for label in range(count):
-        rgb = colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.8, (0.95, 0.7, 0.5)[label % 3])
-        colours.append(tuple(round(255 * part) for part in rgb))
-    return [(red, green, blue) for red, green, blue in colours]

@@ -39,7 +39,7 @@ class Listing:
 
     def notes(self) -> list[str]:
         """A line per reason with the count and the first names."""
-        return [f"left out: {named(paths, reason)}" for reason, paths in sorted(self.left_out.items())]
+        return [f"left out: {named(paths, why=reason)}" for reason, paths in sorted(self.left_out.items())]
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = READ) -> Listing:
@@ -73,10 +73,10 @@ def list_images(folder: Path, suffixes: Sequence[str] = READ) -> Listing:
     return found
 
 
-def named(paths: Sequence[Path | str], what: str = "", first: int = 3) -> str:
-    """How many, of what, and the first of them: `12 files (hidden): a.png, b.png, c.png, ...`."""
-    shown = ", ".join(map(str, paths[:first])) + (", ..." if len(paths) > first else "")
-    return f"{len(paths)} file{'s' * (len(paths) != 1)}{f' ({what})' if what else ''}: {shown}"
+def named(paths: Sequence[Path | str], what: str = "file", why: str = "", first: int = 3) -> str:
+    """How many, of what, and the first of them: `12 files (hidden): in/a.png, b.png, c.png, ...`."""
+    shown = [str(paths[0]), *(Path(path).name for path in paths[1:first]), *(["..."] if len(paths) > first else [])]
+    return f"{len(paths)} {what}{'s' * (len(paths) != 1)}{f' ({why})' if why else ''}: {', '.join(shown)}"
 
 
 def _reason(path: Path, suffixes: Sequence[str]) -> str:

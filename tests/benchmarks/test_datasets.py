@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.datasets import cityscapes, folder
+from benchmarks.datasets import cityscapes, class_file, folder
 from benchmarks.ingest import ingest
 from querying.errors import UserError
 from querying.shards import DataIndex, image_ids, read_images, read_truth
@@ -165,14 +165,20 @@ def test_a_folder_is_split_by_its_masks_and_unmasked_images_are_all_for_training
 
 def test_a_folder_without_masks_is_all_pool_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     src = folder_tree(tmp_path / "raw", masked=0, total=3)
-    index = ingest("folder", src, tmp_path / "out", size=None, classes_file=src / "classes.txt")
+    call = {"size": None, "classes_file": src / "classes.txt"}
+    with pytest.raises(
+        UserError, match=rf"{src}/masks.*: no mask of any image is there \(3 images.*i1\.png.*--no-masks"
+    ):
+        ingest("folder", src, tmp_path / "out", **call)
+    assert not (tmp_path / "out").exists()
+    index = ingest("folder", src, tmp_path / "out", no_masks=True, **call)
     assert {split: index.num_images(split) for split in index.splits} == {"train": 3}
     assert index.shards("train")[0].masked == 0
-    assert f"{src}/masks: no mask of any train image is there" in caplog.text
+    assert "without a mask, so pool only: 3 train images" in caplog.text
     folder_tree(src, masked=10)
     caplog.clear()
-    ingest("folder", src, tmp_path / "o2", size=None, classes_file=src / "classes.txt")
-    assert not caplog.text
+    ingest("folder", src, tmp_path / "o2", **call)
+    assert "without a mask, so pool only: 4 train images" in caplog.text
 
 
 @pytest.mark.timeout(60)
@@ -222,6 +228,7 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path) -> None:
     (src / "masks/b/i4.png").rename(src / "masks/b/i2.jpg")
     with pytest.raises(UserError, match=r"masks/b/i2\.jpg: must be one of \.png"):
         ingest("folder", src, tmp_path / "out", size=None, classes_file=classes)
+    (src / "masks/b/i2.jpg").unlink()
     save(src / "images/b/i2.jpg", rgb(0))
     with pytest.raises(UserError, match=r"images/b/i2\.png: .*i2\.jpg has the same name"):
         ingest("folder", src, tmp_path / "out", size=None, classes_file=classes)
@@ -260,4 +267,4 @@ def test_a_wrong_list_of_classes_is_named_with_its_line(tmp_path: Path, text: st
 
 def test_made_up_palettes_have_no_colour_twice() -> None:
     for count in (2, 19, 100):
-        assert len(set(folder._palette(count))) == count
+        assert len(set(class_file._distinct_colours(count))) == count
