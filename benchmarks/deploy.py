@@ -29,10 +29,11 @@ from orchestrator.progress import shown
 from orchestrator.recipe_file import is_run
 from querying.codecs import UInt8
 from querying.errors import InfrastructureError, UserError
-from querying.files import check_folder, read_json, written
+from querying.files import check_folder, written
 from querying.labels import top_class
 from querying.leftovers import writing_into
-from training.checkpoint import META
+from querying.shown import one_line
+from training.checkpoint import read_meta
 from training.model import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus
 from training.predictor import Predictor, load_network
 
@@ -52,7 +53,7 @@ def predict_command(run: Path, images: Path, out: Path, cycle: int | None) -> No
     checkpoint = find_checkpoint(run, cycle)
     sources = _sources(images)
     _check_out(out, images, sources)
-    meta = read_json(checkpoint / META)
+    meta = read_meta(checkpoint)
     predict = Predictor(checkpoint)
     pixels_C = np.zeros(len(meta["classes"]), np.int64)
     with shown() as progress, writing_into(out, progress.say):
@@ -69,7 +70,7 @@ def predict_command(run: Path, images: Path, out: Path, cycle: int | None) -> No
     table = Table("class", "% of pixels")
     table.columns[1].justify = "right"
     for place in np.argsort(-pixels_C, kind="stable"):
-        table.add_row(escape(meta["classes"][place]), f"{100 * pixels_C[place] / pixels_C.sum():.2f}")
+        table.add_row(escape(one_line(meta["classes"][place])), f"{100 * pixels_C[place] / pixels_C.sum():.2f}")
     Console().print(table)
 
 
@@ -118,7 +119,7 @@ def export_onnx(checkpoint: Path, file: Path) -> float:
     if file.is_dir():
         raise UserError(f"{file}: is a folder, expected FILE.onnx")
     check_folder(file.parent)
-    meta = read_json(checkpoint / META)
+    meta = read_meta(checkpoint)
     network = FullResolution(load_network(checkpoint)).eval()
     generator = torch.Generator().manual_seed(0)
     image_NCHW = torch.randn(2, 3, meta["height"], meta["width"], generator=generator)

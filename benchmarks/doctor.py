@@ -19,7 +19,7 @@ from rich.table import Table
 
 from querying.errors import DamagedError
 from querying.labels import IGNORE
-from querying.shards import DataIndex, image_ids, read_images, read_truth, verify
+from querying.shards import DataIndex, check_ids, paired, read_images, read_truth, verify
 
 PACKAGE = "s4al-plus"
 ENOUGH_FREE_BYTES = 2 * 2**30
@@ -42,7 +42,7 @@ def doctor_command(data: Path) -> None:
     twins = Twins()
     if not damaged:  # what is not what was written is not worth reading
         problems += _content_problems(index, twins)
-    problems = damaged + problems
+    problems = list(dict.fromkeys(damaged + problems))
     console.print(_split_table(index))
     console.print(_class_table(index))
     for warning in (*warnings_of(index, data), *twins.warnings()):
@@ -160,36 +160,24 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def _content_problems(index: DataIndex, twins: Twins) -> Iterator[str]:
-    """A line per shard that does not hold what the index says: ids, sizes, labels, counts."""
-    seen: dict[str, str] = {}
+    """A line per file that does not hold what the index says: ids, sizes, labels, counts."""
+    try:
+        check_ids(index)
+    except DamagedError as error:
+        yield str(error)
     for split, shards in index.splits.items():
         for shard in shards:
-            where = index.root / shard.truth
-            ids = image_ids(index.root, shard)
-            for image_id in ids:
-                if image_id in seen:
-                    yield f"{index.root / shard.images}: image {image_id} is also in split {seen[image_id]}"
-                seen[image_id] = split
-            if len(ids) != shard.rows:
-                yield f"{index.root / shard.images}: {len(ids)} images, the index says {shard.rows}"
-            for image_id, image_HWC in read_images(index.root, shard):
-                twins.add(split, image_id, image_HWC)
-                if image_HWC.shape != (index.height, index.width, 3):
-                    yield f"{index.root / shard.images}: image {image_id} has shape {image_HWC.shape}"
-            count_256, masked, truth_ids = np.zeros(256, np.int64), 0, []
-            for image_id, mask_HW in read_truth(index.root, shard):
-                truth_ids.append(image_id)
-                if mask_HW is None:
-                    continue
-                masked += 1
-                if mask_HW.shape != (index.height, index.width):
-                    yield f"{where}: the mask of image {image_id} has shape {mask_HW.shape}"
-                count_256 += np.bincount(mask_HW.ravel(), minlength=256)
-            if truth_ids != ids:
-                yield f"{where}: its images are not those of {shard.images}"
-            strange = np.flatnonzero(count_256[index.num_classes : IGNORE]) + index.num_classes
-            if len(strange):
-                yield f"{where}: label {strange[0]} is none of the {index.num_classes} classes"
+            count_256, masked, where = np.zeros(256, np.int64), 0, index.root / shard.truth
+            try:
+                images, truth = read_images(index.root, shard), read_truth(index.root, shard)
+                for image_id, image_HWC, mask_HW in paired(index.root, shard, images, truth):
+                    twins.add(split, image_id, image_HWC)
+                    if mask_HW is not None:
+                        masked += 1
+                        count_256 += np.bincount(mask_HW.ravel(), minlength=256)
+            except DamagedError as error:
+                yield str(error)
+                continue
             counts = (tuple(count_256[: index.num_classes].tolist()), int(count_256[IGNORE]), masked)
             if counts != (shard.class_pixels, shard.void_pixels, shard.masked):
                 yield f"{where}: pixels per class or masks differ from the counts in the index"

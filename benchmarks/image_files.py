@@ -16,9 +16,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from querying.codecs import UNREADABLE
 from querying.errors import UserError
-
-MAX_PIXELS = 64 * 2**20
-"""A file that claims more pixels than this is refused from its header, before anything is allocated for it."""
+from querying.limits import MAX_PIXELS
 
 # Not Image.open: constructing the reader of the one format that the first bytes show tries no other format, and
 # leaves the size check to us instead of to a warning.

@@ -16,10 +16,11 @@ from typing import Any
 from benchmarks.datasets import camvid, cityscapes, folder, toy
 from benchmarks.datasets.source import Pixels, RawDataset, Sample
 from benchmarks.images import Size, resize_image, resize_mask
-from benchmarks.ingest_check import MIN_SIDE, Findings, check, ordered
+from benchmarks.ingest_check import Findings, check, ordered, size_text
 from querying.errors import InfrastructureError, UserError
 from querying.files import check_folder, make_folder, sync
 from querying.leftovers import folder_beside, remove_beside
+from querying.limits import MAX_PIXELS, MIN_SIDE
 from querying.shard_writer import ShardWriter
 from querying.shards import ENCODINGS, DataIndex, Shard
 
@@ -107,8 +108,10 @@ def _check_arguments(kind: str, size: Size | None, shard_size: int, encoding: st
         raise UserError(f"encoding {encoding!r}: there are {', '.join(ENCODINGS)}")
     if shard_size < 1:
         raise UserError(f"shard size {shard_size}: must be at least 1")
-    if size is not None and min(size) < MIN_SIDE:
-        raise UserError(f"size {size[0]}x{size[1]}: both sides must be at least {MIN_SIDE} pixels")
+    if size is not None and (min(size) < MIN_SIDE or size[0] * size[1] > MAX_PIXELS):
+        raise UserError(
+            f"size {size_text(size)}: both sides must be at least {MIN_SIDE} pixels, the image at most 64 MP"
+        )
 
 
 def _folder(kind: str, src: Path | None) -> Path:

@@ -18,8 +18,8 @@ from benchmarks.datasets.source import TRAITS, UNCLEAR, Checked, RawDataset, Sam
 from benchmarks.images import Size
 from querying.errors import UserError
 from querying.labels import IGNORE
+from querying.limits import MIN_SIDE, class_names
 
-MIN_SIDE = 8
 SAME_ASPECT = 0.02
 """Up to this relative difference of width : height nobody sees that an image was stretched."""
 
@@ -61,6 +61,10 @@ def check(raw: RawDataset, pool: ThreadPoolExecutor, allow_duplicates: bool, str
     images: dict[bytes, int] = {}  # eight bytes of a hash and a place, so that a million images take some 200 MB
     if not raw.name.isprintable():
         raise UserError(f"{raw.name!r}: a folder name with characters that can not be printed")
+    try:
+        class_names(list(raw.classes))
+    except ValueError as error:
+        raise UserError(f"{raw.name}: {error}") from None
     found, fingerprint, leaks = Findings(), hashlib.sha256(), []
     for split, samples in raw.splits.items():
         if not samples:

@@ -16,7 +16,7 @@ from querying.files import user_path
 from querying.oracle import SimulatedOracle
 from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
-from querying.shards import DataIndex
+from querying.shards import DataIndex, check_ids
 from training.method_settings import ON_THE_FLY
 from training.settings import VAL_SPLIT
 
@@ -87,8 +87,10 @@ def _check_first(config: RunConfig, images: int, masked: int) -> None:
 
 
 def check_first_images(configs: Sequence[RunConfig], index: DataIndex) -> None:
-    """UserError where a list names an image that is not there, or drawn images are too few to show every class.  Reads
-    the pool's ids, and its masks for the latter, once for all recipes."""
+    """UserError where a list names an image that is not there, or drawn images are too few to show every class;
+    DamagedError where an image is in the data twice or a shard is not what the index says.  Reads all ids, and the
+    pool's masks for the classes, once for all recipes."""
+    check_ids(index)
     oracle = SimulatedOracle(index, RegionGrid(index.height, index.width, min(index.height, index.width)))
     answerable, classes = cache(oracle.answerable), cache(oracle.classes)
     total = index.num_images("train")

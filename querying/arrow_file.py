@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,8 @@ import pyarrow as pa
 
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
+
+_MAGIC = b"ARROW1\0\0"
 
 
 class _State(NamedTuple):
@@ -87,32 +90,59 @@ class ArrowFile:
         for files in _watching:
             files.setdefault(path, (state, digest))
         try:
-            self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+            # Message by message, not by `open_file`, which unpacks what is compressed, before one can look.
+            messages = list(pa.ipc.MessageReader.open_stream(pa.memory_map(str(path)).read_buffer()[len(_MAGIC) :]))
+            self._schema = pa.ipc.read_schema(messages[0])
         except Exception as error:  # whatever: Ray registers types of columns, whose code then reads a forged one
             raise self._unreadable(error) from error
-        if not self._file.schema.equals(schema):
+        if not self._schema.equals(schema):
             raise DamagedError(f"{path}: its columns are not {', '.join(schema.names)}")
+        self._batches = messages[1:]
 
     def batch(self, number: int) -> Any:
         """One record batch, whose offsets stay inside it even where a hash was made for a forged file."""
-        batch = self.guard(lambda: self._file.get_batch(number))
+        batch = self.guard(lambda: self._plain(self._batches[number]))
         self.guard(lambda: batch.validate(full=True))
         return batch
 
     def batches(self) -> Iterator[Any]:
-        return map(self.batch, range(self._file.num_record_batches))
+        return map(self.batch, range(len(self._batches)))
 
     def table(self) -> pa.Table:
-        return pa.Table.from_batches(self.batches(), self._file.schema)
+        return pa.Table.from_batches(self.batches(), self._schema)
+
+    def _plain(self, message: pa.Message) -> pa.RecordBatch:
+        if message.type != "record batch" or _is_compressed(bytes(message.metadata)):
+            raise pa.ArrowInvalid("a compressed part, or one that is no record batch")
+        return pa.ipc.read_record_batch(message, self._schema)
 
     def guard(self, read: Callable[[], Any]) -> Any:
         try:
             return read()
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, struct.error) as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> DamagedError:
         return DamagedError(f"{self.path}: not a readable Arrow file: {' '.join(str(error).split())}")
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Has a message's record batch the field `compression`?  It is the fourth of table RecordBatch, which is the third
+    of table Message (Message.fbs of Arrow); struct.error where the bytes are not such tables."""
+    (message,) = struct.unpack_from("<I", metadata)
+    header = message + _field(metadata, message, 2)
+    (batch,) = struct.unpack_from("<I", metadata, header)
+    return bool(_field(metadata, header + batch, 3))
+
+
+def _field(metadata: bytes, table: int, number: int) -> int:
+    """Where a field of a flatbuffer's table lies, from its beginning; 0 where it is not there."""
+    (back,) = struct.unpack_from("<i", metadata, table)
+    if not 0 <= table - back < len(metadata):
+        raise struct.error("an offset out of the message")
+    (size,) = struct.unpack_from("<H", metadata, table - back)
+    place = 4 + 2 * number
+    return int(struct.unpack_from("<H", metadata, table - back + place)[0]) if place < size else 0
 
 
 def scored_file(path: Path, schema: pa.Schema) -> ArrowFile:

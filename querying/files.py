@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
+from querying.shown import one_line
 
 LOG = logging.getLogger(__name__)
 SEAL = "seal"
@@ -59,15 +61,17 @@ def unsealed(text: str | bytes, where: Path, reads: int = 1) -> dict[str, Any]:
     """What `sealed` was given.  DamagedError names `where` if the text is not what was written; UserError if it is, but
     by a version whose `schema` (1 where it is not said) is not the one that the caller `reads`."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_finite, parse_float=_finite)
         seal = data.pop(SEAL, None)
+        expected = _seal(data)
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{where}: not what was written ({type(error).__name__})") from None
+        why = f": {one_line(str(error))[:200]}" if type(error) is ValueError else ""
+        raise DamagedError(f"{where}: not what was written ({type(error).__name__}{why})") from None
     if seal is None:
         raise DamagedError(
             f"{where}: not what was written: it has no seal, so it was altered or another version made it"
         )
-    if seal != _seal(data):
+    if seal != expected:
         raise DamagedError(f"{where}: not what was written: its seal is broken")
     check_schema(data, where, reads)
     return dict(data)
@@ -76,9 +80,10 @@ def unsealed(text: str | bytes, where: Path, reads: int = 1) -> dict[str, Any]:
 def check_schema(data: Mapping[str, Any], where: Path, reads: int = 1) -> None:
     """UserError where another version wrote it: that is no damage, and what it made must not be set aside."""
     found = data.get("schema", 1)
-    if found != reads:
+    if type(found) is not int or found != reads:
         raise UserError(
-            f"{where}: schema {found} is unknown, this version reads {reads}: use the version that wrote it"
+            f"{where}: schema {one_line(str(found))[:80]} is unknown, this version reads {reads}: use the version that"
+            " wrote it"
         )
 
 
@@ -92,6 +97,20 @@ def read_json(path: Path, reads: int = 1) -> dict[str, Any]:
         return unsealed(path.read_bytes(), path, reads)
     except FileNotFoundError:
         raise DamagedError(f"{path}: does not exist") from None
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is in it twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number
 
 
 def _seal(data: Mapping[str, Any]) -> str:

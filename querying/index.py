@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from querying.codecs import ENCODINGS
 from querying.errors import UserError
 from querying.files import read_json, write_json
+from querying.limits import (
+    MAX_IMAGES,
+    class_names,
+    image_size,
+    items,
+    palette,
+    sha256_text,
+    split_name,
+    text,
+    whole,
+)
 
 SCHEMA_VERSION = 1
+
+
+class Content(NamedTuple):
+    """What each image of a data set is, as its index says; a shard that holds anything else is refused."""
+
+    height: int
+    width: int
+    encoding: str
+    num_classes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +52,8 @@ class Shard:
     truth_sha256: str
     class_pixels: tuple[int, ...]
     void_pixels: int
+    content: Content | None = None
+    """Not in the file: that of the data set; None for one that is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +85,7 @@ class DataIndex:
             raise
         except KeyError as missing:
             raise UserError(f"{path}: key {missing} is missing") from missing
-        except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        except ValueError as error:
             raise UserError(f"{path}: not the index of a data set: {error}") from error
         for shard in (shard for shards in index.splits.values() for shard in shards if shards_too):
             for name in (shard.images, shard.truth):
@@ -73,6 +97,8 @@ class DataIndex:
         """Write ROOT/index.json; the same content gives the same bytes."""
         data = {"schema": SCHEMA_VERSION} | asdict(self)
         del data["root"]
+        for shard in (shard for shards in data["splits"].values() for shard in shards):
+            del shard["content"]
         write_json(self.root / "index.json", data)
 
     @property
@@ -95,37 +121,59 @@ class DataIndex:
 
 
 def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
-    classes = tuple(str(name) for name in data["classes"])
-    palette = tuple((int(red), int(green), int(blue)) for red, green, blue in data["palette"])
-    if len(classes) != len(palette):
-        raise ValueError(f"{len(classes)} classes but {len(palette)} colours in the palette")
+    """What `save` wrote; ValueError or KeyError where it is anything that ingest would not have written."""
+    classes = class_names(data["classes"])
+    height, width = image_size(data["height"], data["width"])
+    encoding = text(data["encoding"], "encoding", 10)
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding {encoding!r}: there are {', '.join(ENCODINGS)}")
+    colours = palette(data["palette"], classes)
+    content = Content(height, width, encoding, len(classes))
+    splits = {
+        split_name(split): tuple(_parse_shard(items(shard, "shard", dict), content) for shard in items(shards, split))
+        for split, shards in items(data["splits"], "splits", dict).items()
+    }
+    names = [name for shards in splits.values() for shard in shards for name in (shard.images, shard.truth)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"shard {Counter(names).most_common(1)[0][0]!r} is there twice")
+    whole(sum(shard.rows for shards in splits.values() for shard in shards), "images:", 0, MAX_IMAGES)
     return DataIndex(
         root=root,
-        name=str(data["name"]),
+        name=text(data["name"], "name", 255, shortest=0),
         classes=classes,
-        palette=palette,
-        height=int(data["height"]),
-        width=int(data["width"]),
-        encoding=str(data["encoding"]),
-        source=dict(data["source"]),
-        splits={split: tuple(map(_parse_shard, shards)) for split, shards in data["splits"].items()},
+        palette=colours,
+        height=height,
+        width=width,
+        encoding=encoding,
+        source=items(data["source"], "source", dict),
+        splits=splits,
     )
 
 
-def _parse_shard(data: dict[str, Any]) -> Shard:
-    images, truth = str(data["images"]), str(data["truth"])
+def _parse_shard(data: dict[str, Any], content: Content) -> Shard:
+    images, truth = data["images"], data["truth"]
     for name in (images, truth):
-        if not re.fullmatch(r"\w[\w./-]{,200}", name) or ".." in Path(name).parts:
-            raise ValueError(f"shard {name[:80]!r}: a file in the folder of the data set was expected")
+        inside = isinstance(name, str) and re.fullmatch(r"\w[\w./-]{,200}", name) and ".." not in Path(name).parts
+        if not inside:
+            raise ValueError(f"shard {repr(name)[:80]}: a file in the folder of the data set was expected")
+    rows = whole(data["rows"], f"{images}: rows", 1, MAX_IMAGES)
+    pixels = rows * content.height * content.width
+    counts = tuple(whole(n, f"{images}: class_pixels", 0, pixels) for n in items(data["class_pixels"], "class_pixels"))
+    void = whole(data["void_pixels"], f"{images}: void_pixels", 0, pixels)
+    if len(counts) != content.num_classes:
+        raise ValueError(f"{images}: {len(counts)} counts of pixels for {content.num_classes} classes")
+    if sum(counts) + void > pixels:
+        raise ValueError(f"{images}: {sum(counts) + void} pixels in masks of {rows} images, which have {pixels}")
     return Shard(
         images=images,
         truth=truth,
-        rows=int(data["rows"]),
-        masked=int(data["masked"]),
-        images_sha256=str(data["images_sha256"]),
-        truth_sha256=str(data["truth_sha256"]),
-        class_pixels=tuple(int(count) for count in data["class_pixels"]),
-        void_pixels=int(data["void_pixels"]),
+        rows=rows,
+        masked=whole(data["masked"], f"{images}: masked", 0, rows),
+        images_sha256=sha256_text(data["images_sha256"], f"{images}: images_sha256"),
+        truth_sha256=sha256_text(data["truth_sha256"], f"{images}: truth_sha256"),
+        class_pixels=counts,
+        void_pixels=void,
+        content=content,
     )
 
 

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from querying.arrow_file import ArrowFile
-from querying.codecs import ENCODINGS, UNREADABLE, UInt8, decode_image, decode_label, encode_image, encode_label
+from querying.codecs import (
+    ENCODINGS,
+    UNREADABLE,
+    UInt8,
+    Unexpected,
+    decode_image,
+    decode_label,
+    encode_image,
+    encode_label,
+)
 from querying.errors import DamagedError
 from querying.files import sha256
 from querying.index import DataIndex, Shard
+from querying.labels import IGNORE
+from querying.limits import is_id
 from querying.schemas import IMAGE, TRUTH
 
 __all__ = [
@@ -22,11 +36,13 @@ __all__ = [
     "ENCODINGS",
     "ImageStore",
     "Shard",
+    "check_ids",
     "decode_image",
     "decode_label",
     "encode_image",
     "encode_label",
     "image_ids",
+    "paired",
     "read_images",
     "read_truth",
     "verify",
@@ -37,11 +53,27 @@ BATCH_ROWS = 8
 _OPEN_SHARDS = 32
 
 
-def _rows(file: ArrowFile, column: str, ids: Collection[str] | None) -> Iterator[tuple[str, Any]]:
+def _rows(file: ArrowFile, column: str, shard: Shard, ids: Collection[str] | None) -> Iterator[tuple[str, Any]]:
+    rows = 0
     for batch in file.batches():
-        for image_id, cell in zip(batch.column("image_id").to_pylist(), batch.column(column), strict=True):
+        rows += batch.num_rows
+        for image_id, cell in zip(_ids(file, batch), batch.column(column), strict=True):
             if ids is None or image_id in ids:
                 yield image_id, cell.as_buffer()
+    _check_rows(file, rows, shard)
+
+
+def _ids(file: ArrowFile, batch: pa.RecordBatch) -> list[str]:
+    ids: list[str] = batch.column("image_id").to_pylist()
+    for image_id in ids:
+        if not is_id(image_id):
+            raise DamagedError(f"{file.path}: image {image_id[:80]!r}: an id that can not be printed, or is too long")
+    return ids
+
+
+def _check_rows(file: ArrowFile, rows: int, shard: Shard) -> None:
+    if rows != shard.rows:
+        raise DamagedError(f"{file.path}: {rows} images, the index says {shard.rows}")
 
 
 def _images(root: Path, shard: Shard) -> ArrowFile:
@@ -49,30 +81,82 @@ def _images(root: Path, shard: Shard) -> ArrowFile:
 
 
 def read_images(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8]]:
-    """(image_id, read-only pixels (H, W, 3)) in the shard's order, of all images or of those in `ids`."""
+    """(image_id, read-only pixels (H, W, 3)) in the shard's order, of all images or of those in `ids`.  DamagedError,
+    before anything is decoded, for one that is not what the index says."""
     file = _images(root, shard)
-    for image_id, data in _rows(file, "image", ids):
-        yield image_id, _decoded(decode_image, data, file, image_id)
+    for image_id, data in _rows(file, "image", shard, ids):
+        yield image_id, _decoded(partial(_image, shard), data, file, image_id)
 
 
 def read_truth(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8 | None]]:
-    """(image_id, labels (H, W) or None) in the shard's order, of all images or of those in `ids`."""
+    """(image_id, labels (H, W) or None) in the shard's order, of all images or of those in `ids`.  DamagedError for one
+    that is not what the index says, or has a label that is no class."""
     file = ArrowFile(root / shard.truth, TRUTH, shard.truth_sha256)
-    for image_id, data in _rows(file, "mask", ids):
-        yield image_id, None if data is None else _decoded(decode_label, data, file, image_id)
+    for image_id, data in _rows(file, "mask", shard, ids):
+        label_HW = None if data is None else _decoded(partial(_label, shard), data, file, image_id, "the mask of image")
+        if label_HW is not None and shard.content:
+            classes = shard.content.num_classes
+            strange = label_HW[(label_HW >= classes) & (label_HW != IGNORE)]
+            if len(strange):
+                raise DamagedError(
+                    f"{file.path}: label {strange.min()} is none of the {classes} classes (image {image_id})"
+                )
+        yield image_id, label_HW
 
 
-def _decoded(decode: Callable[[memoryview], UInt8], data: Any, file: ArrowFile, image_id: str) -> UInt8:
+def paired(
+    root: Path, shard: Shard, images: Iterable[tuple[str, UInt8]], truth: Iterable[tuple[str, UInt8 | None]]
+) -> Iterator[tuple[str, UInt8, UInt8 | None]]:
+    """What was read of a shard's two files, image by image; DamagedError where they are not about the same images."""
+    for image, mask in zip_longest(images, truth):
+        if image is None or mask is None or image[0] != mask[0]:
+            raise DamagedError(f"{root / shard.truth}: its images are not those of {shard.images}")
+        yield image[0], image[1], mask[1]
+
+
+def _image(shard: Shard, data: memoryview) -> UInt8:
+    content = shard.content
+    return decode_image(data, content.encoding, content[:2]) if content else decode_image(data)
+
+
+def _label(shard: Shard, data: memoryview) -> UInt8:
+    content = shard.content
+    return decode_label(data, content[:2]) if content else decode_label(data)
+
+
+def _decoded(
+    decode: Callable[[memoryview], UInt8], data: Any, file: ArrowFile, image_id: str, what: str = "image"
+) -> UInt8:
     try:
         return decode(memoryview(data))
+    except Unexpected as error:
+        raise DamagedError(f"{file.path}: {what} {image_id} {error}") from error
     except UNREADABLE as error:
-        raise DamagedError(f"{file.path}: image {image_id} can not be decoded: {error}") from error
+        raise DamagedError(f"{file.path}: {what} {image_id} can not be decoded: {error}") from error
 
 
 def image_ids(root: Path, shard: Shard) -> list[str]:
-    """The ids of a shard in order; no pixel is read."""
-    batches = _images(root, shard).batches()
-    return [image_id for batch in batches for image_id in batch.column("image_id").to_pylist()]
+    """The ids of a shard in order; no pixel is read.  DamagedError where they are not as many as the index says."""
+    file, found = _images(root, shard), list[str]()
+    for batch in file.batches():
+        if len(found) % BATCH_ROWS or batch.num_rows > BATCH_ROWS:  # an image's place would not tell where it is
+            raise DamagedError(f"{file.path}: not in parts of {BATCH_ROWS} images")
+        found += _ids(file, batch)
+    _check_rows(file, len(found), shard)
+    return found
+
+
+def check_ids(index: DataIndex) -> None:
+    """DamagedError where an image is in a data set twice.  Reads, and so hashes, all images; decodes none."""
+    split_of: dict[str, str] = {}
+    for split, shards in index.splits.items():
+        for shard in shards:
+            for image_id in image_ids(index.root, shard):
+                if image_id in split_of:
+                    raise DamagedError(
+                        f"{index.root / shard.images}: image {image_id} is also in split {split_of[image_id]}"
+                    )
+                split_of[image_id] = split
 
 
 class ImageStore:
@@ -103,7 +187,7 @@ class ImageStore:
         with self._lock:
             file = self._reader(number)
             data = file.batch(batch).column("image")[row].as_buffer()
-        return _decoded(decode_image, data, file, image_id)
+        return _decoded(partial(_image, self._shards[number]), data, file, image_id)
 
     def _reader(self, number: int) -> ArrowFile:
         if number not in self._readers:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from querying.errors import DamagedError
 from querying.failpoints import failpoint
 from querying.files import make_folder, read_json, sha256, sync, write_json, written
+from querying.limits import class_names, image_size, palette
 from training.loop import Progress
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +52,21 @@ def load_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(folder / MODEL), meta
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise DamagedError(f"{folder}: not a readable checkpoint: {error}") from None
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Metadata of a finished checkpoint.  DamagedError where its classes, colours or size are none that a data set may
+    have (`querying.limits`)."""
+    meta, where = read_json(folder / META), folder / META
+    try:
+        classes = class_names(meta["classes"])
+        palette(meta["palette"], classes)
+        image_size(meta["height"], meta["width"])
+    except KeyError as missing:
+        raise DamagedError(f"{where}: not of a checkpoint: key {missing} is missing") from None
+    except ValueError as error:
+        raise DamagedError(f"{where}: not of a checkpoint: {error}") from None
+    return meta
 
 
 class TrainingStates:

@@ -12,7 +12,7 @@ from torch import Tensor
 from querying.arrow_file import unaltered
 from querying.errors import UserError
 from querying.labels import top_class
-from querying.shards import Shard, read_images, read_truth
+from querying.shards import Shard, paired, read_images, read_truth
 from training.metrics import Confusion
 from training.settings import EvaluateSettings
 from training.sliding import probabilities
@@ -49,10 +49,9 @@ class ShardEvaluator:
         images: list[np.ndarray] = []
         masks: list[np.ndarray] = []
         files = task.root, task.shard, task.ids
-        pairs = zip(read_images(*files), read_truth(*files), strict=True)
+        pairs = paired(task.root, task.shard, read_images(*files), read_truth(*files))
         with unaltered():
-            for (image_id, image_HWC), (truth_id, mask_HW) in pairs:
-                assert image_id == truth_id, "image and truth shards hold the same images in the same order"
+            for image_id, image_HWC, mask_HW in pairs:
                 if mask_HW is None:
                     raise UserError(f"image {image_id}: no mask, so it can not be evaluated")
                 images.append(image_HWC)

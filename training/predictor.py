@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying.errors import DamagedError, ran_out_of_memory
+from querying.limits import class_names, whole
 from training.checkpoint import load_model
 from training.difficulty import DifficultyBranch
 from training.folding import fold_batch_norm, fuse_activations, round_to_bf16
@@ -17,6 +19,8 @@ from training.precision import keep_float32
 from training.settings import ModelSettings
 
 Precision = Literal["fp32", "bf16"]
+MOST_CHANNELS = 2**14
+"""Of a checkpoint's network, whoever made it."""
 
 
 class Predictor:
@@ -69,11 +73,21 @@ class Predictor:
 def load_network(checkpoint: Path) -> DeepLabV3Plus:
     """The network of a checkpoint without its representation head, in evaluation mode on the CPU."""
     state, meta = load_model(checkpoint)
-    model = build_model(ModelSettings.model_validate(meta["model"]), len(meta["classes"]), embedding=False)
-    if "difficulty.gamma" in state:
-        model.difficulty = DifficultyBranch(len(meta["classes"]))
-    wanted = model.state_dict().keys()
-    model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
+    try:
+        class_names(meta["classes"])
+        settings = ModelSettings.model_validate(meta["model"])
+        for name in ("aspp_channels", "decoder_channels", "low_level_channels", "embedding_dim"):
+            whole(getattr(settings, name), name, 1, MOST_CHANNELS)  # before memory is taken for them
+        model = build_model(settings, len(meta["classes"]), embedding=False)
+        if "difficulty.gamma" in state:
+            model.difficulty = DifficultyBranch(len(meta["classes"]))
+        wanted = model.state_dict().keys()
+        model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
+    except (ValueError, KeyError, RuntimeError) as error:  # pydantic's and torch's among them
+        if ran_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise DamagedError(f"{checkpoint}: its weights are not those of the network that it names: {said}") from None
     return model.eval()
 
 
