@@ -8,8 +8,8 @@ from functools import cache
 
 from orchestrator.config import RunConfig
 from orchestrator.initial import draw, find_ids, initial_count, read_list, shipped_lists
+from orchestrator.keys import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.layout import RunLayout
-from orchestrator.provenance import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.recipe_file import is_run, read_recipe, recipe_copy
 from querying.errors import DamagedError, UserError
 from querying.files import user_path

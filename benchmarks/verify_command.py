@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
-from orchestrator.verify import audit_run
+from orchestrator.verify import audit_run, unnoted_settings
 from orchestrator.verify_data import audit_data, data_root
 from querying.errors import DamagedError, UserError
 from querying.shards import DataIndex, verify
@@ -42,6 +42,7 @@ def _audit_surroundings(layout: RunLayout, data: Path | None, notes: list[str]) 
         provenance = read_recipe(layout.recipe)[1]
     except DamagedError:  # said already
         return
+    notes += [line for part in (layout, layout.reference) for line in unnoted_settings(part)]
     notes += drift_lines(provenance)
     root = data_root(provenance, data)
     if data or (root / "index.json").exists():

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from orchestrator.keys import Value, differing
 from orchestrator.lock_file import alive, holder, take
 from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.arrow_file import unaltered
@@ -21,7 +23,8 @@ from querying.reliability import RELIABILITY
 LOG = logging.getLogger(__name__)
 LOCK = "run.lock"
 ATTEMPT = "attempt.json"
-"""In a staging folder: `earlier`, the seconds of the attempts before; its own date is when this attempt began."""
+"""In a staging folder: `earlier`, the seconds of the attempts before, and the settings that it is made with; its own
+date is when this attempt began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +104,18 @@ def once(
     make: Callable[[Path], None],
     *,
     inputs: Mapping[str, str] | None = None,
+    settings: Mapping[str, Value] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Run `make(staging)` and publish its output in one rename; do nothing if it is already published and intact.
 
-    `inputs` are the digests of what it is made from.  A published folder that is not what was written, or was made
-    from something else, is set aside and made again.  The staging folder of a killed attempt is kept, so `make` may
-    continue from the complete files in it.
+    `inputs` are the digests of what it is made from, `settings` the recipe's keys that decide it.  A published folder
+    that is not what was written, or was made from or with something else, is set aside and made again.  The staging
+    folder of a killed attempt is kept, so `make` may continue from the complete files in it.
     """
     inputs = inputs or {}
     if folder.exists():
-        found = problems(folder, inputs)
+        found = problems(folder, inputs, settings)
         if not found:
             return folder
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -120,15 +124,19 @@ def once(
     for other in folder.parent.glob(f"{folder.name}-*.tmp"):
         if other != staging:
             discard(other)
+    others = differing(_attempt(staging).get("settings", settings or {}), settings or {})
+    if others:
+        say(f"{staging}: was begun with {others[0]}: not continued from")
+        discard(staging)
     make_folder(staging)
-    started = time.perf_counter() - _earlier(staging)
+    started = time.perf_counter() - _earlier(staging, settings or {})
     with unaltered():
         make(staging)
     place = f"{folder.parent.name}/{folder.name}"
     (staging / ATTEMPT).unlink()
     sweep(staging)  # what a worker that was killed and replaced was writing
     failpoint(f"{place}:made")
-    seal(staging, inputs=inputs, seconds=time.perf_counter() - started)
+    seal(staging, inputs=inputs, seconds=time.perf_counter() - started, settings=settings)
     failpoint(f"{place}:sealed")
     os.replace(staging, folder)
     failpoint(f"{place}:published")
@@ -136,14 +144,22 @@ def once(
     return folder
 
 
-def _earlier(staging: Path) -> float:
+def _attempt(staging: Path) -> dict[str, Any]:
+    """What the last attempt has noted of itself, as far as that is intact."""
+    try:
+        return read_json(staging / ATTEMPT)
+    except DamagedError:
+        return {}
+
+
+def _earlier(staging: Path, settings: Mapping[str, Value]) -> float:
     """Wall seconds of the attempts before this one, of each until the last file it left; notes that this one begins."""
     note, seconds = staging / ATTEMPT, 0.0
     with suppress(FileNotFoundError, DamagedError):
         began = note.stat().st_mtime
         last = max(path.stat().st_mtime for path in staging.rglob("*"))
         seconds = read_json(note)["earlier"] + last - began
-    write_json(note, {"earlier": seconds})
+    write_json(note, {"earlier": seconds, "settings": dict(settings)})
     return float(seconds)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,13 +13,14 @@ import pyarrow.parquet as pq
 from orchestrator.backend import Backend
 from orchestrator.config import RunConfig
 from orchestrator.initial import labelled_set
+from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout, discard, once, sweep
 from orchestrator.manifest import digest, set_aside
 from orchestrator.progress import Progress
 from orchestrator.record import Mirror, Record, epoch_rows, evaluation_key
 from orchestrator.stages import Stages, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
-from orchestrator.verify import stage_inputs
+from orchestrator.verify import stage_inputs, unnoted_settings
 from querying.arrow_file import unaltered
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
@@ -42,11 +44,18 @@ def run(
     Continues from whatever is already published in `layout`; returns the summary.
     """
     sweep(layout.root)
+    for line in unnoted_settings(layout):
+        progress.say(line)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     ledger = Ledger(layout.ledger)
     oracle = SimulatedOracle(index, grid)
     stages = Stages(config, index, grid, layout, ledger, backend, progress, name)
-    publish, inputs = partial(once, say=progress.say), partial(stage_inputs, layout, ledger)
+    inputs = partial(stage_inputs, layout, ledger)
+
+    def publish(folder: Path, make: Callable[[Path], None], stage: str, cycle: int) -> Path:
+        settings = deciding(config, cycle)
+        return once(folder, make, inputs=inputs(stage, cycle), settings=settings, say=progress.say)
+
     rows: list[dict[str, Any]] = []
     known = known_cycles(layout)
 
@@ -68,14 +77,12 @@ def run(
     buy(ledger, 0, first_labels, progress.say)
     for cycle in range(config.cycles + 1):
         last = cycle == config.cycles or stages.spent_up(cycle)
-        train = partial(stages.train, cycle, last)
-        checkpoint = publish(layout.checkpoint(cycle), train, inputs=inputs("train", cycle))
+        checkpoint = publish(layout.checkpoint(cycle), partial(stages.train, cycle, last), "train", cycle)
         discard(layout.work(cycle))
         for row in epoch_rows(checkpoint, name, cycle):
             record.log(row)
 
-        evaluate = partial(stages.evaluate, cycle)
-        publish(layout.evaluation(cycle), evaluate, inputs=inputs("evaluate", cycle))
+        publish(layout.evaluation(cycle), partial(stages.evaluate, cycle), "evaluate", cycle)
         rows.append(cycle_row(layout, ledger, index, cycle, scored=False))
         if len(rows) > known:  # a summary that says more is not replaced by one that says less
             write_summary(layout, config, rows, supervised, finished=False)
@@ -86,9 +93,9 @@ def run(
 
         if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):
             break
-        publish(layout.scores(cycle), partial(stages.score, cycle), inputs=inputs("score", cycle))
+        publish(layout.scores(cycle), partial(stages.score, cycle), "score", cycle)
         select = partial(write_query, partial(stages.select, cycle))
-        query = publish(layout.query(cycle), select, inputs=inputs("select", cycle))
+        query = publish(layout.query(cycle), select, "select", cycle)
         rows[-1] = cycle_row(layout, ledger, index, cycle, scored=True)
         wanted = pq.read_table(query / "query.parquet")
         if not wanted.num_rows and config.query.asked:

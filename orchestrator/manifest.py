@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from orchestrator.keys import Value, differing
 from querying.errors import DamagedError
 from querying.files import read_json, sha256, write_json
 
@@ -15,19 +16,25 @@ MANIFEST = "manifest.json"
 SCHEMA = 1
 
 
-def seal(folder: Path, *, inputs: Mapping[str, str], seconds: float) -> None:
+def seal(
+    folder: Path, *, inputs: Mapping[str, str], seconds: float, settings: Mapping[str, Value] | None = None
+) -> None:
     """Write the manifest of a finished folder; its files must be on the disk already."""
     files = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
-    write_json(folder / MANIFEST, {"schema": SCHEMA, "seconds": seconds, "inputs": dict(inputs), "files": files})
+    made = {"schema": SCHEMA, "seconds": seconds, "inputs": dict(inputs), "files": files}
+    write_json(folder / MANIFEST, made if settings is None else {**made, "settings": dict(settings)})
 
 
-def problems(folder: Path, inputs: Mapping[str, str] | None = None) -> list[str]:
-    """What is wrong with a published folder, a line each: files that are missing, altered or foreign, and `inputs`
-    (digest by name) that are not those it was made from.  UserError where another version made it."""
+def problems(
+    folder: Path, inputs: Mapping[str, str] | None = None, settings: Mapping[str, Value] | None = None
+) -> list[str]:
+    """What is wrong with a published folder, a line each: files that are missing, altered or foreign, `inputs` (digest
+    by name) that are not those it was made from, and `settings` that are not those it was made with; an earlier version
+    noted none, and is believed (see `notes_settings`).  UserError where another version made it."""
     try:
         manifest = _read(folder)
     except DamagedError as error:
@@ -43,7 +50,16 @@ def problems(folder: Path, inputs: Mapping[str, str] | None = None) -> list[str]
     found += [f"{folder / name}: is in no manifest" for name in sorted(there - set(manifest["files"]))]
     changed = [name for name, digest in (inputs or {}).items() if manifest["inputs"].get(name) != digest]
     found += [f"{folder}: was made from another {name}" for name in changed]
+    others = differing(manifest.get("settings", settings or {}), settings or {})
+    if others:
+        more = f" and {len(others) - 2} more" if len(others) > 2 else ""
+        found.append(f"{folder}: was made with {'; '.join(others[:2])}{more}")
     return found
+
+
+def notes_settings(folder: Path) -> bool:
+    """Does the manifest say with which settings it was made?  Those of the first versions do not."""
+    return "settings" in _read(folder)
 
 
 def inputs_key(inputs: Mapping[str, str]) -> str:

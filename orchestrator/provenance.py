@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.ahead import next_stage
-from orchestrator.config import RunConfig, flatten
+from orchestrator.config import RunConfig
+from orchestrator.keys import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
 from querying.environment import code, libraries, machine
@@ -23,14 +24,6 @@ from querying.shards import DataIndex
 
 ENVIRONMENT = ("commit", "code", "own_code", "device", "machine", "libraries")
 """What of the provenance may change in mid-run.  What a run began with stays; changes are added as `environments`."""
-HARMLESS_KEYS = ("train.max_failures", "train.checkpoint_epochs", "train.timeout", "query.actors")
-"""May change in mid-run: the results are the same bit for bit."""
-MACHINE_KEYS = (
-    "train.workers", "train.threads", "train.batch_size", "train.batch_size_unlabelled", "train.precision",
-    "teacher.batch_size", "query.threads", "query.batch_size", "query.precision",
-)  # fmt: skip
-"""How much of which machine a run uses; may change in mid-run with `--allow-drift`."""
-
 BATCH_KEYS = ("train.batch_size", "train.batch_size_unlabelled", "teacher.batch_size")
 """Of the machine's keys, those that make another training: a larger step can be worth more than a query."""
 SEED_KEYS = ("seed", "initial.list", "reference", "train.validate_epochs", "evaluate.best_on_val")
@@ -118,12 +111,6 @@ def drift_lines(found: Mapping[str, Any]) -> list[str]:
         f"not bit-exact: from {entry['from']} on ({entry['time']}): {'; '.join(entry['changes'])}"
         for entry in found.get("drift", [])
     ]
-
-
-def changed_keys(there: RunConfig, here: RunConfig) -> list[tuple[str, object, object]]:
-    """Keys of the recipe that differ, with both values."""
-    old, new = flatten(there.model_dump(mode="json")), flatten(here.model_dump(mode="json"))
-    return [(key, old.get(key), new[key]) for key in new if old.get(key) != new[key]]
 
 
 def recipe_difference(there: RunConfig, here: RunConfig, free: Sequence[str] = SEED_KEYS) -> str:

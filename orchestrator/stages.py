@@ -16,6 +16,7 @@ from orchestrator.backend import Backend
 from orchestrator.config import RunConfig
 from orchestrator.following import followed
 from orchestrator.interrupt import deferred
+from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import inputs_key
 from orchestrator.memory import memory_for
@@ -87,6 +88,7 @@ class Stages:
             work=self.layout.work(cycle).resolve(),
             evaluate=self.config.evaluate,
             evaluate_batch=self.config.query.batch_size,
+            settings=deciding(self.config, cycle),
             data_sha256=self.data_sha256,
             backbone_sha256=self.backbone_sha256,
             made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle)),

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import RunConfig
+from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout
-from orchestrator.manifest import digest, problems
+from orchestrator.manifest import MANIFEST, digest, notes_settings, problems
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from orchestrator.record import KEY, epoch_rows, evaluation_key, read_record, row_key, same_result
 from querying.errors import DamagedError
@@ -41,6 +43,21 @@ def stage_inputs(layout: RunLayout, ledger: Ledger, stage: str, cycle: int) -> d
     return model if stage == "evaluate" else labels | model | reliable
 
 
+def unnoted_settings(layout: RunLayout) -> list[str]:
+    """One line, where stages of a run were made by a version that noted no settings: they are believed."""
+    folders = [layout.cycle(cycle) / name for cycle in range(1000) for name in STAGES.values()]
+    old = [one for one in folders if (one / MANIFEST).exists() and not _noted(one)]
+    more = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
+    return [f"{old[0]}{more}: made by a version that noted no settings, believed to be of this recipe"] if old else []
+
+
+def _noted(folder: Path) -> bool:
+    try:
+        return notes_settings(folder)
+    except DamagedError:  # said where it counts
+        return True
+
+
 def audit_run(layout: RunLayout) -> Iterator[str]:
     """A line for everything in a run folder, its reference included, that is not what was written or is missing.
 
@@ -61,10 +78,14 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     except DamagedError as error:
         yield str(error)
     expected: list[dict[str, Any]] = []
-    for name, part in (("main", layout), ("reference", layout.reference)):
+    config: RunConfig | None = None
+    with suppress(DamagedError):  # said already
+        config = read_recipe(layout.recipe)[0]
+    configs = (config, config and config.as_reference())
+    for (name, part), settings in zip((("main", layout), ("reference", layout.reference)), configs, strict=True):
         recorded = [row for row in rows or [] if row["run"] == name]
         if recorded or part.root.is_dir():
-            for found in _audit_cycles(part, name, recorded):
+            for found in _audit_cycles(part, name, recorded, settings):
                 if isinstance(found, str):
                     yield found
                 else:
@@ -74,7 +95,7 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
 
 
 def _audit_cycles(
-    layout: RunLayout, name: str, recorded: Sequence[Mapping[str, Any]]
+    layout: RunLayout, name: str, recorded: Sequence[Mapping[str, Any]], config: RunConfig | None
 ) -> Iterator[str | dict[str, Any]]:
     """Problems of a run's stages, and the keys of the rows that its record must hold.
 
@@ -117,7 +138,7 @@ def _audit_cycles(
                     inputs = stage_inputs(layout, ledger, stage, cycle)
                 except DamagedError:  # said where it lies
                     inputs = {}
-                yield from problems(folder, inputs)
+                yield from problems(folder, inputs, deciding(config, cycle) if config else None)
             elif number < needed:
                 yield f"{folder}: does not exist"
         if cycle < listed:

@@ -72,9 +72,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
 class TrainingStates:
     """Resumable states of one training, a folder each; the newest `keep` stay."""
 
-    def __init__(self, root: Path, made_from: str, keep: int = 2) -> None:
+    def __init__(self, root: Path, made_from: str, keep: int = 2, *, settings: Mapping[str, Any] | None = None) -> None:
+        """`made_from` is a key of the inputs, `settings` are the recipe's keys that decide the training: a state of
+        other ones is not continued from.  One of a version that noted no settings is believed."""
         self.root = root
         self.made_from = made_from
+        self.settings = dict(settings or {})
         self.keep = keep
         self.saved: int | None = None
         """Step of the state that this process has published last."""
@@ -97,7 +100,7 @@ class TrainingStates:
             if buffer is not None:
                 tensors[f"momentum/{name}"] = buffer
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        save_model(staging, tensors, {"progress": progress.to_json(), "made_from": self.made_from})
+        save_model(staging, tensors, {"progress": progress.to_json(), **self._made()})
         sync(staging)
         if folder.exists():  # damaged, made from something else, or stopped before its epoch was validated
             shutil.rmtree(folder)
@@ -113,9 +116,19 @@ class TrainingStates:
 
     def _is_ours(self, folder: Path) -> bool:
         try:
-            return bool(read_json(folder / META)["made_from"] == self.made_from)
+            return not self._foreign(read_json(folder / META))
         except (DamagedError, KeyError):
             return False
+
+    def _made(self) -> dict[str, Any]:
+        return {"made_from": self.made_from, "settings": self.settings}
+
+    def _foreign(self, meta: Mapping[str, Any]) -> str:
+        """What makes it a state of another training; nothing where it is one of this training."""
+        if meta["made_from"] != self.made_from:
+            return "other inputs"
+        noted, settings = meta.get("settings", {}), self.settings
+        return next((f"{key} {noted[key]!r}" for key in settings if noted.get(key, settings[key]) != settings[key]), "")
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
         """Load the newest intact state and return how far it is; the beginning where there is none."""
@@ -125,8 +138,11 @@ class TrainingStates:
             except DamagedError as error:
                 LOG.warning("%s: using the state before it", error)
                 continue
-            if meta["made_from"] != self.made_from:
+            if foreign := self._foreign(meta):
+                LOG.warning("%s: of a training with %s: not continued from", folder, foreign)
                 continue
+            if self.settings and "settings" not in meta:
+                LOG.warning("%s: made by a version that noted no settings, believed to be of this recipe", folder)
             model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
             for name, parameter in model.named_parameters():
                 if f"momentum/{name}" in tensors:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class TrainJob:
     """Images at a time there."""
     made_from: str
     """A key of labels, pseudo-labels and first weights: states of other ones are not continued from."""
+    settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """The recipe's keys that decide the result: states of other ones are not continued from either."""
     data_sha256: str | None = None
     """Of the index: a data set that is ingested again under a run is another one.  None takes what there is."""
     backbone_sha256: str | None = None
@@ -128,7 +130,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
         nesterov=job.train.nesterov and job.train.momentum > 0,
         fused=True,
     )
-    states = TrainingStates(job.work / "states", job.made_from)
+    states = TrainingStates(job.work / "states", job.made_from, settings=job.settings)
     progress = states.restore(method, optimizer)
     images = job.train.batch_size + (job.train.batch_size_unlabelled if data.pool else 0)
     in_bf16 = trains_in_bf16(job.train.precision, worker.device)

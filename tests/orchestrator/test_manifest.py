@@ -3,6 +3,8 @@ import shutil
 import numpy as np
 import pytest
 
+from orchestrator.config import RunConfig, override
+from orchestrator.keys import deciding
 from orchestrator.layout import once, sweep
 from orchestrator.manifest import digest, problems, seal, seconds, set_aside
 from querying.errors import UserError
@@ -51,6 +53,53 @@ def test_what_is_wrong_is_named(stage, spoil, message):
 
 def test_other_inputs_are_named(stage):
     assert problems(stage, {"model": "m2", "labels": "l1"}) == [f"{stage}: was made from another model"]
+
+
+def test_other_settings_are_named_and_those_of_a_version_without_a_key_are_its_defaults(stage):
+    lr = RunConfig(name="x").train.lr
+    seal(stage, inputs={}, settings={"train.lr": 0.5, "seed": 3, "of.another.version": 1}, seconds=1.0)
+    assert problems(stage, {}, {"train.lr": 0.5, "seed": 3}) == []
+    assert problems(stage, {}, {"train.lr": lr, "seed": 4}) == [
+        f"{stage}: was made with train.lr 0.5, not {lr!r}; seed 3, not 4"
+    ]
+    seal(stage, inputs={}, settings={"seed": 3}, seconds=1.0)
+    assert problems(stage, {}, {"seed": 3, "train.lr": lr}) == []
+    assert problems(stage, {}, {"seed": 3, "train.lr": 0.5}) == [f"{stage}: was made with train.lr {lr!r}, not 0.5"]
+
+
+def test_what_decides_a_stage_is_all_of_the_recipe_but_what_is_noted_or_hashed():
+    def key(assignment):
+        changed = deciding(override(RunConfig(name="x"), [assignment]), 1)
+        return [name for name, value in deciding(RunConfig(name="x"), 1).items() if changed[name] != value]
+
+    for name, value in {"seed": 1, "train.lr": 0.5, "query.threshold": 0.9, "augment.flip": 0.1, "cycles": 2}.items():
+        assert key(f"{name}={value}") == [name]
+    for assignment in ("train.threads=5", "train.timeout=9", "name=y", "initial.fraction=0.3", "model.weights=none"):
+        assert key(assignment) == []
+    assert deciding(RunConfig(name="x"), 1) != deciding(RunConfig(name="x"), 2)
+
+
+def test_what_a_killed_attempt_with_other_settings_has_left_is_not_continued_from(tmp_path):
+    """As where a staging folder is copied from another run: its inputs by hash are the same."""
+
+    def killed(staging):
+        (staging / "old").write_text("")
+        raise KeyboardInterrupt
+
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        once(tmp_path / "scores", killed, settings={"query.threshold": 0.9})
+    with pytest.raises(KeyboardInterrupt):
+        once(tmp_path / "scores", killed, settings={"query.threshold": 0.9}, say=said.append)
+    assert said == []
+    once(
+        tmp_path / "scores",
+        lambda staging: (staging / "new").write_text(""),
+        settings={"query.threshold": 0.7},
+        say=said.append,
+    )
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["manifest.json", "new"]
+    assert "was begun with query.threshold 0.9, not 0.7: not continued from" in said[0]
 
 
 def test_two_thousand_flipped_bits_are_all_noticed(stage):

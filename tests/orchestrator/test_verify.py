@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import seal
 from orchestrator.record import latest
-from orchestrator.verify import audit_run, exported_from
+from orchestrator.verify import STAGES, audit_run, exported_from, unnoted_settings
 from querying.files import read_json, sealed, write_json
 from tests.faults.flips import same_values
 from tests.small import small_run
@@ -189,12 +189,60 @@ def test_an_exported_model_belongs_to_its_checkpoint(tmp_path):
     assert f"{tmp_path / 'model.onnx'}: does not exist" in list(audit_run(RunLayout(tmp_path)))
 
 
-def test_a_record_of_a_stage_that_was_made_again_with_another_result_follows_it(toy_data, run):
+@pytest.fixture(scope="module")
+def other(whole, toy_data, tmp_path_factory):
+    """A run with another rate and seed, whose first labels are those of `whole`."""
+    root = tmp_path_factory.mktemp("verify") / "other"
+    root.mkdir()
+    for name in ("backbone.safetensors", "labelled_set.json"):
+        shutil.copy(whole / name, root / name)
+    small_run(toy_data.root, root, "train.epochs=1", "train.lr=0.5", "seed=0")
+    return RunLayout(root)
+
+
+@pytest.mark.parametrize("folder", ["checkpoint", "evaluation", "scores", "query"])
+def test_a_stage_of_a_run_with_other_settings_is_named_though_its_manifest_is_right(run, other, folder):
+    """All of cycle 0, so that the inputs by hash of all but the first stage fit."""
+    for name in STAGES.values():
+        shutil.rmtree(run.cycle(0) / name)
+        shutil.copytree(other.cycle(0) / name, run.cycle(0) / name)
+    assert f"{run.cycle(0) / folder}: was made with train.lr 0.5, not 0.1" in list(audit_run(run))
+
+
+def test_a_run_sets_a_stage_with_other_settings_aside_and_makes_it_again(run, other, toy_data):
+    weights = run.checkpoint(0) / "model.safetensors"
+    right = weights.read_bytes()
+    shutil.rmtree(run.checkpoint(0))
+    shutil.copytree(other.checkpoint(0), run.checkpoint(0))
+    assert weights.read_bytes() != right
+    small_run(toy_data.root, run.root, "reference=true", "train.epochs=1")
+    assert weights.read_bytes() == right
+    assert [path.name for path in run.root.glob("cycle-*/damaged-*")] == ["damaged-1-checkpoint"]
+    assert list(audit_run(run)) == []
+
+
+def test_stages_of_a_version_that_noted_no_settings_are_believed_and_said(run, toy_data, capsys):
+    """No stage of an unfinished run is made again because a later version continues it."""
+    folders = [path.parent for path in run.root.rglob("manifest.json")]
+    for folder in folders:
+        manifest = read_json(folder / "manifest.json")
+        del manifest["settings"]
+        write_json(folder / "manifest.json", manifest)
+    before = {path: path.stat().st_mtime_ns for path in run.root.glob("cycle-*/*/*")}
+    [line] = unnoted_settings(run)
+    assert line.startswith(f"{run.checkpoint(0)} (and 5 more): made by a version that noted no settings")
+    small_run(toy_data.root, run.root, "reference=true", "train.epochs=1")
+    assert {path: path.stat().st_mtime_ns for path in run.root.glob("cycle-*/*/*")} == before
+    assert list(audit_run(run)) == []
+
+
+def test_a_record_of_a_stage_that_was_made_again_with_another_result_follows_it(toy_data, run, monkeypatch):
     """As on a GPU, where nothing is bit for bit: here with another rate."""
+    monkeypatch.setattr("training.job.poly_lr", lambda epoch, base, **_: 5 * base)
     old, counts = latest(run.metrics), run.evaluation(1) / "confusion.json"
     before = read_json(counts)
     shutil.rmtree(run.checkpoint(1))
-    small_run(toy_data.root, run.root, "reference=true", "train.epochs=1", "train.lr=0.5")
+    small_run(toy_data.root, run.root, "reference=true", "train.epochs=1")
     assert list(audit_run(run)) == []
     new = latest(run.metrics)
     history = read_json(run.checkpoint(1) / "meta.json")["history"]

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from querying.errors import DamagedError
+from querying.files import read_json, write_json
 from training.checkpoint import TrainingStates, load_model, save_model
 from training.loop import Progress
 
@@ -119,3 +120,21 @@ def test_a_state_is_written_once_by_a_process(tmp_path):
     before = file.stat().st_ino
     states.save(model, sgd(model), Progress(7))
     assert file.stat().st_ino == before
+
+
+def test_a_state_of_other_settings_is_not_continued_from_and_one_that_notes_none_is(tmp_path, caplog):
+    model = torch.nn.Linear(2, 2)
+    TrainingStates(tmp_path, "these", settings={"train.lr": 0.5}).save(model, sgd(model), Progress(7))
+
+    def found(**settings):
+        return TrainingStates(tmp_path, "these", settings=settings).restore(model, sgd(model)).step
+
+    assert found(**{"train.lr": 0.1}) == 0
+    assert "of a training with train.lr 0.5: not continued from" in caplog.text
+    assert found(**{"train.lr": 0.5, "of.this.version": 1}) == 7
+    [folder] = tmp_path.glob("step-*")
+    meta = read_json(folder / "meta.json")
+    del meta["settings"]
+    write_json(folder / "meta.json", meta)
+    assert found(**{"train.lr": 0.1}) == 7
+    assert "made by a version that noted no settings" in caplog.text
