@@ -80,12 +80,17 @@ def _overlay(image_HWC: UInt8, labels_HW: UInt8, raw: RawDataset) -> UInt8:
 
 
 def _chosen(raw: RawDataset) -> Iterator[tuple[str, Sample]]:
-    share = max(1, SHOWN // max(1, len(raw.splits)))
-    for split, samples in raw.splits.items():
-        with_mask = [sample for sample in samples if getattr(sample, "mask", True) is not None] or list(samples)
-        count = min(share, len(with_mask))
-        for place in np.linspace(0, len(with_mask) - 1, count).round().astype(int):
-            yield split, with_mask[place]
+    """Evenly spread samples, as many of each split as of the others while it has some."""
+    of = {
+        split: [sample for sample in samples if getattr(sample, "mask", True) is not None] or list(samples)
+        for split, samples in raw.splits.items()
+    }
+    counts = dict.fromkeys(of, 0)
+    while sum(counts.values()) < SHOWN and (open_ := [split for split in of if counts[split] < len(of[split])]):
+        counts[min(open_, key=counts.__getitem__)] += 1
+    for split, count in counts.items():
+        for place in np.linspace(0, len(of[split]) - 1, count).round().astype(int):
+            yield split, of[split][place]
 
 
 def _legend_rows(classes: Sequence[str], width: int) -> Iterator[list[tuple[int, int]]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Sequence
 from functools import cache
+
+import numpy as np
 
 from orchestrator.config import RunConfig
 from orchestrator.initial import draw, find_ids, initial_count, read_list, shipped_lists
@@ -21,6 +24,7 @@ from training.method_settings import ON_THE_FLY
 from training.settings import VAL_SPLIT
 
 ANSWER_WITHIN_S = 3.0
+_log = logging.getLogger(__name__)
 
 
 def check_data(config: RunConfig, index: DataIndex, decided: bool = False) -> None:
@@ -52,22 +56,27 @@ def check_data(config: RunConfig, index: DataIndex, decided: bool = False) -> No
         raise UserError(f"{index.root}: all pixels of split 'train' are void, so there is nothing to learn from")
     if (config.initial.images or 0) > masked:
         raise UserError(f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
-    if config.reference and masked < images:
-        raise UserError(f"reference=true: {images - masked} of {images} train images have no mask; set reference=false")
+    keys = {"reference=false": config.reference, "query.per_image=0": bool(config.cycles and config.query.asked)}
+    if masked < images and (change := " ".join(key for key, needed in keys.items() if needed)):
+        raise UserError(
+            f"{index.root}: {images - masked} of {images} train images have no mask, so there is no full supervision"
+            f" to compare with and the simulated annotator can not answer: set {change} to self-train without queries"
+        )
     if not decided:
         _check_first(config, images, masked)
     for split in [config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]:
-        for shard in index.shards(split):
-            if shard.masked < shard.rows:
-                raise UserError(f"{index.root / shard.truth}: an image of split {split!r} has no mask")
-        if not any(sum(shard.class_pixels) for shard in index.shards(split)):
-            raise UserError(f"{index.root}: all pixels of split {split!r} are void, so there is nothing to measure")
-    for shard in index.shards("train"):
-        if config.cycles and config.query.asked and shard.masked < shard.rows:
+        bare = sum(shard.rows - shard.masked for shard in index.shards(split))
+        if bare:
             raise UserError(
-                f"{index.root / shard.truth}: {shard.rows - shard.masked} train images have no mask, and the simulated"
-                " annotator needs one for each: set query.per_image=0 to self-train without queries"
+                f"{index.root}: {bare} of {index.num_images(split)} images of split {split!r} have no mask, so there is"
+                " nothing to measure"
             )
+        pixels_C = np.sum([shard.class_pixels for shard in index.shards(split)], axis=0)
+        if not pixels_C.any():
+            raise UserError(f"{index.root}: all pixels of split {split!r} are void, so there is nothing to measure")
+        if np.count_nonzero(pixels_C) == 1:
+            only = index.classes[int(pixels_C.argmax())]
+            _log.warning("split %s: %s is the only class in it, so that its mIoU says nothing", split, only)
 
 
 def _check_first(config: RunConfig, images: int, masked: int) -> None:

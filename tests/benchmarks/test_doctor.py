@@ -6,9 +6,11 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.doctor import doctor_command, numbers, warnings_of
+from benchmarks.preflight import check_data
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, sha256, write_json
 from querying.shards import DataIndex
+from tests.small import small_config
 
 
 @pytest.fixture
@@ -175,3 +177,29 @@ def test_versions_compare_as_numbers():
     assert numbers("2.15.0+cpu") == (2, 15, 0)
     assert numbers("10.1rc1") > numbers("9.9")
     assert numbers("2.60.0.dev1") > numbers("2.52")
+
+
+def test_missing_masks_are_counted_over_the_set_and_both_keys_are_said_at_once(data):
+    """The count was that of the first shard that lacks one."""
+    edit(data, lambda index: [shard.update(masked=3) for shard in index["splits"]["train"][:3]])
+    index = DataIndex.load(data)
+    with pytest.raises(UserError, match=r"6 of 24 train images have no mask.*set reference=false query\.per_image=0"):
+        check_data(small_config("reference=true"), index)
+    edit(data, lambda index: [shard.update(masked=1) for shard in index["splits"]["test"]])
+    with pytest.raises(UserError, match=r"4 of 6 images of split 'test' have no mask"):
+        check_data(small_config("reference=false", "query.per_image=0"), DataIndex.load(data))
+
+
+def test_an_miou_of_one_class_or_of_few_images_is_not_printed_without_a_word(data, caplog):
+    def alone(index):
+        for shard in index["splits"]["test"]:
+            shard["class_pixels"] = [sum(shard["class_pixels"]), *[0] * (len(shard["class_pixels"]) - 1)]
+
+    edit(data, alone)
+    index = DataIndex.load(data)
+    line = f"split test: {index.classes[0]} is the only class in it, so that its mIoU says nothing"
+    said = list(warnings_of(index, data))
+    assert line in said
+    assert any(line.startswith("split val: 4 images with a mask: mIoU measured on so few") for line in said)
+    check_data(small_config(), index)
+    assert line in caplog.text
