@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ _OTHERS = {
 }  # fmt: skip
 """What people have besides, named so that they know what to convert."""
 _TIFF_CODECS = ("raw", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs about a file is in the error that we raise
 _ORIENTATION = 0x0112  # EXIF tag
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -53,7 +53,8 @@ def load(
     found = look_at_masks(pairs)
     said = [*choice.said, *layout.said, *(line for pair in pairs.values() for line in pair.said)]
     if not found.pixels and not no_masks:
-        raise _no_masks(src, pairs, [part.masks for part in layout.parts.values()])
+        folders = [part.masks for part in layout.parts.values()]
+        raise _no_masks(src, pairs, folders, [part.images for part in layout.parts.values()])
     reading = decide(found, choice, values, unknown, classes_file)
     labels = partial(read_labels, reading=reading)
     samples = {
@@ -91,8 +92,12 @@ def look_at_masks(pairs: dict[str, Pairs]) -> Found:
     return found
 
 
-def _no_masks(src: Path, pairs: dict[str, Pairs], folders: Sequence[Path | None]) -> UserError:
+def _no_masks(
+    src: Path, pairs: dict[str, Pairs], folders: Sequence[Path | None], searched: Sequence[Path]
+) -> UserError:
     images = [image for pair in pairs.values() for image, _ in pair.of.values()]
+    if not images:
+        return UserError(f"{src}: no image in {', '.join(map(str, searched))}")
     looked = ", ".join(str(folder) for folder in folders if folder) or f"{src / 'masks'} or a folder of the like"
     return UserError(
         f"{looked}: no mask of any image is there ({named(images, 'image')}): this data set alone teaches nothing;"

@@ -242,6 +242,13 @@ def test_without_a_class_file_one_is_proposed_from_what_the_masks_hold(tmp_path,
     )
 
 
+def test_a_folder_without_images_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "c.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"no image in .*images$"):
+        load(tmp_path, None, classes_file=tmp_path / "c.txt")
+
+
 def test_an_option_of_another_kind_is_refused(tmp_path):
     with pytest.raises(UserError, match="--mask-suffix: only for s4al ingest folder, not for camvid"):
         ingest_command("camvid", [tmp_path, tmp_path / "x"], None, 32, "ppm", mask_suffix="_L", images=None)

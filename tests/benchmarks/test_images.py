@@ -129,6 +129,18 @@ def test_grey_alpha_palette_16_bit_and_cmyk_images_become_rgb(tmp_path: Path) ->
     assert np.abs(read_rgb(path).astype(int) - (255, 0, 0)).max() < 8
 
 
+def test_a_bomb_in_any_format_is_refused_from_its_header(tmp_path: Path) -> None:
+    tags = ((256, 60000), (257, 60000), (258, 8), (259, 5), (262, 1), (273, 200), (277, 1), (278, 60000), (279, 50))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(200)
+    bmp = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 200, 0, 0, 54, 40, 60000, 60000, 1, 24, *[0] * 6) + bytes(99)
+    for data in (tiff, bmp, b"P6\n60000 60000\n255\n" + bytes(99)):
+        (tmp_path / "bomb").write_bytes(data)
+        for read in (check_image, read_rgb, read_mask):
+            with pytest.raises(UserError, match=r"bomb: 60000 x 60000 pixels are more than 64 megapixels"):
+                read(tmp_path / "bomb")
+
+
 def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
     for side in (8193, 12000, 20000, 60000):
