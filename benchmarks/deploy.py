@@ -104,7 +104,7 @@ def segment(predict: Predictor, image_HWC: UInt8, size: tuple[int, int], path: P
     logits_1Chw = predict(torch.from_numpy(seen_HWC).permute(2, 0, 1)[None], 1.0)
     if not torch.isfinite(logits_1Chw).all():
         raise FloatingPointError(f"image {path}: the network's output is not finite")
-    full_1CHW = F.interpolate(logits_1Chw, image_HWC.shape[:2], mode="bilinear", align_corners=False)
+    full_1CHW = F.interpolate(logits_1Chw, image_HWC.shape[:2], mode="bilinear", align_corners=predict.align_corners)
     label_HW: UInt8 = top_class(full_1CHW)[1][0].byte().cpu().numpy()
     return label_HW
 
@@ -155,7 +155,9 @@ class FullResolution(nn.Module):
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
         logits_NChw: Tensor = self.network(image_NCHW).logits
-        return F.interpolate(logits_NChw, image_NCHW.shape[2:], mode="bilinear", align_corners=False)
+        return F.interpolate(
+            logits_NChw, image_NCHW.shape[2:], mode="bilinear", align_corners=self.network.align_corners
+        )
 
 
 def _describe(file: Path, meta: Mapping[str, Any]) -> None:

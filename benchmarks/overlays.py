@@ -32,7 +32,8 @@ SCORE_NAMES = {
     "random": "random number",
     "bald": "mean mutual information (nats)",
     "flip": "mean inconsistency (nats)",
-    "equal": "mean entropy over the flip (nats)",
+    "flip_entropy": "mean entropy of the mean over the flip (nats)",
+    "equal": "mean sum of entropies over the flip (nats)",
     "deal_ds": "mean probability of an error",
     "deal_de": "entropy of the difficulties (nats)",
 }

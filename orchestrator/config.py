@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from orchestrator.older_recipes import as_it_was
 from orchestrator.strict_yaml import MAX_YAML_BYTES, parse_yaml
 from querying.errors import UserError
 from querying.settings import DIFFICULTY_NAMES, QuerySettings, Settings
@@ -145,7 +146,9 @@ def changed(base: RunConfig, where: str = "", **changes: Any) -> RunConfig:
 
 
 def load_yaml(path: Path, most: int = MAX_YAML_BYTES) -> RunConfig:
-    """A resolved configuration as `s4al show` prints it, or a part of one over the defaults; at most `most` bytes."""
+    """A resolved configuration as `s4al show` prints it, or a part of one over the defaults; at most `most` bytes.
+
+    One that an earlier version has resolved keeps what it meant (`orchestrator/older_recipes.py`)."""
     try:
         with path.open("rb") as file:
             text = file.read(most + 1).decode()
@@ -155,7 +158,7 @@ def load_yaml(path: Path, most: int = MAX_YAML_BYTES) -> RunConfig:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values")
     tree.pop("provenance", None)  # of a run's recipe.yaml: what it ran with, not what to run
-    return build({"name": path.stem, **tree}, where=f"{path}: ")
+    return build({"name": path.stem, **as_it_was(tree)}, where=f"{path}: ")
 
 
 def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:

@@ -27,6 +27,7 @@ class DifficultyMaps:
                 f"query.acquisition={acquisition}: the network has no difficulty branch (train.method=deal)"
             )
         self.branch = branch
+        self.align_corners = bool(getattr(predict, "align_corners", False))
         self.entropy = acquisition == "deal_de"
         self.unit_HW, self.levels = unit_HW, levels
 
@@ -42,7 +43,7 @@ class DifficultyMaps:
     def _difficulty(self, logits: Sequence[Tensor]) -> Tensor:
         """In 0..1, (B, H, W): the branch's logits averaged over the scales at full resolution, as the classes' are."""
         size = list(self.unit_HW.shape)
-        full = [F.interpolate(self.branch(z), size, mode="bilinear", align_corners=False) for z in logits]
+        full = [F.interpolate(self.branch(z), size, mode="bilinear", align_corners=self.align_corners) for z in logits]
         return torch.stack(full).mean(0).sigmoid()[:, 0]
 
 

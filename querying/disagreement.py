@@ -1,4 +1,5 @@
-"""What several predictions of the same pixels say together, and how surely: BALD, and the consistency under a flip.
+"""What several predictions of the same pixels say together, and how surely: BALD, EquAL, and the consistency under a
+flip.
 
 Shape suffixes: B = images, C = classes, H and W = pixels.
 """
@@ -31,9 +32,14 @@ class Predictions:
             self._p_BCHW += p_BCHW
             self._entropy_BHW += entropy_BHW
 
+    def sum_of_entropies(self) -> Tensor:
+        """In nats, in [0, count ln C], (B, H, W): EquAL's score, with an image and its mirror image."""
+        assert self._entropy_BHW is not None
+        return self._entropy_BHW
+
     def entropy_of_mean(self) -> Tensor:
         """Entropy of the mean probabilities in nats, in [0, ln C], (B, H, W): the mean of the entropies plus
-        `mutual_information`, hence unsure and inconsistent pixels alike (EquAL, with two predictions)."""
+        `mutual_information`, hence unsure and inconsistent pixels alike."""
         assert self._p_BCHW is not None
         p_BCHW = self._p_BCHW / self.count
         return p_BCHW.mul_(-p_BCHW.clamp(min=TINY).log()).sum(dim=1)  # 0 log 0 = 0, and a NaN stays one
@@ -54,6 +60,7 @@ TINY = 1e-38
 FURTHER: dict[str, Callable[[Predictions], Tensor]] = {
     "bald": Predictions.mutual_information,
     "flip": Predictions.mutual_information,
-    "equal": Predictions.entropy_of_mean,
+    "equal": Predictions.sum_of_entropies,
+    "flip_entropy": Predictions.entropy_of_mean,
 }
 """Acquisitions of more than one prediction: over dropout passes (`bald`), or of an image and its mirror image."""

@@ -89,6 +89,8 @@ class ShardScorer:
         torch.set_num_threads(threads)
         keep_freed_memory()
         self.predict = load_predict()  # once per process: this is the expensive part
+        self.align_corners = bool(getattr(self.predict, "align_corners", False))
+        """Of the logits' upsampling, as the network was trained."""
         self.grid = grid
         self.out = out
         self.acquisition = acquisition
@@ -105,7 +107,10 @@ class ShardScorer:
         self.further: FurtherPasses | DifficultyMaps | None = None
         if acquisition in FURTHER:
             self.further = FurtherPasses(
-                acquisition, self.predict, partial(log_probabilities, height=grid.height, width=grid.width),
+                acquisition, self.predict, 
+                partial(
+                    log_probabilities, height=grid.height, width=grid.width, align_corners=self.align_corners
+                ),
                 scales=scales, passes=passes, seed=seed, cycle=cycle,
             )  # fmt: skip
         if acquisition in DIFFICULTY_NAMES:
@@ -174,11 +179,14 @@ class ShardScorer:
         for i, image_id in enumerate(ids):
             one = [z_BChw[i : i + 1] for z_BChw in logits]
             if by_stripes:
-                parts = [score_and_label(self.acquisition, z_SCW, self.threshold) for z_SCW in stripes(one, *size)]
+                parts = [
+                    score_and_label(self.acquisition, z_SCW, self.threshold)
+                    for z_SCW in stripes(one, *size, self.align_corners)
+                ]
                 scores.append(self.grid.mean(torch.cat([score_SW for score_SW, _ in parts])[None])[0])
                 labels.append(torch.cat([label_SW for _, label_SW in parts])[None])
                 continue
-            log_p_1CHW = log_probabilities(one, *size)
+            log_p_1CHW = log_probabilities(one, *size, self.align_corners)
             scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
             labels.append(pseudo_label(log_p_1CHW, self.threshold))
             if self.extra in PER_REGION:

@@ -28,7 +28,8 @@ class Settings(BaseModel):
 DIFFICULTY_NAMES = ("deal_ds", "deal_de")
 """Acquisitions that read the difficulty branch, which `train.method=deal` trains."""
 ACQUISITION_NAMES = (
-    "entropy", "least_confidence", "margin", "random", "bald", "flip", "equal", "coreset", *DIFFICULTY_NAMES,
+    "entropy", "least_confidence", "margin", "random", "bald", "flip", "flip_entropy", "equal", "coreset",
+    *DIFFICULTY_NAMES,
 )  # fmt: skip
 Unit = Literal["cell", "image", "pixel"]
 Extra = Literal["classes", "mixtures", "features"]

@@ -9,8 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from benchmarks.preflight import check_same_run
 from benchmarks.tables import status_command
+from orchestrator.config import changed, load_yaml
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest, problems
 from orchestrator.provenance import drift_lines
@@ -57,6 +60,38 @@ def test_a_stored_run_is_read_in_all_its_parts(root, tmp_path, capsys):
     assert MlflowMirror(layout.root, config, {}, "sqlite:///gone.db").state["rows"] == 4
     status_command(layout.root)
     assert f"{layout.root}: finished" in capsys.readouterr().out
+
+
+def test_a_run_that_was_begun_with_our_form_of_a_method_keeps_it_and_no_other_goes_on_in_it(stored):
+    """Its recipe lacks the keys that choose a form, whose defaults are the authors' forms now."""
+    config, _ = read_recipe(stored / "recipe.yaml")
+    methods = config.methods
+    assert (methods.self_training.mean, methods.cps.passes, methods.deal.balance) == ("apart", "joint", "share")
+    assert methods.equal.model_dump() == {
+        "weight": 1.0, "supervised": "image", "distance": "probabilities", "images": "all"
+    }  # fmt: skip
+    layout, index = RunLayout(stored), DataIndex.load(stored / "dataset", shards_too=False)
+    check_same_run(config, index, layout)
+    today = changed(config, methods={"self_training": {"mean": "all"}})
+    with pytest.raises(UserError, match=r"methods\.self_training\.mean is 'apart' there, 'all' here"):
+        check_same_run(today, index, layout)
+
+
+def test_a_whole_recipe_of_an_earlier_version_means_what_it_meant_and_a_part_of_one_what_it_means_today(tmp_path):
+    tree = yaml.safe_load(changed(small_config(), query={"acquisition": "equal"}).to_yaml())
+    files = {name: tmp_path / f"{name}.yaml" for name in ("today", "then", "part")}
+    files["today"].write_text(yaml.safe_dump(tree))
+    del tree["methods"]["self_training"], tree["methods"]["equal"]["distance"]
+    files["then"].write_text(yaml.safe_dump(tree))
+    files["part"].write_text(yaml.safe_dump({"methods": tree["methods"], "query": tree["query"]}))
+    found = {name: load_yaml(path) for name, path in files.items()}
+    assert {name: one.query.acquisition for name, one in found.items()} == {
+        "today": "equal", "then": "flip_entropy", "part": "equal"
+    }  # fmt: skip
+    assert {name: one.methods.equal.distance for name, one in found.items()} == {
+        "today": "logits", "then": "probabilities", "part": "logits"
+    }  # fmt: skip
+    assert found["then"].methods.self_training.mean == "apart"
 
 
 READERS = {

@@ -15,6 +15,7 @@ from PIL import Image
 
 from querying.labels import IGNORE
 from training.looks import Look, draw_look
+from training.padding import padded_otherwise
 
 if TYPE_CHECKING:
     from training.settings import AugmentSettings
@@ -35,7 +36,7 @@ def weak(
     settings: AugmentSettings,
     rng: np.random.Generator,
 ) -> tuple[Bytes, Bytes]:
-    """Random scale, padding at the bottom and right (image 0, target IGNORE), random crop, random horizontal flip.
+    """Random scale, padding as `settings.padding` says (target IGNORE), random crop, random horizontal flip.
 
     Returns image (*crop, 3) and target (*crop), which went through the same geometry: bilinear with antialiasing for
     the image, nearest for the target.
@@ -44,7 +45,11 @@ def weak(
     scaled = [max(1, round(side * scale)) for side in target_HW.shape]
     origin = [int(rng.integers(max(0, have - want) + 1)) for have, want in zip(scaled, crop, strict=True)]
     flip = bool(rng.random() < settings.flip)
-    return _scaled_window(image_HWC, target_HW, scaled=scaled, origin=origin, crop=crop, flip=flip)
+    window = _scaled_window(image_HWC, target_HW, scaled=scaled, origin=origin, crop=crop, flip=flip)
+    extent = [min(have, want) for have, want in zip(scaled, crop, strict=True)]
+    if settings.padding == "corner" or list(crop) == extent:
+        return window
+    return padded_otherwise(*window, extent=extent, flip=flip, reflect=settings.padding == "reflect")
 
 
 def strong(

@@ -38,6 +38,10 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
         output_stride=settings.output_stride,
         drop_path_rate=settings.drop_path,
     )
+    if (settings.dilation, settings.backbone, settings.output_stride) == ("last", "mobilenetv2_100", 16):
+        for conv in encoder.blocks[-2].modules():  # type: ignore[union-attr,index]  # of 160 channels
+            if isinstance(conv, nn.Conv2d) and conv.dilation == (2, 2):
+                conv.dilation, conv.padding = (1, 1), (1, 1)
     for module in list(encoder.modules()):
         for name, conv in module.named_children():
             if type(conv) is nn.Conv2d and conv.groups > 1 and max(*conv.stride, *conv.dilation) > 1:

@@ -27,7 +27,7 @@ from querying.schemas import PSEUDO_LABELS
 from querying.shards import DataIndex, ImageStore, decode_label, encode_label
 from training.augment import weak, with_look, without_hole
 from training.batch import Batch
-from training.looks import Look, draw_look
+from training.looks import Look, draw_labelled_look, draw_look
 from training.settings import AugmentSettings
 from training.targets import compose_target
 
@@ -129,7 +129,8 @@ class TrainingData:
         image_id = self._draw(self.draws, 0, position)
         target_HW = decode_label(self.targets[image_id])
         rng = self._rng(0, position)
-        return weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
+        image, target = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
+        return with_look(image, draw_labelled_look(self.crop, self.augment, rng)), target
 
     def _unlabelled(self, position: int) -> _PoolSample:
         image_id = self._draw(self.pool, 1, position)

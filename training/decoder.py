@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 
 @lru_cache(maxsize=128)
-def upsample_shift_matrix(size_in: int, size_out: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def upsample_shift_matrix(
+    size_in: int, size_out: int, dtype: torch.dtype, device: torch.device, align_corners: bool = False
+) -> Tensor:
     """(T, size_out, size_in): row y of tap t is row y + t - 1 of bilinear upsampling, zero where that lies outside."""
     with torch.inference_mode(False), torch.no_grad():  # cached here, used again where autograd saves it
         eye = torch.eye(size_in, dtype=torch.float64).unsqueeze(0)
-        up = F.interpolate(eye, size=size_out, mode="linear", align_corners=False)[0].T
+        up = F.interpolate(eye, size=size_out, mode="linear", align_corners=align_corners)[0].T
         taps = torch.zeros(3, size_out, size_in, dtype=torch.float64)
         taps[0, 1:] = up[:-1]
         taps[1] = up
@@ -36,12 +38,13 @@ class UpsampleConcatConv(nn.Conv2d):
         self.aspp_channels = aspp_channels
         self.fused = True
         """False: the plain form, the reference of tests and benchmarks."""
+        self.align_corners = False
 
     def forward(self, aspp_BAhw: Tensor, low_BLHW: Tensor) -> Tensor:  # type: ignore[override]
         """(B, A, h, w), (B, L, H, W) -> (B, O, H, W)."""
         if self.fused:
             return self._fused(aspp_BAhw, low_BLHW)
-        up_BAHW = F.interpolate(aspp_BAhw, size=low_BLHW.shape[-2:], mode="bilinear", align_corners=False)
+        up_BAHW = F.interpolate(aspp_BAhw, size=low_BLHW.shape[-2:], mode="bilinear", align_corners=self.align_corners)
         return F.conv2d(torch.cat([up_BAHW, low_BLHW], dim=1), self.weight, self.bias, padding=1)
 
     def _fused(self, aspp_BAhw: Tensor, low_BLHW: Tensor) -> Tensor:
@@ -49,8 +52,8 @@ class UpsampleConcatConv(nn.Conv2d):
         H, W = low_BLHW.shape[-2:]
         out = self.out_channels
         low_BOHW = F.conv2d(low_BLHW, self.weight[:, channels:], self.bias, padding=1)
-        rows_THh = upsample_shift_matrix(h, H, low_BOHW.dtype, low_BOHW.device)  # with autocast what that gives
-        columns_TWw = upsample_shift_matrix(w, W, low_BOHW.dtype, low_BOHW.device)
+        kind = (low_BOHW.dtype, low_BOHW.device, self.align_corners)  # with autocast what that gives
+        rows_THh, columns_TWw = upsample_shift_matrix(h, H, *kind), upsample_shift_matrix(w, W, *kind)
         # All nine taps of every small pixel, laid out so that each axis is contracted without another copy.
         kernel_TATO = self.weight[:, :channels].permute(2, 1, 3, 0).reshape(3, channels, 3 * out)
         tap_BThwTO = aspp_BAhw.permute(0, 2, 3, 1).reshape(batch, 1, h * w, channels) @ kernel_TATO
@@ -96,3 +99,19 @@ class Head(nn.Module):
     def end(self, x_BCHW: Tensor) -> Tensor:
         """What follows the 3x3 convolution."""
         return self.out(self.act(self.bn(x_BCHW)))  # type: ignore[no-any-return]
+
+
+class DeepHead(Head):
+    """DEAL's class head, by its authors' code: a second 3x3 convolution, and dropout behind both."""
+
+    def __init__(self, aspp_channels: int, low_channels: int, channels: int, out_channels: int) -> None:
+        super().__init__(aspp_channels, low_channels, channels, out_channels)
+        self.dropout = nn.Dropout(0.5)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.act2 = nn.ReLU(inplace=True)
+        self.dropout2 = nn.Dropout(0.2)
+
+    def end(self, x_BCHW: Tensor) -> Tensor:
+        x_BCHW = self.conv2(self.dropout(self.act(self.bn(x_BCHW))))
+        return self.out(self.dropout2(self.act2(self.bn2(x_BCHW))))  # type: ignore[no-any-return]

@@ -16,10 +16,11 @@ class DifficultyBranch(nn.Module):
 
     share: Tensor
 
-    def __init__(self, classes: int, share: float = 1.0) -> None:
+    def __init__(self, classes: int, share: float = 1.0, *, align_corners: bool = False) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(()))
         self.out = nn.Conv2d(classes, 1, 1)
+        self.align_corners = align_corners
         self.register_buffer("share", torch.tensor(share, dtype=torch.float64))  # a checkpoint needs no settings
 
     def forward(self, logits_BChw: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ class DifficultyBranch(nn.Module):
         with torch.autocast(logits_BChw.device.type, enabled=False):
             size = [max(1, round(side * self.share.item())) for side in logits_BChw.shape[2:]]
             z_BChw = logits_BChw if logits_BChw.dtype == torch.float64 else logits_BChw.float()
-            p_BChw = F.interpolate(z_BChw, size, mode="bilinear", align_corners=False).softmax(1)
+            p_BChw = F.interpolate(z_BChw, size, mode="bilinear", align_corners=self.align_corners).softmax(1)
             return self.out(p_BChw + self.gamma * attended(p_BChw))  # type: ignore[no-any-return]
 
 

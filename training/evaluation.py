@@ -39,6 +39,7 @@ class ShardEvaluator:
     ) -> None:
         torch.set_num_threads(threads)
         self.predict = load_predict()
+        self.align_corners = bool(getattr(self.predict, "align_corners", False))
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.settings = settings or EvaluateSettings()
@@ -76,6 +77,6 @@ class ShardEvaluator:
             raise FloatingPointError("evaluation: the network's output is not finite")
         confusion = Confusion.empty(self.num_classes)
         for output_Chw, truth_HW in zip(output_BChw, truth_BHW, strict=True):
-            full = F.interpolate(output_Chw[None], truth_HW.shape, mode="bilinear", align_corners=False)
+            full = F.interpolate(output_Chw[None], truth_HW.shape, mode="bilinear", align_corners=self.align_corners)
             confusion += Confusion.of(top_class(full)[1].cpu(), truth_HW[None], self.num_classes)
         return confusion

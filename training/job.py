@@ -114,12 +114,12 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
         augment=job.augment,
         crop=job.train.crop or (index.height, index.width),
         seed=job.seed,
-        views=kind.strong_views if kind.on_the_fly else None,
+        views=kind.views(job.methods),
         cells_in_pool=kind.cells_in_pool,
         looks_apart=gpu,
     )
     generator = torch.Generator(worker.device)
-    context = Step(job.train, job.reco, generator, worker.mean, job.methods, cycle=job.cycle)
+    context = Step(job.train, job.reco, generator, worker.mean, job.methods, 0.0, job.cycle, job.model.align_corners)
     method = kind(new_networks(job, index.num_classes, worker.device), context).to(worker.device)
     optimizer = torch.optim.SGD(
         parameter_groups(

@@ -58,3 +58,12 @@ def draw_look(size: tuple[int, int], settings: AugmentSettings, rng: np.random.G
         top, left = (int(rng.integers(extent - side + 1)) for extent, side in zip(size, sides, strict=True))
         look = look._replace(hole=(top, top + sides[0], left, left + sides[1]))
     return look
+
+
+def draw_labelled_look(size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> Look:
+    """Of a labelled image: other colours with the probability `settings.colour_labelled`; where that is 0, nothing, and
+    nothing is drawn."""
+    if not settings.colour_labelled:
+        return Look()
+    colours = {"blur": 0.0, "colour": settings.colour_labelled, "greyscale": 0.0, "cutout": 0.0}
+    return draw_look(size, settings.model_copy(update=colours), rng)

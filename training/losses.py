@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.labels import IGNORE
-from training.upsampled import upsampled_cross_entropy
+from training.upsampled import upsampled_cross_entropy, wide
 
 
 def cross_entropy(
@@ -18,16 +18,21 @@ def cross_entropy(
     *,
     normalise: Literal["valid", "all"],
     mean_count: Callable[[Tensor], Tensor] = lambda count: count,
+    among_BHW: Tensor | None = None,
+    align_corners: bool = False,
 ) -> Tensor:
     """Sum of -log p over known pixels, divided by their number ("valid") or that of all pixels ("all"); a scalar >= 0.
+
+    The pixels that are counted are those of the target, or of `among_BHW`, the targets of a larger batch.
 
     Logits of a lower resolution are upsampled bilinearly; targets are class indices or IGNORE.  `mean_count` turns
     this worker's pixel count (float scalar) into the mean count over workers; the workers' mean of the loss is then the
     loss of the whole batch, whatever each one ignores.
     Without a known pixel the loss is zero and still carries a graph.
     """
-    total = upsampled_cross_entropy(logits_BChw, target_BHW)
-    known = target_BHW != IGNORE if normalise == "valid" else torch.ones_like(target_BHW)
+    total = upsampled_cross_entropy(logits_BChw, target_BHW, align_corners)
+    counted_BHW = target_BHW if among_BHW is None else among_BHW
+    known = counted_BHW != IGNORE if normalise == "valid" else torch.ones_like(counted_BHW)
     count = mean_count(known.sum().to(total.dtype))
     return total / count.clamp_min(1)
 
@@ -45,7 +50,7 @@ def hard_cross_entropy(
     As CPS, AEL, U2PL and UniMatch use it on Cityscapes.  `keep` counts this worker's pixels; for `mean_count` see
     `cross_entropy`.
     """
-    cost_BHW = F.cross_entropy(logits_BCHW.float(), target_BHW.long(), ignore_index=IGNORE, reduction="none")
+    cost_BHW = F.cross_entropy(wide(logits_BCHW), target_BHW.long(), ignore_index=IGNORE, reduction="none")
     known_BHW = target_BHW != IGNORE
     ranked = cost_BHW.detach().masked_fill(~known_BHW, -torch.inf).flatten()
     bound = ranked.topk(min(keep, len(ranked))).values[-1].clamp_max(-math.log(easy_from))

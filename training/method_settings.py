@@ -4,17 +4,16 @@ Network, optimiser, number of steps, augmentation and evaluation are the recipe'
 Imports nothing heavy (see querying/settings.py).
 """
 
-from typing import Annotated
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from querying.settings import Settings
 from training.settings import ModelSettings, ReCoSettings, TrainSettings
+from training.system_settings import DEALSettings, EquALSettings, S4ALSettings, Share
 
 ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael", "s4al", "equal")
 """Methods (`train.method`) that need no pseudo-labels from the cycle before."""
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Area(Settings):
@@ -45,6 +44,9 @@ class CPSSettings(Settings):
     ramp: Share = 0.0
     """Share of the steps over which the weight grows to its value.  0, as published, gives it from the start: in short
     trainings both networks then soon agree on one class everywhere, and teach each other nothing else."""
+    passes: Literal["separate", "joint"] = "separate"
+    """Labelled and pool images pass a network one after the other, so that BatchNorm normalises each by its own
+    statistics (the authors' code), or in one batch (ours)."""
     cutmix: bool = False
     boxes: int = Field(3, ge=1)
     area: Area = Area(low=0.25, high=0.5)
@@ -134,45 +136,12 @@ class AELSettings(Settings):
     """Share of an image that a connected part of the class is above, for the box to be around it."""
 
 
-class S4ALSettings(Settings):
-    """Classes are named by their numbers, so those that are pasted have no default: see the recipes `*_s4al`."""
-
-    decay: float = Field(0.99, ge=0, lt=1)
-    weight: float = Field(1.0, ge=0)
-    """Of each of the pool's two losses."""
-    threshold: Share = 0.97
-    """Confidence from which a pixel counts in the share that an image's loss is multiplied by."""
-    cold_start: int = Field(10, ge=0)
-    """First epochs without the pool."""
-    cold_weight: float = Field(1.5, gt=0)
-    """Of the labelled images' cross entropy in these epochs."""
-    replay_from: int = Field(30, ge=0)
-    """Epoch (from 0) from which classes are pasted, in cycles after the first query."""
-    frequent: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    rare: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Classes to paste; without rare ones nothing is pasted."""
-    frequent_pasted: int = Field(3, ge=0)
-    rare_pasted: int = Field(3, ge=1)
-    """How many of them each image gets, as far as the other image shows them (CamVid: 3 and 2)."""
-
-    @model_validator(mode="after")
-    def _apart(self) -> "S4ALSettings":
-        both = [number for number in self.frequent if number in self.rare]
-        if both:
-            raise ValueError(f"class {both[0]} is both frequent and rare")
-        return self
-
-
-class EquALSettings(Settings):
-    weight: float = Field(1.0, ge=0)
-    """Of the squared distance of an image's probabilities from its mirror image's, a mean over pixels."""
-
-
-class DEALSettings(Settings):
-    weight: float = Field(1.0, ge=0)
-    """Of the difficulty branch's weighted binary cross entropy."""
-    attention: float = Field(0.5, gt=0, le=1)
-    """Height and width of the map that attention looks at, as a share of the logits' (the code: 2/3 on CamVid)."""
+class SelfTrainingSettings(Settings):
+    mean: Literal["all", "known", "apart"] = "all"
+    """Cross entropy of a student.  `all`: one mean over all pixels of labelled and pool images together, ignored ones
+    count in the denominator (the authors' code of S4AL+); `known`: the same over the known pixels (that of ST++);
+    `apart`: the sum of two means, one over the labelled images and one over the pool, as `train.normalise` says
+    (ours)."""
 
 
 class STPlusPlusSettings(Settings):
@@ -181,6 +150,7 @@ class STPlusPlusSettings(Settings):
 
 
 class MethodSettings(Settings):
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
     st_plus_plus: STPlusPlusSettings = STPlusPlusSettings()
     u2pl: U2PLSettings = U2PLSettings()
     cct: CCTSettings = CCTSettings()
@@ -201,6 +171,8 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         raise ValueError("train.method=st++ asks nothing: it needs query.per_image=0 (query.images=0 for whole images)")
     if train.pool_labels == "truth" and train.method not in ("self_training", "st++"):
         raise ValueError(f"train.pool_labels=truth needs train.method=self_training or st++, not {train.method}")
+    if train.method in ("self_training", "st++") and train.ohem is not None and methods.self_training.mean != "apart":
+        raise ValueError("train.ohem is a mean of its own: it needs methods.self_training.mean=apart")
     if train.method not in ON_THE_FLY:
         return
     if cycles and not queried:
@@ -220,6 +192,10 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         )
     if train.method == "s4al" and methods.s4al.cold_start and train.batch_size // train.workers < 2:
         raise ValueError("train.method=s4al needs at least 2 labelled images per worker (cold start): train.batch_size")
+    if train.method == "cps" and methods.cps.passes == "separate":
+        for key in ("batch_size", "batch_size_unlabelled"):
+            if getattr(train, key) // train.workers < 2:
+                raise ValueError(f"methods.cps.passes=separate needs at least 2 images per worker: train.{key}")
     mixes = train.method in ("unimatch", "u2pl", "ael", "s4al") or (train.method == "cps" and methods.cps.cutmix)
     if train.batch_size_unlabelled // train.workers < 1 + mixes:
         needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from training.backbones import build_encoder
-from training.decoder import Classifier, Head, UpsampleConcatConv
+from training.decoder import Classifier, DeepHead, Head, UpsampleConcatConv
 from training.difficulty import DifficultyBranch
 from training.expansion import expand
 from training.few_pixels import RepresentationHead
@@ -113,10 +113,16 @@ class DeepLabV3Plus(nn.Module):
         assert plus or not embedding, "the settings refuse a representation head without decoder"
         self.low_level = ConvBNReLU(low_channels, settings.low_level_channels) if plus else None
         widths = (settings.aspp_channels, settings.low_level_channels, settings.decoder_channels)
-        self.class_head = Head(*widths, num_classes) if plus else Classifier(settings.aspp_channels, num_classes)
+        kind = DeepHead if settings.class_head == "deal" else Head
+        self.class_head = kind(*widths, num_classes) if plus else Classifier(settings.aspp_channels, num_classes)
         # A head that no loss uses would stall distributed training, so it exists only on request.
         self.embedding_head = RepresentationHead(*widths, settings.embedding_dim) if embedding else None
         self.aspp_channels = settings.aspp_channels
+        self.align_corners = settings.align_corners
+        """Of the logits' upsampling to full size, too, which is the caller's."""
+        for module in self.modules():
+            if isinstance(module, UpsampleConcatConv):
+                module.align_corners = settings.align_corners
         self.difficulty: DifficultyBranch | None = None
         """DEAL's, which reads the logits: no part of the forward pass."""
 
@@ -156,9 +162,10 @@ def build_model(settings: ModelSettings, num_classes: int, *, embedding: bool) -
     """A network without pretrained weights; the caller's torch.manual_seed decides every value."""
     model = DeepLabV3Plus(settings, num_classes, embedding=embedding)
     for part in (model.aspp, model.low_level, model.class_head, model.embedding_head):
-        if part is not None:
+        if part is not None and settings.head_init != "pytorch":
             part.apply(_initialise)
-    nn.init.normal_(model.class_head.out.weight, std=0.01)  # start from nearly equal probabilities
+    if settings.head_init == "ours":
+        nn.init.normal_(model.class_head.out.weight, std=0.01)  # start from nearly equal probabilities
     return model
 
 

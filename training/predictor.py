@@ -33,6 +33,8 @@ class Predictor:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         keep_float32()
         network = load_network(checkpoint)
+        self.align_corners = network.align_corners
+        """Of the logits' upsampling to full size, as the network was trained."""
         self.difficulty, network.difficulty = network.difficulty, None
         """Logits of the classes -> float32 logits (B, 1, h, w) of an error; None where no such branch was trained."""
         if self.difficulty is not None:
@@ -66,7 +68,7 @@ class Predictor:
         x_BCHW = normalise(images_BCHW.to(self.device, non_blocking=True))
         if scale != 1.0:
             size = [max(1, round(side * scale)) for side in x_BCHW.shape[2:]]
-            x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", align_corners=False)
+            x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", align_corners=self.align_corners)
         return x_BCHW.to(self.dtype, memory_format=torch.channels_last)
 
 
@@ -80,7 +82,7 @@ def load_network(checkpoint: Path) -> DeepLabV3Plus:
             whole(getattr(settings, name), name, 1, MOST_CHANNELS)  # before memory is taken for them
         model = build_model(settings, len(meta["classes"]), embedding=False)
         if "difficulty.gamma" in state:
-            model.difficulty = DifficultyBranch(len(meta["classes"]))
+            model.difficulty = DifficultyBranch(len(meta["classes"]), align_corners=model.align_corners)
         wanted = model.state_dict().keys()
         model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
     except (ValueError, KeyError, RuntimeError) as error:  # pydantic's and torch's among them

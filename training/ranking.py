@@ -27,6 +27,7 @@ class ShardRanker:
 
     def __init__(self, early: Sequence[Predict], last: Predict, num_classes: int, batch_size: int) -> None:
         self.predicts = [*early, last]
+        self.align_corners = bool(getattr(last, "align_corners", False))
         self.num_classes = num_classes
         self.batch_size = batch_size
 
@@ -45,7 +46,7 @@ class ShardRanker:
     def _classes(self, image_id: str, logits_1Chw: Tensor, images_BCHW: Tensor) -> Tensor:
         if not torch.isfinite(logits_1Chw).all():
             raise FloatingPointError(f"image {image_id}: the network's output is not finite")
-        full = F.interpolate(logits_1Chw, images_BCHW.shape[2:], mode="bilinear", align_corners=False)
+        full = F.interpolate(logits_1Chw, images_BCHW.shape[2:], mode="bilinear", align_corners=self.align_corners)
         return top_class(full)[1][0].cpu()
 
 

@@ -27,8 +27,26 @@ class ModelSettings(Settings):
     embedding_dim: int = Field(256, ge=2)
     dropout: float = Field(0.5, ge=0, lt=1)
     """After the ASPP projection."""
+    class_head: Literal["plain", "deal"] = "plain"
+    """`deal` (the authors' code of DEAL): a second 3x3 convolution, and dropout of 0.5 and 0.2 behind the two; needs
+    `decoder=plus`."""
+    head_init: Literal["ours", "kaiming", "pytorch"] = "ours"
+    """First weights outside the encoder: Kaiming normal, but a deviation of 0.01 in the class head's last layer (ours);
+    `kaiming` there, too (code of DEAL and CPS); PyTorch's own (code of S4AL+ and S4AL)."""
+    dilation: Literal["stages", "last"] = "stages"
+    """Of MobileNetV2 at output stride 16: of all blocks behind the stride that is left out (timm, ours), or of the last
+    block alone (code of S4AL+ and DEAL).  Other encoders and strides are the same with either."""
+    align_corners: bool = False
+    """Bilinear upsampling of features and logits puts the corners' centres on each other (code of S4AL+, S4AL, DEAL and
+    CPS), or the corners (ours)."""
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth, linear over the encoder's blocks."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelSettings":
+        if self.class_head == "deal" and self.decoder == "none":
+            raise ValueError("class_head=deal is of decoder=plus: decoder=none has no 3x3 convolution")
+        return self
 
 
 class ReCoSettings(Settings):
@@ -59,6 +77,11 @@ class AugmentSettings(Settings):
     cutout: Probability = 0.5
     cutout_size: int = Field(50, ge=1)
     """Side of the CutOut hole in pixels."""
+    colour_labelled: Probability = 0.0
+    """Probability that a labelled image's colours change by `jitter`, too (code of S4AL: 0.5; S4AL+ and ours: 0)."""
+    padding: Literal["corner", "centre", "reflect"] = "corner"
+    """Of an image that is scaled to less than the crop: black at the bottom and right (ours), black on all sides (code
+    of S4AL+), or its mirror image at the bottom and right (code of S4AL).  Padding is never learned."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentSettings":

@@ -26,12 +26,14 @@ def probabilities(predict: Predict, images_BCHW: Tensor, *, window: tuple[int, i
     """
     height, width = images_BCHW.shape[2:]
     tall, wide = min(window[0], height), min(window[1], width)
+    align_corners = bool(getattr(predict, "align_corners", False))
     total, seen_HW = None, torch.zeros(height, width)
     for top in starts(height, tall, stride[0]):
         for left in starts(width, wide, stride[1]):
             place = (slice(top, top + tall), slice(left, left + wide))
             logits_BChw = predict(images_BCHW[:, :, *place], 1.0)
-            full = F.interpolate(logits_BChw.float(), (tall, wide), mode="bilinear", align_corners=False).softmax(1)
+            full = F.interpolate(logits_BChw.float(), (tall, wide), mode="bilinear", align_corners=align_corners)
+            full = full.softmax(1)
             if total is None:
                 total = full.new_zeros(len(full), full.shape[1], height, width)
                 seen_HW = seen_HW.to(full.device)

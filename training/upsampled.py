@@ -18,47 +18,55 @@ from querying.full_size import STRIPE_FLOATS, bilinear, row_plan
 from querying.labels import IGNORE
 
 
-def upsampled_cross_entropy(logits_BChw: Tensor, target_BHW: Tensor) -> Tensor:
+def upsampled_cross_entropy(logits_BChw: Tensor, target_BHW: Tensor, align_corners: bool = False) -> Tensor:
     """Sum of -log p over the known pixels, a scalar in float32 or wider; targets are class indices or IGNORE."""
-    logits_BChw = logits_BChw.to(torch.promote_types(logits_BChw.dtype, torch.float32))
+    logits_BChw = wide(logits_BChw)
     if logits_BChw.device.type == "cpu" and logits_BChw.shape[2:] != target_BHW.shape[1:]:
-        cost: Tensor = _Cost.apply(logits_BChw, target_BHW)
+        cost: Tensor = _Cost.apply(logits_BChw, target_BHW, align_corners)
         return cost
-    logits_BCHW = full_size(logits_BChw, target_BHW.shape[1:])
+    logits_BCHW = full_size(logits_BChw, target_BHW.shape[1:], align_corners)
     return F.cross_entropy(logits_BCHW, target_BHW.long(), ignore_index=IGNORE, reduction="sum")
 
 
-def full_size(logits_BChw: Tensor, size: torch.Size) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """In float32, or in what is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_size(logits_BChw: Tensor, size: torch.Size, align_corners: bool = False) -> Tensor:
     """Bilinear upsampling to (H, W)."""
     if logits_BChw.shape[2:] == size:
         return logits_BChw
-    return F.interpolate(logits_BChw, size, mode="bilinear", align_corners=False)
+    return F.interpolate(logits_BChw, size, mode="bilinear", align_corners=align_corners)
 
 
 class _Cost(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, logits_BChw: Tensor, target_BHW: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, logits_BChw: Tensor, target_BHW: Tensor, align_corners: bool) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            found = [_of_image(z_Chw, target_HW) for z_Chw, target_HW in zip(logits_BChw, target_BHW, strict=True)]
+            found = [
+                _of_image(z_Chw, target_HW, align_corners)
+                for z_Chw, target_HW in zip(logits_BChw, target_BHW, strict=True)
+            ]
         ctx.save_for_backward(torch.stack([grad_Chw for _, grad_Chw in found]))
         return torch.stack([cost for cost, _ in found]).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         (grad_BChw,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grad_BChw * grad, None
+        return grad_BChw * grad, None, None
 
 
-def _of_image(z_Chw: Tensor, target_HW: Tensor) -> tuple[Tensor, Tensor]:
+def _of_image(z_Chw: Tensor, target_HW: Tensor, align_corners: bool) -> tuple[Tensor, Tensor]:
     """The cost of an image, and its gradient in the logits."""
     (classes, h, w), (height, width) = z_Chw.shape, target_HW.shape
-    columns_Ww = bilinear(w, width).to(z_Chw.dtype)
+    columns_Ww = bilinear(w, width, align_corners).to(z_Chw.dtype)
     wide_hCW = z_Chw.transpose(0, 1) @ columns_Ww.T
     slope_hCW = wide_hCW.new_zeros(wide_hCW.shape)  # contiguous, so that its rows can be added to as a matrix
     step = max(1, STRIPE_FLOATS // (classes * width))
-    costs = []
-    for ((part,), weight), target_SW in zip(row_plan((h,), height, step), target_HW.split(step), strict=True):
+    costs, plan = [], row_plan((h,), height, step, align_corners)
+    for ((part,), weight), target_SW in zip(plan, target_HW.split(step), strict=True):
         weight_SX = weight.to(z_Chw.dtype)
         unknown_S1W = (target_SW == IGNORE).unsqueeze(1)
         own_S1W = target_SW.unsqueeze(1).long().masked_fill_(unknown_S1W, 0)

@@ -87,7 +87,7 @@ class _Predict:
     """`training.predictor.Predictor` of a network that is in memory."""
 
     def __init__(self, network: DeepLabV3Plus) -> None:
-        self.network = network
+        self.network, self.align_corners = network, network.align_corners
         self.device = next(network.parameters()).device
 
     def __call__(self, images_BCHW: Tensor, scale: float) -> Tensor:

@@ -286,7 +286,7 @@ def test_bald_depends_on_seed_cycle_and_image_not_on_its_batch(tmp_path):
     assert scores([0], seed=1)["a"] != whole["a"]
 
 
-@pytest.mark.parametrize("acquisition", ["bald", "flip", "equal"])
+@pytest.mark.parametrize("acquisition", ["bald", "flip", "flip_entropy", "equal"])
 def test_pseudo_labels_are_those_of_the_ordinary_pass(tmp_path, acquisition):
     _, plain = scorer(tmp_path, RegionGrid(8, 8, 4), WithDropout).score(["a", "b"], colours(2), {})
     _, found = scorer(tmp_path, RegionGrid(8, 8, 4), WithDropout, acquisition=acquisition).score(
@@ -300,14 +300,15 @@ def test_a_prediction_that_turns_with_the_image_is_consistent(tmp_path):
     assert regions["score"][0].as_py() == pytest.approx([0.0] * 4, abs=1e-6)
 
 
-@pytest.mark.parametrize("acquisition", ["flip", "equal"])
+@pytest.mark.parametrize("acquisition", ["flip", "flip_entropy", "equal"])
 def test_what_is_seen_in_the_mirror_alone_is_inconsistent(tmp_path, acquisition):
     """On the left the prediction is uniform, and the mirrored image's is the colours'; on the right the reverse."""
     image = colours(1)
     regions, _ = scorer(tmp_path, RegionGrid(8, 8, 4), Lopsided, acquisition=acquisition).score(["a"], image, {})
     p = softmax(image[0].double().numpy() / 10)
     mean = bits((p + 1 / 3) / 2)
-    pixels = mean - (acquisition == "flip") * (bits(p) + math.log(3)) / 2
+    both = bits(p) + math.log(3)
+    pixels = {"flip": mean - both / 2, "flip_entropy": mean, "equal": both}[acquisition]
     expected = pixels.reshape(2, 4, 2, 4).mean(axis=(1, 3)).ravel()
     assert expected.min() > 0.01
     np.testing.assert_allclose(regions["score"][0].as_py(), expected, atol=1e-6)

@@ -16,6 +16,7 @@ from training.optim import set_lr
 from training.settings import ReCoSettings
 
 MILD = {"mean_teacher": {"weight": 1}, "cct": {"weight": 1}, "u2pl": SMALL_U2PL}
+APART = {"self_training": {"mean": "apart"}}
 NO_RECO = ReCoSettings(weight=0)
 
 
@@ -35,7 +36,7 @@ def test_the_settings_know_which_methods_label_on_the_fly():
 
 def test_uniform_logits_cost_the_logarithm_of_the_number_of_classes():
     """CE = ln 3 for every pixel, so for the mean over both streams, too; the pool's is weighted."""
-    here = step(unlabelled_weight=0.5)
+    here = step(unlabelled_weight=0.5, methods=APART)
     parts = method("self_training", here, Uniform)(batch(), here)
     assert parts["ce"].item() == pytest.approx(math.log(3), rel=1e-6)
     assert parts["ce_u"].item() == pytest.approx(0.5 * math.log(3), rel=1e-6)
@@ -88,7 +89,8 @@ def test_a_batch_without_any_known_pixel_costs_nothing_and_still_has_a_graph(nam
     trained = method(name, here)
     loss = total(trained(empty, here))
     loss.backward()
-    assert loss.item() == 0.0
+    if name not in ("equal", "deal"):  # whose authors also count pixels without label
+        assert loss.item() == 0.0
     assert all(p.grad is not None for p in trained.parameters() if p.requires_grad)
 
 
@@ -120,13 +122,17 @@ def test_every_trained_parameter_gets_a_gradient_no_other_and_the_loss_falls(nam
 
 
 def test_an_empty_pool_leaves_the_supervised_loss():
-    a, b = (method(name, step())(batch(pool=0), step()) for name in ("self_training", "supervised"))
-    assert {k: v.item() for k, v in a.items()} == {k: v.item() for k, v in b.items()}
+    for mean in ("all", "known", "apart"):
+        losses = []
+        for name in ("self_training", "supervised"):
+            here = step(methods={"self_training": {"mean": mean}})
+            losses.append(total(method(name, here)(batch(pool=0), here)).item())
+        assert losses[0] == losses[1]
 
 
 def test_pool_pixels_that_are_ignored_do_not_count():
     """Only one pool pixel is known; its cross entropy is the pool's mean."""
-    one, here = batch(), step(NO_RECO)
+    one, here = batch(), step(NO_RECO, APART)
     target_u = torch.full_like(one.target_u, IGNORE)
     target_u[0, 3, 4] = 2
     trained = method("self_training", here)

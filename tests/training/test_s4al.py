@@ -13,10 +13,11 @@ from querying.files import read_json
 from querying.labels import IGNORE
 from tests.small import small_run
 from tests.training.tiny import TinyNet, batch, method, step, total
-from training.method_settings import MethodSettings, S4ALSettings, check_method
+from training.method_settings import MethodSettings, check_method
 from training.methods.s4al import Labelled, consistency, frequent_and_rare, half_of_the_classes
 from training.model import normalise
 from training.settings import TrainSettings
+from training.system_settings import S4ALSettings
 
 PASTED = {"frequent": (0, 1), "rare": (2,), "frequent_pasted": 1, "rare_pasted": 1}
 

@@ -24,7 +24,7 @@ from training.methods.mixing import boxes, component, mix, span
 from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
-from training.upsampled import full_size
+from training.upsampled import full_size, wide
 
 
 class AEL(Method):
@@ -51,20 +51,20 @@ class AEL(Method):
         paste = copies(batch.target, wanted_C, settings, step.generator)
         image, target = mix(batch.image, paste), mix(batch.target, paste)
 
-        taught = full_size(self.teacher(normalise(batch.image_u)).logits, size)
-        sure_u, label_u = top_class(taught.float().softmax(1))
+        taught = full_size(self.teacher(normalise(batch.image_u)).logits, size, step.align_corners)
+        sure_u, label_u = top_class(wide(taught).softmax(1))
         box, donor = cuts(label_u, batch.seen_u[0], wanted_C, settings, step.generator)
         image_u, label_u, sure_u, seen_u = (
             mix(one, box, donor) for one in (batch.image_u, label_u, sure_u, batch.seen_u[0])
         )
 
-        logits = full_size(self.network(normalise(torch.cat([image, image_u]))).logits, size)
+        logits = full_size(self.network(normalise(torch.cat([image, image_u]))).logits, size, step.align_corners)
         self.observe(logits[:known], target, step)
 
         chance_u = torch.rand(label_u.shape, generator=step.generator, device=step.generator.device)
         sampled_u = seen_u & (chance_u.to(label_u.device) < self.rate()[label_u])
         weight_u = sure_u.pow(settings.focus) * sampled_u
-        cost_u = F.cross_entropy(logits[known:].float(), label_u, reduction="none")
+        cost_u = F.cross_entropy(wide(logits[known:]), label_u, reduction="none")
         learned_u = sampled_u & (sure_u >= settings.threshold)
         return {
             "ce": supervise(logits[:known], target, step),
@@ -82,8 +82,8 @@ class AEL(Method):
         """The classes that the labels show move in the bank, by their mean over the global batch."""
         class_C = torch.arange(len(self.confidence), device=target_BHW.device)
         is_BCHW = target_BHW.unsqueeze(1) == class_C.view(-1, 1, 1)
-        sum_C = logits_BCHW.float().softmax(1).masked_fill(~is_BCHW, 0.0).sum((0, 2, 3))
-        sum_C, count_C = step.mean_count(torch.stack([sum_C, is_BCHW.sum((0, 2, 3)).float()]))
+        sum_C = wide(logits_BCHW).softmax(1).masked_fill(~is_BCHW, 0.0).sum((0, 2, 3))
+        sum_C, count_C = step.mean_count(torch.stack([sum_C, is_BCHW.sum((0, 2, 3)).to(sum_C.dtype)]))
         shown_C = count_C > 0
         self.sightings += shown_C
         keep_C = (1 - 1 / self.sightings.clamp_min(1)).clamp_max(step.methods.ael.momentum)  # the teacher's ramp

@@ -18,6 +18,7 @@ from training.method_settings import CCTSettings
 from training.methods.method import Method, NewNetwork
 from training.methods.parts import Parts, Step, pixel_mean, ramp_up, supervise
 from training.model import normalise
+from training.upsampled import wide
 
 
 class CCT(Method):
@@ -39,7 +40,7 @@ class CCT(Method):
         size = logits.shape[2:]
         seen = F.interpolate(batch.seen_u[:1].float().transpose(0, 1), size, mode="nearest")[:, 0] > 0
 
-        own_u, p_main = features[known:].float(), logits[known:].detach().float().softmax(1)
+        own_u, p_main = wide(features[known:]), wide(logits[known:].detach()).softmax(1)
         apart: list[Tensor] = []
         with torch.autocast(own_u.device.type, enabled=False):
             for name, decoder in zip(self.disturbances, self.decoders, strict=True):

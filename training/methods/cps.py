@@ -36,11 +36,11 @@ class CPS(Method):
         if settings.cutmix:
             area = (settings.area.low, settings.area.high)
             mask = boxes(seen_u.shape, count=settings.boxes, area=area, generator=step.generator)
-            labels = [mix(_label(network, image_u, size), mask) for network in networks]
+            labels = [mix(_label(network, image_u, size, step), mask) for network in networks]
             image_u, seen_u = mix(image_u, mask), mix(seen_u, mask)
 
-        x = normalise(torch.cat([batch.image, image_u]))
-        logits = [full_size(network(x).logits, size) for network in networks]
+        small = [_logits(network, batch.image, image_u, settings.passes) for network in networks]
+        logits = [full_size(one, size, step.align_corners) for one in small]
         if settings.cutmix:
             learned, seen_BHW = [one[known:] for one in logits], seen_u
         else:
@@ -53,8 +53,15 @@ class CPS(Method):
         return {"ce": first + second, "cross": settings.weight * ramp_up(step.done, settings.ramp) * cross}
 
 
+def _logits(network: torch.nn.Module, image: Tensor, image_u: Tensor, passes: str) -> Tensor:
+    """Of labelled and pool images, (B, C, h, w)."""
+    if passes == "joint":
+        return network(normalise(torch.cat([image, image_u]))).logits  # type: ignore[no-any-return]
+    return torch.cat([network(normalise(one)).logits for one in (image, image_u)])
+
+
 @torch.no_grad()
-def _label(network: torch.nn.Module, image_BCHW: Tensor, size: torch.Size) -> Tensor:
+def _label(network: torch.nn.Module, image_BCHW: Tensor, size: torch.Size, step: Step) -> Tensor:
     with evaluating(network):
-        _, label_BHW = top_class(full_size(network(normalise(image_BCHW)).logits, size))
+        _, label_BHW = top_class(full_size(network(normalise(image_BCHW)).logits, size, step.align_corners))
     return label_BHW

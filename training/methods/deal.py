@@ -1,15 +1,18 @@
 """DEAL's training (Xie et al. 2020): a branch of the network learns where its prediction is wrong.
 
-L = CE(p(x_l), y) + w * mean [l1 e (-log d) + l2 (1 - e) (-log(1 - d))] over the labelled pixels; e is 1 where the
-class is wrong, d the branch's probability of it, l1 the share of right pixels in the batch and l2 that of wrong ones.
+L = CE(p(x_l), y) + w [l1 mean_right (-log(1 - d)) + l2 mean_wrong (-log d)]; d is the branch's probability that a
+pixel's class is wrong, l1 = 1 / sqrt(n_right + 1) and l2 = 1 / sqrt(n_wrong + 1), divided by the sum of both.  Pixels
+without label count as right.  So does the authors' code.  `methods.deal.balance=share` (ours): the
+mean over the labelled pixels alone, with the share of right pixels as weight of wrong ones, and the reverse.
 
 The error mask carries no gradient; the branch's loss goes on through the probabilities into the network, as in the
-authors' code.  Pixels without label are left out (the code counts them as right, and weighs both kinds by the inverse
-square root of their number).  Learns the labelled images alone; the acquisitions are `deal_ds` and `deal_de`.
+authors' code.  Learns the labelled images alone; the acquisitions are `deal_ds` and `deal_de`.  Their class head is
+`model.class_head=deal`.
 """
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from querying.labels import IGNORE, top_class
 from training.batch import Batch
@@ -23,21 +26,33 @@ from training.upsampled import full_size
 class DEAL(Method):
     def __init__(self, new_network: NewNetwork, step: Step) -> None:
         super().__init__(new_network, step)
-        self.network.difficulty = DifficultyBranch(self.network.widths().classes, step.methods.deal.attention)
+        self.network.difficulty = DifficultyBranch(
+            self.network.widths().classes, step.methods.deal.attention, align_corners=step.align_corners
+        )
 
     def forward(self, batch: Batch, step: Step) -> Parts:
         assert self.network.difficulty is not None
         logits = self.network(normalise(batch.image)).logits
         size = batch.target.shape[1:]
-        error_BHW = full_size(self.network.difficulty(logits), size)[:, 0]
+        error_BHW = full_size(self.network.difficulty(logits), size, step.align_corners)[:, 0]
         known_BHW = batch.target != IGNORE
-        wrong_BHW = known_BHW & (top_class(full_size(logits, size))[1] != batch.target)
+        wrong_BHW = known_BHW & (top_class(full_size(logits, size, step.align_corners))[1] != batch.target)
 
-        wrong, known = (step.mean_count(mask.sum().to(error_BHW.dtype)) for mask in (wrong_BHW, known_BHW))
-        share = wrong / known.clamp_min(1)
-        cost_BHW = F.binary_cross_entropy_with_logits(error_BHW, wrong_BHW.to(error_BHW.dtype), reduction="none")
-        cost_BHW = cost_BHW * torch.where(wrong_BHW, 1 - share, share)
+        error = difficulty_loss(error_BHW, wrong_BHW, known_BHW, step)
         return {
             "ce": supervise(logits, batch.target, step),
-            "difficulty": step.methods.deal.weight * pixel_mean(cost_BHW, known_BHW, known_BHW, step),
+            "difficulty": step.methods.deal.weight * error,
         }
+
+
+def difficulty_loss(error_BHW: Tensor, wrong_BHW: Tensor, known_BHW: Tensor, step: Step) -> Tensor:
+    """Weighted binary cross entropy of the branch's logits (B, H, W); a scalar >= 0."""
+    cost_BHW = F.binary_cross_entropy_with_logits(error_BHW, wrong_BHW.to(error_BHW.dtype), reduction="none")
+    if step.methods.deal.balance == "class":
+        kinds = (~wrong_BHW, wrong_BHW)
+        weight_2 = torch.stack([step.mean_count(kind.sum().to(cost_BHW.dtype)) for kind in kinds]).add(1).rsqrt()
+        mean_2 = torch.stack([pixel_mean(cost_BHW, kind, kind, step) for kind in kinds])
+        return (weight_2 / weight_2.sum() * mean_2).sum()
+    wrong, known = (step.mean_count(mask.sum().to(cost_BHW.dtype)) for mask in (wrong_BHW, known_BHW))
+    share = wrong / known.clamp_min(1)
+    return pixel_mean(cost_BHW * torch.where(wrong_BHW, 1 - share, share), known_BHW, known_BHW, step)

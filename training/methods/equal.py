@@ -1,38 +1,69 @@
 """EquAL's training (Golestaneh & Kitani 2020): an image and its mirror image are to be predicted alike.
 
-L = CE(p(x_l), y) + CE(p(x_u), bought cells) + w * mean ||p(x) - mirror(p(mirror(x)))||^2 over labelled and pool
-images; both predictions learn.  The second term is a mean over the bought cells of the pool images, which pass the
-network anyway, times `train.unlabelled_weight`: among the labelled images they would take the places of images that are
-known whole (docs/decisions.md, 26).
+L = CE(z, y) + CE(z', y) + w [mean (z - |z'|)^2 + mean (z' - |z|)^2] over images of which anything is labelled: z are
+the logits of an image, z' those of its mirror image, mirrored back, |.| carries no gradient, means run over pixels
+and classes.  So do the authors: images with bought cells come with each step beside those that are known whole, as in
+supervised training, and the rest of the pool is not looked at.
+
+Ours, by `methods.equal`: `supervised=image` leaves CE(z', y) out; `distance=probabilities` has w mean ||p - p'||^2 (a
+sum over the classes, in [0, 2], of which both views learn); with `images=all` all pool images are to agree, and the
+bought cells are a cross entropy of their own, times `train.unlabelled_weight` (docs/decisions.md, 26).
 
 One pass holds the images and their mirror images, so it costs twice as much as the same batch of another method.  The
-squared Euclidean distance of probabilities (a sum over the classes, in [0, 2]) and its weight are our reading of
-"pixel-wise self-consistency"; the paper's own could not be looked up.  The acquisition is `equal`.
+authors' code was read by an audit whose findings are in docs/fidelity.md.  The acquisition is `equal`.
 """
 
 import torch
+from torch import Tensor
 
 from querying.labels import IGNORE
 from training.batch import Batch
+from training.method_settings import MethodSettings
 from training.methods.method import Method
 from training.methods.parts import Parts, Step, classify, pixel_mean, supervise
 from training.model import normalise
-from training.upsampled import full_size
+from training.upsampled import full_size, wide
 
 
 class EquAL(Method):
     on_the_fly = True
     cells_in_pool = True
 
+    @classmethod
+    def views(cls, methods: MethodSettings) -> int | None:
+        """None: of the pool, only images with a bought cell."""
+        return 0 if methods.equal.images == "all" else None
+
     def forward(self, batch: Batch, step: Step) -> Parts:
+        settings, known = step.methods.equal, len(batch.image)
         image = normalise(torch.cat([batch.image, batch.image_u]))
-        seen_BHW = torch.cat([batch.target != IGNORE, batch.seen_u[0]])
+        target = torch.cat([batch.target, batch.target_u])
         logits, mirrored = self.network(torch.cat([image, image.flip(3)])).logits.chunk(2)
-        p, p_back = (full_size(z, batch.target.shape[1:]).float().softmax(1) for z in (logits, mirrored.flip(3)))
-        apart_BHW = (p - p_back).square().sum(1)
-        known = len(batch.image)
-        return {
-            "ce": supervise(logits[:known], batch.target, step),
-            "ce_u": step.train.unlabelled_weight * classify(logits[known:], batch.target_u, step),
-            "consistency": step.methods.equal.weight * pixel_mean(apart_BHW, seen_BHW, seen_BHW, step),
-        }
+        views = (logits, mirrored.flip(3))
+        taught = views if settings.supervised == "both" else views[:1]
+
+        z, z_back = (wide(full_size(view, target.shape[1:], step.align_corners)) for view in views)
+        parts, counted_BHW = {}, torch.ones_like(target, dtype=torch.bool)
+        if settings.images == "annotated":
+            parts["ce"] = _total([supervise(view, target, step) for view in taught])
+        else:
+            counted_BHW = torch.cat([batch.target != IGNORE, batch.seen_u[0]])
+            parts["ce"] = _total([supervise(view[:known], batch.target, step) for view in taught])
+            cells = _total([classify(view[known:], batch.target_u, step) for view in taught])
+            parts["ce_u"] = step.train.unlabelled_weight * cells
+        apart_BHW = logits_apart(z, z_back) if settings.distance == "logits" else probabilities_apart(z, z_back)
+        return parts | {"consistency": settings.weight * pixel_mean(apart_BHW, counted_BHW, counted_BHW, step)}
+
+
+def logits_apart(z_BCHW: Tensor, back_BCHW: Tensor) -> Tensor:
+    """(B, H, W): two squared differences, each with a gradient in one of both, mean over the classes."""
+    return ((z_BCHW - back_BCHW.detach()).square() + (back_BCHW - z_BCHW.detach()).square()).mean(1)
+
+
+def probabilities_apart(z_BCHW: Tensor, back_BCHW: Tensor) -> Tensor:
+    """(B, H, W) in [0, 2]: the squared distance of the probabilities, sum over the classes."""
+    return (z_BCHW.softmax(1) - back_BCHW.softmax(1)).square().sum(1)
+
+
+def _total(costs: list[Tensor]) -> Tensor:
+    return torch.stack(costs).sum()

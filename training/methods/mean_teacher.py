@@ -15,7 +15,7 @@ from training.methods.method import Method, NewNetwork
 from training.methods.parts import Parts, Step, pixel_mean, ramp_up, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
-from training.upsampled import full_size
+from training.upsampled import full_size, wide
 
 
 class MeanTeacher(Method):
@@ -34,9 +34,9 @@ class MeanTeacher(Method):
         noisy = torch.cat([batch.image, batch.strong_u[0]])
         seen_BHW = torch.cat([batch.target != IGNORE, batch.seen_u[1]])
 
-        logits = full_size(self.network(normalise(noisy)).logits, size)
-        taught = full_size(self.teacher(normalise(weak)).logits, size)
-        apart_BHW = (logits.float().softmax(1) - taught.float().softmax(1)).square().mean(1)
+        logits = full_size(self.network(normalise(noisy)).logits, size, step.align_corners)
+        taught = full_size(self.teacher(normalise(weak)).logits, size, step.align_corners)
+        apart_BHW = (wide(logits).softmax(1) - wide(taught).softmax(1)).square().mean(1)
 
         weight = settings.weight * ramp_up(step.done, settings.ramp)
         return {

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from training.batch import Batch
+from training.method_settings import MethodSettings
 from training.methods.parts import Parts, Step
 from training.model import DeepLabV3Plus
 
@@ -39,6 +40,11 @@ class Method(nn.Module):
         """`step` is any step: its settings hold for the whole training."""
         super().__init__()
         self.network = new_network(False)
+
+    @classmethod
+    def views(cls, methods: MethodSettings) -> int | None:
+        """Strong views of each pool image, where the method takes the pool without pseudo-labels; else None."""
+        return cls.strong_views if cls.on_the_fly else None
 
     def forward(self, batch: Batch, step: Step) -> Parts:
         raise NotImplementedError

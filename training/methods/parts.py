@@ -14,7 +14,7 @@ from training.method_settings import MethodSettings
 from training.model import Output
 from training.reco import reco_loss
 from training.settings import ReCoSettings, TrainSettings
-from training.upsampled import full_size
+from training.upsampled import full_size, wide
 
 Parts = dict[str, Tensor]
 """Named, weighted terms whose sum is the loss."""
@@ -33,6 +33,8 @@ class Step(NamedTuple):
     """Share of the training's steps that lie behind, 0 <= done < 1."""
     cycle: int = 0
     """Queries that the labels come from."""
+    align_corners: bool = False
+    """Of logits that are upsampled to full size (`model.align_corners`)."""
 
 
 def supervise(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
@@ -40,7 +42,7 @@ def supervise(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
     if step.train.ohem is None:
         return classify(logits_BChw, target_BHW, step)
     return hard_cross_entropy(
-        full_size(logits_BChw, target_BHW.shape[1:]),
+        full_size(logits_BChw, target_BHW.shape[1:], step.align_corners),
         target_BHW,
         easy_from=step.train.ohem,
         keep=step.train.ohem_keep,
@@ -75,7 +77,13 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 def classify(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
     """Cross entropy at full resolution."""
-    return cross_entropy(logits_BChw, target_BHW, normalise=step.train.normalise, mean_count=step.mean_count)
+    return cross_entropy(
+        logits_BChw,
+        target_BHW,
+        normalise=step.train.normalise,
+        mean_count=step.mean_count,
+        align_corners=step.align_corners,
+    )
 
 
 def contrast(output: Output, target_BHW: Tensor, step: Step) -> Parts:
@@ -84,7 +92,7 @@ def contrast(output: Output, target_BHW: Tensor, step: Step) -> Parts:
         return {}
     label_Bhw = F.interpolate(target_BHW[:, None].float(), output.logits.shape[2:], mode="nearest")[:, 0].long()
     with torch.no_grad():
-        p_BChw = output.logits.float().softmax(dim=1)
+        p_BChw = wide(output.logits).softmax(dim=1)
         own_Bhw = label_Bhw.clamp_max(p_BChw.shape[1] - 1)[:, None]  # ignored pixels are never looked at
         p_own_Bhw = p_BChw.gather(1, own_Bhw)[:, 0]
     loss = reco_loss(

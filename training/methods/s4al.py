@@ -30,13 +30,13 @@ from torch import Tensor
 from querying.errors import UserError
 from querying.labels import IGNORE, top_class
 from training.batch import Batch
-from training.method_settings import S4ALSettings
 from training.methods.method import Method, NewNetwork
 from training.methods.mixing import mix
 from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
-from training.upsampled import full_size
+from training.system_settings import S4ALSettings
+from training.upsampled import full_size, wide
 
 
 class Labelled(NamedTuple):
@@ -77,7 +77,7 @@ class S4AL(Method):
             return {"ce": settings.cold_weight * ce, "mixed": torch.zeros_like(ce), "replayed": torch.zeros_like(ce)}
 
         known, size, g = len(batch.image), batch.target.shape[1:], step.generator
-        pool = self.taught(batch)
+        pool = self.taught(batch, step.align_corners)
         order_B = torch.arange(len(pool.image), device=pool.image.device)
         own_BHW = half_of_the_classes(pool.label, pool.seen, self.classes, g)
         learned = [pool.mixed(~own_BHW, order_B.roll(-1))]
@@ -87,7 +87,7 @@ class S4AL(Method):
             learned.append(pool.mixed(among(drawn_BC, pool.label, pool.seen)[donor_B], donor_B))
 
         images = torch.cat([batch.image, *(one.image for one in learned)])
-        logits = full_size(self.network(normalise(images)).logits, size)
+        logits = full_size(self.network(normalise(images)).logits, size, step.align_corners)
         costs = [
             settings.weight * consistency(part, one, settings, step)
             for part, one in zip(logits[known:].chunk(len(learned)), learned, strict=True)
@@ -104,10 +104,10 @@ class S4AL(Method):
     def deployed(self) -> DeepLabV3Plus:
         return self.teacher.network
 
-    def taught(self, batch: Batch) -> Labelled:
+    def taught(self, batch: Batch, align_corners: bool = False) -> Labelled:
         """The pool's strong views under the teacher's labels of the weak ones, and the truth of bought cells."""
-        logits = full_size(self.teacher(normalise(batch.image_u)).logits, batch.image_u.shape[2:])
-        sure, label = top_class(logits.float().softmax(1))
+        logits = full_size(self.teacher(normalise(batch.image_u)).logits, batch.image_u.shape[2:], align_corners)
+        sure, label = top_class(wide(logits).softmax(1))
         bought = batch.target_u != IGNORE
         label = torch.where(bought, batch.target_u.long(), label)
         return Labelled(batch.strong_u[0], label, sure.masked_fill(bought, 1.0), batch.seen_u[1])
@@ -115,7 +115,7 @@ class S4AL(Method):
 
 def consistency(logits_BCHW: Tensor, taught: Labelled, settings: S4ALSettings, step: Step) -> Tensor:
     """U of the module's equation; a scalar >= 0."""
-    cost = F.cross_entropy(logits_BCHW.float(), taught.label, reduction="none")
+    cost = F.cross_entropy(wide(logits_BCHW), taught.label, reduction="none")
     sure_B = ((taught.sure >= settings.threshold) & taught.seen).sum((1, 2))
     share_B = sure_B / taught.seen.sum((1, 2)).clamp_min(1)
     return pixel_mean(share_B.view(-1, 1, 1) * taught.sure * cost, taught.seen, taught.seen, step)

@@ -1,9 +1,17 @@
 """S4AL+ (section 3.2): weakly augmented labelled images and strongly augmented pool images in one forward pass, the
-pool under the teacher's pseudo-labels with bought cells over them; ReCo on both."""
+pool under the teacher's pseudo-labels with bought cells over them; ReCo on both.
+
+L = [sum over labelled images CE_i + w_u sum over pool images CE_i] / N + ReCo, where N is the number of all pixels of
+both, ignored ones, too, as in the authors' code.  `methods.self_training.mean=known` counts the known ones, as ST++'s
+code does; `apart` is the sum of two means, each over its own images (ours).
+"""
+
+from functools import partial
 
 import torch
 
 from training.batch import Batch
+from training.losses import cross_entropy
 from training.methods.parts import Parts, Step, classify, contrast, supervise
 from training.methods.supervised import Supervised
 from training.model import normalise
@@ -15,8 +23,18 @@ class SelfTraining(Supervised):
     def forward(self, batch: Batch, step: Step) -> Parts:
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
         target = torch.cat([batch.target, batch.target_u])
-        known = len(batch.image)
-        parts = {"ce": supervise(output.logits[:known], batch.target, step)}
+        known, mean = len(batch.image), step.methods.self_training.mean
+        if mean == "apart":
+            learn, own = partial(classify, step=step), partial(supervise, step=step)
+        else:
+            learn = own = partial(
+                cross_entropy,
+                normalise="all" if mean == "all" else "valid",
+                mean_count=step.mean_count,
+                among_BHW=target,
+                align_corners=step.align_corners,
+            )
+        parts = {"ce": own(output.logits[:known], batch.target)}
         if len(batch.image_u):
-            parts["ce_u"] = step.train.unlabelled_weight * classify(output.logits[known:], batch.target_u, step)
+            parts["ce_u"] = step.train.unlabelled_weight * learn(output.logits[known:], batch.target_u)
         return parts | contrast(output, target, step)

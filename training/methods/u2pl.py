@@ -25,7 +25,7 @@ from training.methods.mixing import boxes, mix
 from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.methods.teacher import Teacher
 from training.model import DeepLabV3Plus, normalise
-from training.upsampled import full_size
+from training.upsampled import full_size, wide
 
 
 class U2PL(Method):
@@ -49,18 +49,18 @@ class U2PL(Method):
         settings: U2PLSettings = step.methods.u2pl
         known, size = len(batch.image), batch.target.shape[1:]
 
-        _, label_u = top_class(full_size(self.teacher(normalise(batch.image_u)).logits, size))
+        _, label_u = top_class(full_size(self.teacher(normalise(batch.image_u)).logits, size, step.align_corners))
         mask = boxes(label_u.shape, area=(0.5, 0.5), probability=settings.cutmix, generator=step.generator)
         image_u, label_u, seen_u = (mix(one, mask) for one in (batch.image_u, label_u, batch.seen_u[0]))
 
         x = normalise(torch.cat([batch.image, image_u]))
         taught, output = self.teacher(x), self.network(x)
-        logits = full_size(output.logits, size)
+        logits = full_size(output.logits, size, step.align_corners)
 
-        entropy_u = entropy(full_size(taught.logits[known:], size)).masked_fill(~seen_u, torch.nan)
+        entropy_u = entropy(full_size(taught.logits[known:], size, step.align_corners)).masked_fill(~seen_u, torch.nan)
         bound = entropy_u.flatten().nanquantile(1 - settings.unreliable * (1 - step.done))
         reliable, unreliable = entropy_u < bound, entropy_u >= bound  # neither, where nothing is seen
-        cost_u = F.cross_entropy(logits[known:].float(), label_u, reduction="none")
+        cost_u = F.cross_entropy(wide(logits[known:]), label_u, reduction="none")
         scarce = reliable.numel() / step.mean_count(reliable.sum().float()).clamp_min(1)
 
         nothing_u = torch.full_like(label_u, IGNORE)
@@ -95,7 +95,7 @@ class U2PL(Method):
         number_N = torch.arange(len(class_N), device=class_N.device) - (count_C.cumsum(0) - count_C)[class_N]
         stays_N = number_N >= count_C[class_N] - places  # of more than there are places, the last ones
         class_N, pixel_N, number_N = class_N[stays_N], pixel_N[stays_N], number_N[stays_N]
-        self.memory[class_N, (self.entered[class_N] + number_N) % places] = key_PD[pixel_N]
+        self.memory[class_N, (self.entered[class_N] + number_N) % places] = key_PD[pixel_N].to(self.memory.dtype)
         self.entered += count_C
 
     def contrast(
@@ -137,8 +137,8 @@ class U2PL(Method):
 
 
 def entropy(logits_BCHW: Tensor) -> Tensor:
-    """In nats, float32; finite whatever the logits."""
-    log_p = logits_BCHW.float().log_softmax(1)
+    """In nats, float32 or wider; finite whatever the logits."""
+    log_p = wide(logits_BCHW).log_softmax(1)
     return -(log_p.exp() * log_p).sum(1)
 
 
@@ -152,7 +152,7 @@ def negatives(p_PC: Tensor, truth_P: Tensor, unsure_P: Tensor, settings: U2PLSet
 
 
 def _pixels(map_BXhw: Tensor) -> Tensor:
-    return map_BXhw.permute(0, 2, 3, 1).flatten(0, 2).float()
+    return wide(map_BXhw.permute(0, 2, 3, 1).flatten(0, 2))
 
 
 def _shrink(map_BHW: Tensor, like_BChw: Tensor) -> Tensor:

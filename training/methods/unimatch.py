@@ -18,7 +18,7 @@ from training.methods.method import Method
 from training.methods.mixing import boxes, mix
 from training.methods.parts import Parts, Step, pixel_mean, supervise
 from training.model import normalise
-from training.upsampled import full_size
+from training.upsampled import full_size, wide
 
 
 class UniMatch(Method):
@@ -32,8 +32,8 @@ class UniMatch(Method):
 
         low, deep = self.network.encode(normalise(torch.cat([batch.image, batch.image_u])))
         output = self.network.decode(torch.cat([low, drop(low[known:])]), torch.cat([deep, drop(deep[known:])]))
-        logits_x, logits_w, logits_fp = full_size(output.logits, size).split([known, pool, pool])
-        confidence, label = top_class(logits_w.detach().float().softmax(1))
+        logits_x, logits_w, logits_fp = full_size(output.logits, size, step.align_corners).split([known, pool, pool])
+        confidence, label = top_class(wide(logits_w.detach()).softmax(1))
 
         area = (settings.area.low, settings.area.high)
         masks = [
@@ -41,10 +41,10 @@ class UniMatch(Method):
             for _ in batch.strong_u
         ]
         mixed = torch.cat([mix(view, mask) for view, mask in zip(batch.strong_u, masks, strict=True)])
-        logits_s = full_size(self.network(normalise(mixed)).logits, size).chunk(2)
+        logits_s = full_size(self.network(normalise(mixed)).logits, size, step.align_corners).chunk(2)
 
         def learn(logits: Tensor, label: Tensor, confidence: Tensor, seen: Tensor) -> Tensor:
-            cost = F.cross_entropy(logits.float(), label, reduction="none")
+            cost = F.cross_entropy(wide(logits), label, reduction="none")
             return pixel_mean(cost, seen & (confidence >= settings.threshold), seen, step)
 
         s1, s2 = (
