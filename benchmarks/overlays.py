@@ -23,8 +23,7 @@ from querying.schemas import PSEUDO_LABELS
 from querying.scores import read_scores
 from querying.shards import DataIndex, ImageStore, decode_label, read_truth
 
-WIDTH = 11.0  # inches
-NUM_IMAGES = 4
+WIDTH, NUM_IMAGES = 11.0, 4  # inches, images
 SCORE_NAMES = {
     "entropy": "mean entropy (nats)",
     "least_confidence": "mean 1 - top probability",

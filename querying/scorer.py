@@ -90,7 +90,6 @@ class ShardScorer:
         keep_freed_memory()
         self.predict = load_predict()  # once per process: this is the expensive part
         self.align_corners = bool(getattr(self.predict, "align_corners", False))
-        """Of the logits' upsampling, as the network was trained."""
         self.grid = grid
         self.out = out
         self.acquisition = acquisition
@@ -106,13 +105,10 @@ class ShardScorer:
             self.one_pass = own_acquisition(acquisition, modules)
         self.further: FurtherPasses | DifficultyMaps | None = None
         if acquisition in FURTHER:
+            scored = partial(log_probabilities, height=grid.height, width=grid.width, align_corners=self.align_corners)
             self.further = FurtherPasses(
-                acquisition, self.predict, 
-                partial(
-                    log_probabilities, height=grid.height, width=grid.width, align_corners=self.align_corners
-                ),
-                scales=scales, passes=passes, seed=seed, cycle=cycle,
-            )  # fmt: skip
+                acquisition, self.predict, scored, scales=scales, passes=passes, seed=seed, cycle=cycle
+            )
         if acquisition in DIFFICULTY_NAMES:
             unit_HW = torch.from_numpy(grid.regions())
             unit_HW = torch.zeros_like(unit_HW) if unit == "image" else unit_HW
@@ -172,21 +168,18 @@ class ShardScorer:
         logits, extra = self._forward(ids, images_BCHW)
         maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
         scores, labels = [], []
-        size = (self.grid.height, self.grid.width)
+        size = (self.grid.height, self.grid.width, self.align_corners)
         by_stripes = (
             self.acquisition in ACQUISITIONS and self.extra not in PER_REGION and logits[0].device.type == "cpu"
         )
         for i, image_id in enumerate(ids):
             one = [z_BChw[i : i + 1] for z_BChw in logits]
             if by_stripes:
-                parts = [
-                    score_and_label(self.acquisition, z_SCW, self.threshold)
-                    for z_SCW in stripes(one, *size, self.align_corners)
-                ]
+                parts = [score_and_label(self.acquisition, z_SCW, self.threshold) for z_SCW in stripes(one, *size)]
                 scores.append(self.grid.mean(torch.cat([score_SW for score_SW, _ in parts])[None])[0])
                 labels.append(torch.cat([label_SW for _, label_SW in parts])[None])
                 continue
-            log_p_1CHW = log_probabilities(one, *size, self.align_corners)
+            log_p_1CHW = log_probabilities(one, *size)
             scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
             labels.append(pseudo_label(log_p_1CHW, self.threshold))
             if self.extra in PER_REGION:
