@@ -79,7 +79,7 @@ WRONG = {
 TEXT = ("name", "data.dataset", "data.evaluate_on", "model.weights", "initial.list")
 YES_OR_NO = (
     "reference", "initial.cover", "train.nesterov", "train.sync_bn", "query.exclude_border", "methods.cps.cutmix",
-    "evaluate.best_on_val", "train.cuda_graph",
+    "evaluate.best_on_val", "train.cuda_graph", "model.align_corners",
 )  # fmt: skip
 
 
