@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.faults.alterations import shards_altered_at_random_times
 from tests.faults.common import Figure
 from tests.faults.flips import flip_figures
 from tests.faults.power import power_cuts
@@ -63,12 +64,16 @@ def parts(trials: Trials, scale: float, seed: int, plant: str) -> dict[str, Call
         for kind in WRITERS:
             yield Figure.of(f"SIGKILL of a writer of {kind}", killed_writers(kind, share(1500), trials.scratch, rng))
 
+    def alterations() -> Iterator[Figure]:
+        yield Figure.of("a shard altered in place under a run, size and mtime kept",
+                        shards_altered_at_random_times(trials, share(100), seed))  # fmt: skip
+
     def flips() -> Iterator[Figure]:
         yield from flip_figures(trials, share(2000), rng)
 
     return {
         "places": places, "bytes": bytes_, "runs": runs, "power": power, "trainings": trainings, "writers": writers,
-        "flips": flips,
+        "flips": flips, "alterations": alterations,
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from tests.faults.alterations import shards_altered_at_random_times
 from tests.faults.flips import flip_figures
 from tests.faults.power import power_cuts
 from tests.faults.ranks import Trainings
@@ -64,6 +65,11 @@ def test_a_reader_finds_what_a_killed_writer_had_acknowledged(kind, tmp_path):
 def test_a_flipped_bit_of_any_kind_of_file_is_noticed(trials):
     for figure in flip_figures(trials, 40, random.Random(0)):
         assert (figure.trials, figure.failures) == (40, []), figure.what
+
+
+@pytest.mark.slow
+def test_a_shard_altered_under_a_run_is_found_or_was_not_read(trials):
+    assert_all_well(shards_altered_at_random_times(trials, 20, seed=0), 20)
 
 
 @pytest.mark.slow  # 36 trainings stopped and resumed, and some killed
