@@ -14,6 +14,7 @@ from orchestrator.initial import draw, find_ids, initial_count, read_list, shipp
 from orchestrator.keys import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import is_run, read_recipe, recipe_copy
+from orchestrator.watch import Answer, ask, uses_tls
 from querying.errors import DamagedError, UserError
 from querying.files import user_path
 from querying.oracle import SimulatedOracle
@@ -177,3 +178,5 @@ def check_address(address: str, source: str = "--address") -> None:
     except (OSError, ValueError, OverflowError) as error:  # also of a host that is no name, and a port that is none
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{source} {address}: no Ray cluster answers there ({reason})") from None
+    if not uses_tls() and ask((host, int(port))) is Answer.SILENT:
+        raise UserError(f"{source} {address}: no Ray cluster answers there (something listens, frozen or not Ray)")

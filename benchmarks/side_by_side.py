@@ -8,13 +8,14 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from orchestrator.child import child_command
+from orchestrator.children import Child, end_all
 from orchestrator.interrupt import PARENT
+from orchestrator.watch import FROZEN_S
 from querying.errors import DamagedError, InfrastructureError, Interrupted, UserError
 from querying.files import make_folder
 from querying.shown import shortened
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.progress import Progress
 
 POLL_S = 0.2
+FROZEN = 1000
+"""In place of a status: no process ends with it."""
 ERRORS = {kind.exit_status: kind for kind in (UserError, DamagedError, Interrupted, InfrastructureError)}
 
 
@@ -40,6 +43,7 @@ class _Running:
     task: Task
     process: subprocess.Popen[bytes]
     log: TextIO
+    child: Child
     rest: str = ""
 
     def lines(self) -> list[str]:
@@ -65,20 +69,24 @@ def run_all(tasks: Sequence[Task], at_once: int, progress: Progress) -> None:
                 for line in one.lines():
                     progress.say(f"[{one.task.name}] {line}")
                 if status is None:
-                    continue
+                    if not one.child.frozen(POLL_S):
+                        continue
+                    one.child.kill()
+                    status = FROZEN
                 running.remove(one)
                 one.log.close()
                 if status:
                     failed.append((one.task, status))
     finally:  # signals, above all
+        end_all([one.process for one in running])
         for one in running:
-            with suppress(ProcessLookupError):
-                one.process.send_signal(signal.SIGTERM)
-        for one in running:
-            one.process.wait()
             one.log.close()
     if failed:
         task, status = failed[0]
+        if status == FROZEN:
+            raise InfrastructureError(
+                f"{task.name}: stopped (SIGSTOP) for {FROZEN_S:.0f} s and ended: the same command continues"
+            )
         how = f"status {status}" if status > 0 else signal.Signals(-status).name
         raise ERRORS.get(status, InfrastructureError)(
             f"{task.name}: ended with {how}: {shortened(last_line(task.log), 300)} (all of it: {task.log})"
@@ -100,4 +108,4 @@ def _start(task: Task) -> _Running:
             env={**os.environ, PARENT: str(os.getpid())},
             start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which hands on one signal
         )  # fmt: skip
-    return _Running(task, process, task.log.open(encoding="utf-8", errors="replace"))
+    return _Running(task, process, task.log.open(encoding="utf-8", errors="replace"), Child(process))

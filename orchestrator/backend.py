@@ -1,6 +1,7 @@
 """Where stages run: this process, or a cluster."""
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from training.job import TrainJob
@@ -20,6 +21,19 @@ class Backend(Protocol):
     def train(self, job: TrainJob) -> None: ...
 
     def map(
-        self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
+        self,
+        make_worker: Callable[[], Any],
+        method: str,
+        items: Iterable[Any],
+        *,
+        actors: int,
+        threads: int,
+        timeout: float,
+        scratch: Path,
+        say: Callable[[str], None],
     ) -> Iterator[Any]:
-        """Yield `make_worker().method(item)` in any order; an item may be tried again after a crash."""
+        """Yield `make_worker().method(item)` in any order; an item may be tried again after a crash.
+
+        A process that shows no sign of work for `timeout` seconds is replaced, which is said.  `scratch` is a folder
+        that all of them see.
+        """

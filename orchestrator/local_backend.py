@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,16 @@ class LocalBackend:
         run_job(job, Worker())
 
     def map(
-        self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
+        self,
+        make_worker: Callable[[], Any],
+        method: str,
+        items: Iterable[Any],
+        *,
+        actors: int,
+        threads: int,
+        timeout: float,
+        scratch: Path,
+        say: Callable[[str], None],
     ) -> Iterator[Any]:
         worker = make_worker()
         for item in items:

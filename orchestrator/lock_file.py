@@ -10,11 +10,11 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EP
 """What `flock` gives on file systems without it: Lustre and NFS as they are often mounted, CIFS, some of FUSE."""
 
 
-def take(file: TextIO, *, wait: bool = False) -> bool:
-    """Take the lock, which ends with the file.  BlockingIOError where another process has it and this one is not to
-    wait; False, with nothing taken, where the file system knows no locks."""
+def take(file: TextIO) -> bool:
+    """Take the lock, which ends with the file.  BlockingIOError where another process has it; False, with nothing
+    taken, where the file system knows no locks."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError as error:

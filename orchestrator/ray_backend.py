@@ -1,17 +1,19 @@
 """The same stages on a Ray cluster: training by Ray Train, shards by actors."""
 
 import logging
+import math
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from orchestrator.child import CODE
 from orchestrator.interrupt import take_back
-from orchestrator.watch import Watch
+from orchestrator.watch import FROZEN_S, Watch, uses_tls
 from querying.errors import InfrastructureError, UserError
 from querying.ray_scorers import map_unordered
 from querying.shown import cause
@@ -46,7 +48,16 @@ class RayBackend:
         fit(job, use_gpu=self.use_gpu, storage=job.work / "ray", name=f"train-{uuid.uuid4().hex[:8]}")
 
     def map(
-        self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], *, actors: int, threads: int
+        self,
+        make_worker: Callable[[], Any],
+        method: str,
+        items: Iterable[Any],
+        *,
+        actors: int,
+        threads: int,
+        timeout: float,
+        scratch: Path,
+        say: Callable[[str], None],
     ) -> Iterator[Any]:
         slots = self._slots(threads)
         if not slots:
@@ -56,6 +67,7 @@ class RayBackend:
         return map_unordered(
             make_worker, method, items,
             actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0, slots=lambda: self._slots(threads),
+            timeout=timeout, beats=scratch, say=say,
         )  # fmt: skip
 
     def _slots(self, threads: int) -> int:
@@ -80,7 +92,8 @@ class _OwnPath(list[str]):
 def connected(address: str | None) -> Iterator[RayBackend]:
     """Join the cluster at `address` (or of RAY_ADDRESS, set inside a Ray job), else start a local one.
 
-    When its control service or this machine's raylet dies, the process ends with status 5.
+    When its control service or this machine's raylet dies, or has been frozen for `FROZEN_S` seconds, the process ends
+    with status 5.
     """
     joining = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour Ray announces for the future
@@ -105,9 +118,11 @@ def connected(address: str | None) -> Iterator[RayBackend]:
 def _watches(gcs_patience: float) -> list[Watch]:
     context = ray.get_runtime_context()
     gcs_host, gcs_port = context.gcs_address.rsplit(":", 1)
-    watches = [Watch(f"Ray's control service (GCS) at {context.gcs_address}", gcs_host, int(gcs_port), gcs_patience)]
+    name = f"Ray's control service (GCS) at {context.gcs_address}"
+    frozen = math.inf if uses_tls() else FROZEN_S
+    watches = [Watch(name, gcs_host, int(gcs_port), gcs_patience, frozen)]
     for node in ray.nodes():
         if node["NodeID"] == context.get_node_id():
             host, port = node["NodeManagerAddress"], node["NodeManagerPort"]
-            watches.append(Watch(f"Ray's raylet of this machine ({host}:{port})", host, port, PATIENCE_S))
+            watches.append(Watch(f"Ray's raylet of this machine ({host}:{port})", host, port, PATIENCE_S, frozen))
     return watches

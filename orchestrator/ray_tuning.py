@@ -29,9 +29,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from orchestrator.child import child_command
+from orchestrator.children import Child, end
 from orchestrator.config import build
 from orchestrator.interrupt import GRACE_S, PARENT
 from orchestrator.trial_rows import curve, outcome
+from orchestrator.watch import FROZEN_S
 from querying.errors import InfrastructureError, Interrupted, UserError
 from querying.files import make_folder
 from querying.shown import cause, shortened
@@ -93,6 +95,7 @@ class _Run(tune.Trainable):
                 cwd=folder,
                 env={**os.environ, PARENT: str(os.getpid())}, start_new_session=True,
             )  # fmt: skip
+        self.child = Child(self.process)
 
     def step(self) -> dict[str, Any]:
         while True:
@@ -106,6 +109,9 @@ class _Run(tune.Trainable):
             if self.stop_file.exists():
                 self.cleanup()
                 return {"done": True, END: "stopped"}
+            if self.child.frozen(POLL_S):
+                self.child.kill()
+                raise RuntimeError(f"stopped (SIGSTOP) for {FROZEN_S:.0f} s and ended")
             time.sleep(POLL_S)
 
     def _end(self, status: int) -> dict[str, Any]:
@@ -119,12 +125,7 @@ class _Run(tune.Trainable):
     def cleanup(self) -> None:
         """End the process as Ctrl-C would: it saves and leaves."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(GRACE_S + 5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            end(self.process)
 
 
 def _how(status: int) -> str:

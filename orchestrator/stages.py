@@ -217,7 +217,10 @@ class Stages:
     def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any]) -> Iterator[Any]:
         query = self.config.query
         with memory_for(method, ("query.batch_size",)):
-            yield from self.backend.map(make, method, tasks, actors=query.actors, threads=query.threads)
+            yield from self.backend.map(
+                make, method, tasks, actors=query.actors, threads=query.threads,
+                timeout=self.config.train.timeout, scratch=self.layout.root.resolve(), say=self.progress.say,
+            )  # fmt: skip
 
 
 def whole_images(ids: Sequence[str], num_regions: int | None) -> pa.Table:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.lock_file import take
-from querying.errors import UserError
+from querying.errors import InfrastructureError, UserError
 from querying.shown import redacted
+
+PATIENCE_S = 60.0
+"""For another process that prepares the same SQLite file, which takes some seconds."""
 
 
 def default_uri(run: Path) -> str:
@@ -44,6 +48,16 @@ def alone(uri: str) -> Iterator[None]:
         return
     path = Path(uri.removeprefix("sqlite:///").split("?")[0] + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + PATIENCE_S
     with path.open("a") as file:
-        take(file, wait=True)  # on a file system without locks, SQLite itself is all there is
+        while True:
+            try:
+                take(file)  # on a file system without locks, SQLite itself is all there is
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InfrastructureError(
+                        f"{path}: another process has held it for {PATIENCE_S:.0f} s: frozen, it seems (fuser names it)"
+                    ) from None
+                time.sleep(0.1)
         yield

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from querying import pulse
 from querying.shards import Shard, read_images
 
 
@@ -33,6 +34,8 @@ def pool_batches(task: ScoreTask, batch_size: int, *, whole: bool = False) -> It
         images.append(image_HWC)
         if len(ids) == batch_size:
             yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+            pulse.done(len(ids))
             ids, images = [], []
     if ids:
         yield ids, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        pulse.done(len(ids))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying import pulse
 from querying.arrow_file import unaltered
 from querying.errors import UserError
 from querying.labels import top_class
@@ -75,6 +76,7 @@ class ShardEvaluator:
             output_BChw = probabilities(self.predict, images_BCHW, window=window, stride=self.settings.strides())
         if not torch.isfinite(output_BChw).all():
             raise FloatingPointError("evaluation: the network's output is not finite")
+        pulse.done(len(images))
         confusion = Confusion.empty(self.num_classes)
         for output_Chw, truth_HW in zip(output_BChw, truth_BHW, strict=True):
             full = F.interpolate(output_Chw[None], truth_HW.shape, mode="bilinear", align_corners=self.align_corners)

@@ -136,7 +136,8 @@ class TrainSettings(Settings):
     max_failures: int = Field(3, ge=0)
     """Lost workers to recover from before the stage gives up."""
     timeout: int = Field(300, ge=5, le=86_400)
-    """Seconds after which a worker that does not answer, or keeps the others waiting, counts as lost (Ray back end)."""
+    """Seconds after which a worker that does not answer, keeps the others waiting, or shows no sign of work (scorers)
+    counts as lost (Ray back end)."""
     sync_bn: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training: `auto` is bf16 autocast on a GPU, float32 on a CPU, where bf16 is faster only with AVX-512 BF16."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import side_by_side
 from benchmarks.side_by_side import Task, run_all
 from querying.errors import DamagedError, InfrastructureError, UserError
 from querying.files import read_json
@@ -30,9 +29,9 @@ class Said:
 def tasks(tmp_path, monkeypatch):
     """Makes tasks of shell scripts in the place of cells."""
     shell = tmp_path / "shell"
-    shell.write_text('#!/bin/sh\nshift 2\neval "$1"\n')  # the words are -m, benchmarks, then the script
+    shell.write_text('#!/bin/sh\nshift 2\neval "$1"\n')  # the words are -P, the program, then the script
     shell.chmod(0o755)
-    monkeypatch.setattr(side_by_side.sys, "executable", str(shell))
+    monkeypatch.setattr(sys, "executable", str(shell))
     return lambda *scripts: [Task(f"cell {n}", [script], tmp_path / f"{n}.log") for n, script in enumerate(scripts)]
 
 
@@ -60,7 +59,7 @@ def test_no_more_than_so_many_run_at_a_time_and_all_is_shown(tasks, tmp_path):
 )
 def test_after_a_failure_the_others_end_and_none_is_begun(tasks, tmp_path, script, error, how):
     begun = tasks(script, f"sleep 0.6; touch {tmp_path}/second", f"touch {tmp_path}/third")
-    with pytest.raises(error, match=f"cell 0: ended with {how}, see .*0.log"):
+    with pytest.raises(error, match=f"cell 0: ended with {how}: it said nothing .*0.log"):
         run_all(begun, 2, Said())
     assert (tmp_path / "second").exists()
     assert not (tmp_path / "third").exists()

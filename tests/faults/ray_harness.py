@@ -33,8 +33,8 @@ from tests.small import SMALL
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 400
 """Of one run of the command."""
-RECOVERY_S = 120
-"""In so long a broken run must go on or have ended."""
+RECOVERY_S = 180
+"""In so long a broken run must go on or have ended; a process that has not begun has 120 s."""
 AGENTS_S = 100
 """Two agents of a killed driver's cluster try for 60 s to tell its control service that the raylet is gone."""
 CONFIG = [
@@ -192,8 +192,8 @@ class Trials:
             problem = self.finished(run, root)
             yield from (Broken(f"after {wait:.1f} s", problem, on) for wait in waits)
 
-    def lost_scorers(self, kills: int) -> Iterator[Broken]:
-        """One of two scorers killed, three times in a stage at most (as many as it puts up with)."""
+    def lost_scorers(self, kills: int, number: int = signal.SIGKILL) -> Iterator[Broken]:
+        """A signal to one of two scorers, three times in a stage at most (as many as it puts up with)."""
         while kills > 0:
             root, broken = self.fresh(self.before_scoring), []
             run = self.start(root)
@@ -205,7 +205,7 @@ class Trials:
                 if not scorers or not staged(root):
                     break
                 done, asked = len(staged(root)), time.monotonic()
-                kill(self.rng.choice(list(scorers)))
+                kill(self.rng.choice(list(scorers)), number)
                 kills -= 1
                 until(
                     lambda run=run, root=root, old=scorers: (
@@ -224,8 +224,27 @@ class Trials:
         until(lambda: (len(find(SCORER)) == 2 and staged(root)) or published.exists() or not run.running, self.limit_s)
         return run.running and not published.exists()
 
-    def lost_service(self, kills: int, words: str) -> Iterator[Broken]:
-        """A service of the driver's own cluster killed at a random time: status 5, and the same command goes on."""
+    def frozen_evaluators(self, kills: int) -> Iterator[Broken]:
+        """Both processes of an evaluation, or the one there is, as soon as they are there."""
+        for _ in range(kills):
+            root = self.fresh()
+            run = self.start(root)
+            made = root / "cycle-000"
+            until(lambda run=run, made=made: (made / "checkpoint").exists() or not run.running, self.limit_s)
+            until(lambda run=run, made=made: bool(run.find(SCORER)) or (made / "evaluation").exists(), self.limit_s)
+            time.sleep(self.rng.uniform(0, 0.5))
+            there, asked = run.find(SCORER), time.monotonic()
+            hit = bool(there) and not (made / "evaluation").exists()
+            for pid in there if hit else ():
+                kill(pid, signal.SIGSTOP)
+            on = until(lambda run=run, made=made: (made / "evaluation").exists() or not run.running, self.recovery_s)
+            seconds = time.monotonic() - asked
+            problem = self.finished(run, root)
+            late = "" if on else "the evaluation did not go on"
+            yield Broken(f"{len(there)} processes", problem or late if hit else "it was over before", seconds)
+
+    def lost_service(self, kills: int, words: str, number: int = signal.SIGKILL) -> Iterator[Broken]:
+        """A signal to a service of the driver's own cluster at a random time: status 5; the same command goes on."""
         while kills > 0:
             root, broken = self.fresh(), []
             while True:
@@ -235,7 +254,7 @@ class Trials:
                 if until(lambda run=run: not run.running, wait):
                     break
                 for pid in run.find(words):
-                    kill(pid)
+                    kill(pid, number)
                 kills -= 1
                 broken.append((f"after {wait:.1f} s", *self.ends_with(run, 5)))
             problem = self.finished(run, root)
@@ -362,12 +381,16 @@ KINDS: list[tuple[str, int, Callable[[Trials, int], Iterator[Broken]]]] = [
     ("worker killed while its group restarts", 6, lambda t, n: t.lost_workers(n, signal.SIGKILL, again=True)),
     ("driver killed again 0-5 s after its start", 6, lambda t, n: t.lost_driver(n, soon=True)),
     ("worker frozen (SIGSTOP)", 5, lambda t, n: t.lost_workers(n, signal.SIGSTOP)),
+    ("scorer frozen (SIGSTOP)", 4, lambda t, n: t.lost_scorers(n, signal.SIGSTOP)),
+    ("evaluator frozen (SIGSTOP)", 2, lambda t, n: t.frozen_evaluators(n)),
+    ("raylet frozen (SIGSTOP)", 2, lambda t, n: t.lost_service(n, RAYLET, signal.SIGSTOP)),
+    ("gcs_server frozen (SIGSTOP)", 2, lambda t, n: t.lost_service(n, GCS, signal.SIGSTOP)),
     ("raylet killed", 4, lambda t, n: t.lost_service(n, RAYLET)),
     ("gcs_server killed", 4, lambda t, n: t.lost_service(n, GCS)),
     ("node of two lost in training", 3, lambda t, n: t.lost_node(n, scoring=False)),
     ("node of two lost in scoring", 2, lambda t, n: t.lost_node(n, scoring=True)),
 ]
-"""What is done, how often, and how; 65 kills in all."""
+"""What is done, how often, and how; 75 in all."""
 
 
 def figures(trials: Trials, times: float, only: str) -> Iterator[tuple[Figure, float]]:

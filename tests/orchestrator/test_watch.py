@@ -1,19 +1,30 @@
 """A process that watches a service ends with it, and only with it."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from orchestrator import tracking_uri
+from orchestrator.children import Child
+from orchestrator.watch import FROZEN_S
+from querying.errors import InfrastructureError
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys, time
 from orchestrator.interrupt import requested
+import orchestrator.watch
 from orchestrator.watch import Watch
-watch = Watch("the service", "127.0.0.1", int(sys.argv[1]), float(sys.argv[4]))
+if sys.argv[5] != "inf":
+    orchestrator.watch.ANSWER_S = orchestrator.watch.HOLD_S = orchestrator.watch.WARN_S = 0.2
+watch = Watch("the service", "127.0.0.1", int(sys.argv[1]), float(sys.argv[4]), float(sys.argv[5]))
 if sys.argv[2] == "stopped":
     watch.stop()
 if sys.argv[2] == "interrupted":
@@ -29,8 +40,8 @@ def listening(port=0):
     return server, server.getsockname()[1]
 
 
-def watching(port, how="", seconds=60, patience=1):
-    command = [sys.executable, "-c", PROGRAM, str(port), how, str(seconds), str(patience)]
+def watching(port, how="", seconds=60, patience=1, frozen="inf"):
+    command = [sys.executable, "-c", PROGRAM, str(port), how, str(seconds), str(patience), str(frozen)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "watching\n"
     return process
@@ -73,3 +84,56 @@ def test_an_end_that_was_asked_for_is_not_a_death(how):
     connection.close()
     assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 0
+
+
+def test_a_frozen_service_ends_the_process_and_one_that_answers_does_not():
+    """The kernel takes connections for a process that is stopped: only that it says nothing shows it."""
+    server, port = listening()
+    process = watching(port, frozen=1)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 5
+    waits, last = told.splitlines()
+    assert waits == "waiting for the service, which says nothing, for 1 s at most"
+    assert last.startswith("s4al: the service is frozen, or its machine is: it has said nothing for")
+    assert last.endswith("the same command continues from the last saved state")
+
+    process = watching(port, seconds=3, frozen=1)
+    while process.poll() is None:
+        server.settimeout(1)
+        with suppress(TimeoutError), server.accept()[0] as connection:
+            connection.sendall(b"settings")
+            connection.recv(1)  # until the other side has held it long enough
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 0
+    server.close()
+
+
+def test_a_lock_that_is_held_for_ever_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking_uri, "PATIENCE_S", 0.2)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with (
+        tracking_uri.alone(uri),
+        pytest.raises(InfrastructureError, match="another process has held it"),
+        tracking_uri.alone(uri),
+    ):
+        pass
+    with tracking_uri.alone(uri):
+        pass
+
+
+def test_a_child_that_is_stopped_is_noticed_and_one_that_waits_is_not():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        child = Child(process)
+        assert not child.frozen(FROZEN_S + 1)
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert not child.frozen(FROZEN_S)
+        process.send_signal(signal.SIGCONT)
+        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+        assert not child.frozen(FROZEN_S)  # it counts from the beginning again
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert not child.frozen(FROZEN_S)
+        assert child.frozen(1)
+        child.kill()
+        assert process.returncode == -signal.SIGKILL
