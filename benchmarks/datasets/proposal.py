@@ -23,11 +23,12 @@ def propose_classes(src: Path, options: dict[str, Any]) -> str:
     total = found.pixels.total()
     coloured = [seen for seen in found.pixels if seen.kind == "colour"]
     keys = sorted(coloured or found.pixels, key=lambda seen: -found.pixels[seen] if coloured else seen.value)
-    return "".join(_lines(seen, found.pixels[seen], total, place) for place, seen in enumerate(keys))
+    void = 255 if len({seen.value for seen in keys} - {255}) > 1 else -1  # of 0 and 255 the latter is an object
+    return "".join(_lines(seen, found.pixels[seen], total, place, void) for place, seen in enumerate(keys))
 
 
-def _lines(seen: Seen, pixels: int, total: int, place: int) -> str:
+def _lines(seen: Seen, pixels: int, total: int, place: int, void: int) -> str:
     comment = f"# {100 * pixels / total:.2f} % of all pixels\n"
     if seen.kind == "colour":
         return f"{comment}class_{place} {text_of(seen.colour).replace(',', ' ')}\n"
-    return f"{comment}{seen.value} class_{seen.value}\n" if seen.value != 255 else f"{comment}# 255: not labelled\n"
+    return f"{comment}{seen.value} class_{seen.value}\n" if seen.value != void else f"{comment}# 255: not labelled\n"

@@ -242,6 +242,17 @@ def test_without_a_class_file_one_is_proposed_from_what_the_masks_hold(tmp_path,
     )
 
 
+@pytest.mark.parametrize(("values", "names"), [((0, 255), ("0", "255")), ((1, 3, 255), ("1", "3"))])
+def test_a_proposal_for_values_has_255_as_a_class_only_where_there_would_be_one(tmp_path, capsys, values, names):
+    save(tmp_path / "images/a.png", rgb(1, 12, 12))
+    save(tmp_path / "masks/a.png", np.array(values, np.uint8)[np.arange(144).reshape(12, 12) % len(values)])
+    with pytest.raises(UserError, match=r"printed above is one"):
+        command(tmp_path, tmp_path / "out")
+    (tmp_path / "c.txt").write_text(capsys.readouterr().out)
+    found = load(tmp_path, None, classes_file=tmp_path / "c.txt", val_fraction=0, test_fraction=0)
+    assert found.classes == tuple(f"class_{name}" for name in names)
+
+
 def test_a_folder_without_images_is_named(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "c.txt").write_text("a\nb\n")
