@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from benchmarks.cli import _fail
+from benchmarks import cli
 from benchmarks.datasets.folder import read_classes
 from benchmarks.deploy import find_checkpoint
 from benchmarks.ingest import ingest
-from benchmarks.report import _cell
+from benchmarks.report_markdown import _cell
 from orchestrator.mlflow_store import metric_name
 from orchestrator.record import Record
 from orchestrator.tracking import MlflowMirror
@@ -149,9 +149,14 @@ def test_the_password_of_a_tracking_server_is_in_no_file_and_no_message(tmp_path
     assert CANARY not in str(caught.value)
 
 
-def test_a_password_on_the_command_line_is_not_repeated(capsys):
+def test_a_password_on_the_command_line_is_not_repeated(monkeypatch, capsys):
+    def app(**_):
+        raise UserError(f"https:/user:{CANARY}@host/x?token={CANARY}/index.json:\ndoes not exist")
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr(sys, "argv", ["s4al", "run"])
     with pytest.raises(SystemExit):
-        _fail(UserError(f"https:/user:{CANARY}@host/x?token={CANARY}/index.json:\ndoes not exist"))
+        cli.main()
     assert capsys.readouterr().err == "s4al: https:/***@host/x?token=*** does not exist\n"
 
 
