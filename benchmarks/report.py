@@ -21,7 +21,8 @@ from benchmarks.parts import Parts
 from benchmarks.report_markdown import as_markdown, percent
 from orchestrator.config import RunConfig, flatten
 from orchestrator.provenance import drift_lines
-from querying.files import check_folder, write_text
+from orchestrator.verify import REPORT_NOTE
+from querying.files import check_folder, sha256, write_json, write_text
 from querying.leftovers import writing_into
 from querying.shards import DataIndex
 
@@ -47,12 +48,17 @@ def write_report(runs: Sequence[Path], out: Path, index: DataIndex | None = None
     """
     found = load_findings(runs)
     check_folder(out)
+    if len(runs) == 1 and out.resolve() == (runs[0] / "report").resolve():
+        (runs[0] / REPORT_NOTE).unlink(missing_ok=True)  # a killed report is none that was altered
     parts = Parts()
     with styled(), writing_into(out, print):
         context = _one(found[0], out, index, parts) if len(found) == 1 else _several(found, out, parts)
         write_text(out / "report.md", as_markdown(found, parts.failed))
         page = _environment().get_template(TEMPLATE).render(runs=found, failed=parts.failed, **context)
         write_text(out / "report.html", page)
+    if len(runs) == 1 and out.resolve() == (runs[0] / "report").resolve():
+        files = [path for path in sorted(out.iterdir()) if path.is_file() and not path.name.startswith(".")]
+        write_json(runs[0] / REPORT_NOTE, {path.name: sha256(path) for path in files})
     parts.raise_damage()
     return out / "report.html"
 

@@ -12,6 +12,7 @@ from orchestrator.verify import audit_run, unnoted_settings
 from orchestrator.verify_data import audit_data, data_root
 from querying.errors import DamagedError, UserError
 from querying.shards import DataIndex, verify
+from querying.shown import one_line
 
 
 def verify_command(path: Path, data: Path | None = None) -> None:
@@ -20,6 +21,7 @@ def verify_command(path: Path, data: Path | None = None) -> None:
     notes: list[str] = []
     if is_run(path):
         found, remedy = list(audit_run(RunLayout(path))), "the same `s4al run` again sets it aside and makes it anew"
+        remedy += ", but for what contradicts itself: that was altered by hand"
         altered = list(_audit_surroundings(RunLayout(path), data, notes))
         if not found:
             remedy = "put the data set back as it was, or ingest it again"
@@ -29,7 +31,7 @@ def verify_command(path: Path, data: Path | None = None) -> None:
     else:
         raise UserError(f"{path}: neither a run folder (recipe.yaml) nor a data set (index.json)")
     for line in [*found, *notes]:
-        print(line)
+        print(one_line(line))
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise DamagedError(f"{found[0]}{more}; {remedy}")

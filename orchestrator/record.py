@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +55,11 @@ def read_record(path: Path) -> Iterator[dict[str, Any]]:
 
 def latest(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl` that count, in the order in which their keys appeared."""
-    return list({row_key(row): row for row in read_record(path)}.values())
+    return latest_of(read_record(path))
+
+
+def latest_of(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({row_key(row): row for row in rows}.values())
 
 
 def same_result(row: Mapping[str, Any], seen: Mapping[tuple[Any, ...], str | None]) -> bool:

@@ -7,21 +7,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.config import RunConfig
 from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import MANIFEST, digest, notes_settings, problems
+from orchestrator.provenance import changed_keys
 from orchestrator.recipe_file import read_recipe, recipe_copy
-from orchestrator.record import KEY, epoch_rows, evaluation_key, read_record, row_key, same_result
-from querying.errors import DamagedError
+from orchestrator.record import KEY, epoch_rows, evaluation_key, latest_of, read_record, row_key, same_result
+from querying.errors import DamagedError, UserError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
 from querying.settings import EXTRAS
+from querying.shown import one_line
+
+T = TypeVar("T")
 
 STAGES = {"train": "checkpoint", "evaluate": "evaluation", "score": "scores", "select": "query"}
 """What a stage does -> the folder of a cycle that it publishes."""
+REPORT_NOTE = "report.json"
+"""Beside `report/`: the SHA-256 of each file in it."""
 MODEL_NOTE = "model.json"
 """Beside `model.onnx`: its SHA-256 and the cycle that it comes from."""
 
@@ -61,10 +67,13 @@ def _noted(folder: Path) -> bool:
 def audit_run(layout: RunLayout) -> Iterator[str]:
     """A line for everything in a run folder, its reference included, that is not what was written or is missing.
 
-    Not looked at: `report/`, which `s4al report` makes anew, scratch of an unfinished stage, and what was set aside.
+    Hashes first, then the sums (`orchestrator/recount.py`).  Not looked at: scratch of an unfinished stage, what was
+    set aside, and a report of an earlier version, which had no hashes.
     """
     for file in (layout.recipe, recipe_copy(layout.recipe)):
         yield from _sealed(partial(read_recipe, file))
+    yield from _audit_recipes(layout)
+    yield from _audit_report(layout.root)
     yield from _audit_first_weights(layout)
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
@@ -77,6 +86,8 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
         rows = list(read_record(layout.metrics))
     except DamagedError as error:
         yield str(error)
+    from orchestrator.recount import recounted  # loads torch
+
     expected: list[dict[str, Any]] = []
     config: RunConfig | None = None
     with suppress(DamagedError):  # said already
@@ -85,13 +96,26 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     for (name, part), settings in zip((("main", layout), ("reference", layout.reference)), configs, strict=True):
         recorded = [row for row in rows or [] if row["run"] == name]
         if recorded or part.root.is_dir():
-            for found in _audit_cycles(part, name, recorded, settings):
+            for found in _readable(part, _audit_cycles(part, name, recorded, settings)):
                 if isinstance(found, str):
                     yield found
                 else:
                     expected.append(found)
+            if settings:
+                counted = [row for row in latest_of(rows or []) if row["run"] == name]
+                yield from _readable(part, recounted(part, settings, counted, name))
     if rows is not None:
         yield from _audit_record(layout.metrics, rows, expected)
+
+
+def _readable(layout: RunLayout, found: Iterable[T]) -> Iterator[T | str]:
+    """What is found, up to a file whose seal is right and which does not hold what this program writes."""
+    try:
+        yield from found
+    except UserError:  # of another version
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as error:
+        yield f"{layout.root}: holds what s4al did not write: {type(error).__name__}: {one_line(str(error))[:200]}"
 
 
 def _audit_cycles(
@@ -156,6 +180,33 @@ def _audit_record(
     if missing:
         first = ", ".join(f"{name} {missing[0][name]}" for name in KEY if name in missing[0])
         yield f"{path}: {len(missing)} rows are missing or of another result, the first: {first}"
+
+
+def _audit_recipes(layout: RunLayout) -> Iterator[str]:
+    """Do recipe and copy say the same?  The copy is written first, and may know of one more change on the way."""
+    copy = recipe_copy(layout.recipe)
+    with suppress(DamagedError):  # said already
+        (config, before), (other, after) = read_recipe(layout.recipe), read_recipe(copy)
+        keys = [key for key, _, _ in changed_keys(config, other)]
+        keys += [key for key in ("id", "first_weights", "data") if before.get(key) != after.get(key)]
+        drift = before.get("drift", [])
+        keys += ["drift"] if after.get("drift", [])[: len(drift)] != drift else []
+        if keys:
+            yield f"{layout.recipe}: contradicts its copy {copy}: {', '.join(keys[:3])}; the seals of both are right"
+
+
+def _audit_report(root: Path) -> Iterator[str]:
+    note = root / REPORT_NOTE
+    if note.exists():
+        try:
+            for name, digest_ in read_json(note).items():
+                path = root / "report" / Path(name).name
+                if not path.is_file():
+                    yield f"{path}: does not exist"
+                elif sha256(path) != digest_:
+                    yield f"{path}: differs from what was written: s4al report makes it anew"
+        except DamagedError as error:
+            yield str(error)
 
 
 def _audit_first_weights(layout: RunLayout) -> Iterator[str]:

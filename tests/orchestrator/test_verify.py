@@ -1,17 +1,23 @@
 """Every byte of a run: altered, cut or missing, it is named."""
 
 import json
+import re
 import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import save_file
 
 from orchestrator.layout import RunLayout
-from orchestrator.manifest import seal
+from orchestrator.manifest import digest, seal
 from orchestrator.record import latest
-from orchestrator.verify import STAGES, audit_run, exported_from, unnoted_settings
-from querying.files import read_json, sealed, write_json
+from orchestrator.verify import STAGES, audit_run, exported_from, stage_inputs, unnoted_settings
+from querying.files import read_json, sealed, sha256, write_json
+from querying.ledger import Ledger, _link
+from querying.schemas import LEDGER
+from querying.shards import encode_label
 from tests.faults.flips import same_values
 from tests.small import small_run
 from training.model import build_model
@@ -269,3 +275,165 @@ def test_a_ledger_and_a_query_that_do_not_belong_together_are_named(run):
     note = read_json(run.ledger / "cycle-001.json")
     write_json(run.ledger / "cycle-001.json", {**note, "query": "0" * 64})
     assert list(audit_run(run)) == [f"{run.ledger}/cycle-001.parquet: answers another query than {run.query(0)}"]
+
+
+def rewritten(run, cycle, change):
+    """Change a cycle's rows in the ledger, with hash, chain and manifests right, as somebody with the source could."""
+    ledger = Ledger(run.ledger)
+    rows = ledger.read(cycle).to_pylist()
+    rows = change(rows) or rows
+    pq.write_table(pa.Table.from_pylist(rows, schema=LEDGER), ledger.path(cycle))
+    for number in range(cycle, 2):
+        digest = sha256(ledger.path(number))
+        note = read_json(ledger.note(number))
+        write_json(ledger.note(number), {**note, "sha256": digest, "chain": _link(ledger.chain(number - 1), digest)})
+    resealed(run)
+
+
+def resealed(run):
+    """Give every stage the inputs that it should have, in the order in which they were made."""
+    ledger = Ledger(run.ledger)
+    for cycle in (0, 1):
+        for stage, folder in STAGES.items():
+            path = run.cycle(cycle) / folder
+            if path.exists():
+                seal(path, inputs=stage_inputs(run, ledger, stage, cycle), seconds=1)
+
+
+def change_summary(change):
+    def apply(run):
+        summary = read_json(run.summary)
+        change(summary)
+        write_json(run.summary, summary)
+
+    return apply
+
+
+def other_counts(run):
+    path = run.evaluation(1) / "confusion.json"
+    counts = read_json(path)
+    counts["counts"][0][0] += 1000
+    write_json(path, counts)
+    resealed(run)
+
+
+def other_classes(run):
+    meta = read_json(run.checkpoint(1) / "meta.json")
+    write_json(run.checkpoint(1) / "meta.json", {**meta, "classes": meta["classes"][::-1]})
+    resealed(run)
+
+
+def other_network(run):
+    meta = read_json(run.checkpoint(1) / "meta.json")
+    meta["model"]["aspp_channels"] = 16
+    write_json(run.checkpoint(1) / "meta.json", meta)
+    resealed(run)
+
+
+def another_copy(run):
+    from orchestrator.recipe_file import read_recipe, recipe_copy, write_recipe
+
+    config, provenance = read_recipe(run.recipe)
+    whole = run.recipe.read_text()
+    write_recipe(run.recipe, config.model_copy(update={"seed": 7}), provenance)
+    assert "seed: 7" in recipe_copy(run.recipe).read_text()
+    run.recipe.write_text(whole)
+
+
+def without_reference(run):
+    shutil.rmtree(run.reference.root)
+    kept = [line for line in run.metrics.read_text().splitlines(keepends=True) if '"reference"' not in line]
+    run.metrics.write_text("".join(kept))
+
+
+def another_query(run):
+    path = run.query(0) / "query.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(1), path)
+    resealed(run)
+    note = read_json(run.ledger / "cycle-001.json")
+    write_json(run.ledger / "cycle-001.json", {**note, "query": digest(run.query(0), "*.parquet")})
+
+
+def edited_report(run):
+    (run.root / "report").mkdir()
+    (run.root / "report/report.html").write_text("mIoU 50")
+    write_json(run.root / "report.json", {"report.html": sha256(run.root / "report/report.html")})
+    assert list(audit_run(run)) == []
+    (run.root / "report/report.html").write_text("mIoU 90")
+
+
+def foreign_row(run):
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    for row in rows:
+        del row["seal"]
+        if (row["run"], row["stage"], row["cycle"]) == ("main", "evaluate", 1):
+            row["miou"] = 0.99
+    run.metrics.write_text("".join(sealed(row) + "\n" for row in rows))
+
+
+def first_set(run):
+    found = read_json(run.labelled_set)
+    write_json(run.labelled_set, {**found, "ids": found["ids"][1:]})
+
+
+def strange_summary(run):
+    write_json(run.summary, {"cycles": [None, 3], "finished": True})
+
+
+FORGERIES = {
+    "a summary of something else": (strange_summary, "holds what s4al did not write"),
+    "a region charged twice in a cycle": (
+        lambda run: rewritten(run, 1, lambda rows: [*rows, rows[0]]),
+        r"cycle-001\.parquet: image \w+, region \d+ is charged twice",
+    ),
+    "a region charged again in a later cycle": (
+        lambda run: rewritten(run, 1, lambda rows: [*rows, {**Ledger(run.ledger).read(0).to_pylist()[0], "cycle": 1}]),
+        "is charged twice",
+    ),
+    "a region outside": (
+        lambda run: rewritten(run, 1, lambda rows: rows[0].update(region=10**6)), "region 1000000 is none of the",
+    ),
+    "a whole image": (lambda run: rewritten(run, 1, lambda rows: rows[0].update(region=-1)), "region -1 is none"),
+    "fewer pixels": (lambda run: rewritten(run, 1, lambda rows: rows[0].update(pixels=1)), r"says 1 pixels.*label has"),
+    "more void": (lambda run: rewritten(run, 1, lambda rows: rows[0].update(void_pixels=-1)), "-1 void, where"),
+    "a label of another size": (
+        lambda run: rewritten(run, 1, lambda rows: rows[0].update(label=encode_label(np.zeros((2, 2), np.uint8)))),
+        "has a label that is none of it",
+    ),
+    "a cycle's number": (lambda run: rewritten(run, 1, lambda rows: rows[0].update(cycle=0)), "it is of cycle 0"),
+    "a cell that was not asked about": (
+        lambda run: rewritten(run, 1, lambda rows: rows[1:]), r"differs from what .*query\.parquet asks",
+    ),
+    "a score": (lambda run: rewritten(run, 1, lambda rows: rows[0].update(score=9.0)), r"differs from what .*query"),
+    "a query": (another_query, r"differs from what .*query\.parquet asks"),
+    "mIoU": (change_summary(lambda s: s["cycles"][1].update(miou=0.99)), r"summary\.json: cycle 1: miou is 0\.99"),
+    "IoU of a class": (
+        change_summary(lambda s: s["cycles"][0]["class_iou"].update(sky=0.99)), "cycle 0, class_iou: sky is 0.99",
+    ),
+    "labelled pixels": (change_summary(lambda s: s["cycles"][1].update(labelled_pixels=5)), "labelled_pixels is 5"),
+    "a share": (change_summary(lambda s: s["cycles"][1].update(labelled_fraction=0.01)), "are shares of .* and of"),
+    "cells": (change_summary(lambda s: s["cycles"][1].update(cells=5)), "cells is 5"),
+    "void": (change_summary(lambda s: s["cycles"][1].update(void_pixels=5)), "void_pixels is 5"),
+    "the supervised mIoU": (change_summary(lambda s: s.update(supervised_miou=0.99)), "supervised_miou is 0.99"),
+    "the seed": (change_summary(lambda s: s.update(seed=9)), "seed is 9"),
+    "the split": (change_summary(lambda s: s.update(evaluated_on="val")), "evaluated_on is 'val'"),
+    "counts": (other_counts, r"cycle 1: miou is"),
+    "a row of the record": (foreign_row, r"metrics\.jsonl: main cycle 1: miou is 0\.99"),
+    "the first images": (first_set, r"labelled_set\.json: names other images"),
+    "classes of a checkpoint": (other_classes, r"cycle-001/checkpoint/meta\.json: classes is"),
+    "network of a checkpoint": (other_network, r"meta\.json: model\.aspp_channels is 16, where the run has 8"),
+    "the copy of the recipe": (another_copy, r"recipe\.yaml: contradicts its copy .*: seed"),
+    "the reference with its rows": (without_reference, r"reference/summary\.json: does not exist"),
+    "a cycle from elsewhere": (lambda run: shutil.copytree(run.cycle(0), run.cycle(7)), "cycle-007: of a cycle that"),
+    "the report": (edited_report, r"report/report\.html: differs from what was written"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_run_whose_sums_do_not_agree_is_named_though_all_seals_are_right(run, name):
+    forge, message = FORGERIES[name]
+    forge(run)
+    found = list(audit_run(run))
+    assert any(re.search(message, line) for line in found), found
+    assert not any("differs from its manifest" in line or "its seal" in line for line in found)

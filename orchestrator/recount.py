@@ -1,0 +1,185 @@
+"""Do the sums of a run agree?  Every number that follows from other files of its folder is worked out again.
+
+Hashes tell that a file is what was written; these tell that what was written is true of the rest.  Outside is what only
+the data set or a new training could tell: whether the labels are the oracle's, the weights those of the training.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from orchestrator.config import RunConfig
+from orchestrator.initial import ids_sha256
+from orchestrator.layout import RunLayout
+from orchestrator.record import evaluation_key
+from orchestrator.recount_ledger import recount_labels, recount_query
+from orchestrator.summary import BEST_COUNTS, COUNTS
+from querying.errors import DamagedError
+from querying.files import read_json
+from querying.ledger import Ledger, Spent
+from querying.regions import RegionGrid
+from training.checkpoint import META
+from training.metrics import Confusion
+
+_LEDGER = ("image_id", "region", "cycle", "pixels", "void_pixels", "score", "label")
+
+
+def recounted(layout: RunLayout, config: RunConfig, rows: Sequence[Mapping[str, Any]], name: str) -> Iterator[str]:
+    """A line for each contradiction between ledger, queries, scores, evaluations, checkpoints, summary, and the `rows`
+    of the record that are of this run, `main` or `reference`.  What is missing or damaged others say."""
+    ledger = Ledger(layout.ledger)
+    cycles = _unbroken(ledger)
+    yield from _foreign(layout, cycles)
+    metas = {cycle: meta for cycle in range(cycles) if (meta := _read(layout.checkpoint(cycle) / META)) is not None}
+    for cycle, meta in metas.items():
+        yield from _recount_meta(layout, config, cycle, meta, metas[min(metas)])
+    if not metas:
+        return  # nothing says how large an image is
+    first = metas[min(metas)]
+    grid = RegionGrid(first["height"], first["width"], config.query.region_size)
+    bought: dict[str, set[int]] = {}
+    spent: list[Spent] = []
+    for cycle in range(cycles):
+        try:
+            table = ledger.read(cycle, list(_LEDGER))
+        except DamagedError:
+            return
+        yield from recount_labels(ledger, cycle, table, grid, len(first["classes"]), bought)
+        if cycle:
+            yield from recount_query(layout, config, ledger, cycle, table, grid)
+        sums = [int(np.sum(table[column].to_numpy())) for column in ("pixels", "void_pixels")]
+        spent.append((spent[-1] if spent else Spent()) + Spent(table.num_rows, *sums))
+    yield from _recount_summary(layout, config, ledger, first["classes"], spent, rows, name)
+
+
+def _unbroken(ledger: Ledger) -> int:
+    """How many cycles the ledger has without a gap."""
+    count = 0
+    while ledger.has(count):
+        count += 1
+    return count
+
+
+def _foreign(layout: RunLayout, cycles: int) -> Iterator[str]:
+    for place in (layout.root, layout.ledger):
+        for path in sorted(place.glob("cycle-*")):
+            number = re.fullmatch(r"cycle-(\d{3,})(\.parquet)?", path.name)
+            if number and int(number[1]) >= max(cycles, 1):
+                yield f"{path}: of a cycle that the ledger does not come to"
+
+
+def _recount_meta(
+    layout: RunLayout, config: RunConfig, cycle: int, meta: Mapping[str, Any], first: Mapping[str, Any]
+) -> Iterator[str]:
+    where, model = layout.checkpoint(cycle) / META, config.model.model_dump(mode="json")
+    said = {**{f"model.{key}": value for key, value in meta.get("model", {}).items() if key in model}}
+    wanted: dict[str, Any] = {f"model.{key}": model[key] for key in meta.get("model", {}) if key in model}
+    for key, value in (
+        ("seed", config.seed),
+        ("cycle", cycle),
+        *((k, first[k]) for k in ("classes", "height", "width")),
+    ):
+        said[key], wanted[key] = meta.get(key), value
+    for key, value in wanted.items():
+        if said[key] != value:
+            yield f"{where}: {key} is {said[key]!r}, where the run has {value!r}"
+            return
+
+
+def _recount_summary(
+    layout: RunLayout, config: RunConfig, ledger: Ledger, classes: Sequence[str], spent: Sequence[Spent],
+    rows: Sequence[Mapping[str, Any]], name: str,
+) -> Iterator[str]:  # fmt: skip
+    summary = _read(layout.summary)
+    if summary is None:
+        return
+    where = layout.summary
+    wanted: dict[str, Any] = {"recipe": config.name, "seed": config.seed, "evaluated_on": config.data.evaluate_on}
+    yield from _differences(str(where), summary, wanted)
+    yield from _recount_first(layout, ledger, summary)
+    if name == "main" and config.reference and (summary.get("supervised_miou") is not None or summary["finished"]):
+        reference = _read(layout.reference.summary)
+        if reference is None:
+            yield f"{layout.reference.summary}: does not exist, although the recipe asks for a reference"
+        else:
+            wanted = {"supervised_miou": reference["cycles"][-1]["miou"]}
+            yield from _differences(str(where), summary, wanted)
+    totals: set[int] = set()
+    for number, row in enumerate(summary["cycles"][: len(spent)]):
+        found = dict(_expected(layout, config, classes, number, spent, row, totals))
+        yield from _differences(f"{where}: cycle {number}", row, found)
+        for recorded in rows:
+            if (recorded["stage"], recorded["cycle"]) == ("evaluate", number):
+                with suppress(DamagedError):
+                    if recorded.get("from") in (None, evaluation_key(layout.evaluation(number), name, number)["from"]):
+                        flat = {key: value for key, value in found.items() if not isinstance(value, dict)}
+                        flat |= {f"class_iou/{k}": v for k, v in found.get("class_iou", {}).items() if v is not None}
+                        flat = {key: value for key, value in flat.items() if value is not None}
+                        yield from _differences(f"{layout.metrics}: {name} cycle {number}", recorded, flat)
+    if len(totals) > 1:
+        yield f"{where}: its cycles are shares of {' and of '.join(map(str, sorted(totals)))} pixels"
+
+
+def _expected(
+    layout: RunLayout, config: RunConfig, classes: Sequence[str], cycle: int, spent: Sequence[Spent],
+    row: Mapping[str, Any], totals: set[int],
+) -> Iterator[tuple[str, Any]]:  # fmt: skip
+    """What a cycle's row must say; the pixels that its share is of are added to `totals`."""
+    yield from (("cycle", cycle), ("labelled_pixels", spent[cycle].pixels), ("cells", spent[cycle].cells))
+    yield "void_pixels", spent[cycle].void_pixels
+    share = row.get("labelled_fraction")
+    if isinstance(share, float) and 0 < share <= 1:
+        totals.add(total := round(spent[cycle].pixels / share))
+        pool = total - spent[0].pixels
+        yield "labelled_fraction", spent[cycle].pixels / total
+        yield "queried_fraction_pool", (spent[cycle].pixels - spent[0].pixels) / pool if pool else 0.0
+    for file, key in ((COUNTS, None), (BEST_COUNTS, "best_on_val")):
+        counts = _read(layout.evaluation(cycle) / file)
+        if counts is None:
+            continue
+        if counts.get("split") != config.data.evaluate_on:
+            yield "evaluated_on", counts.get("split")
+        confusion = Confusion.from_list(counts["counts"])
+        iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
+        found: dict[str, Any] = {"miou": confusion.mean_iou(), "pixel_accuracy": confusion.pixel_accuracy()}
+        found["class_iou"] = dict(zip(classes, iou, strict=True))
+        yield from found.items() if key is None else [(key, found)]
+
+
+def _recount_first(layout: RunLayout, ledger: Ledger, summary: Mapping[str, Any]) -> Iterator[str]:
+    """The images of cycle 0: as decided, as bought, as the summary counts them."""
+    first = _read(layout.labelled_set)
+    if first is None:
+        return
+    with suppress(DamagedError):
+        if sorted(ledger.images(0)) != sorted(first["ids"]) or ids_sha256(first["ids"]) != first["sha256"]:
+            yield f"{layout.labelled_set}: names other images than {ledger.path(0)} has, or their hash is another"
+    said = summary.get("labelled_set", {})
+    if (said.get("images"), said.get("sha256")) != (len(first["ids"]), first["sha256"]):
+        yield f"{layout.summary}: its labelled_set is not that of {layout.labelled_set}"
+
+
+def _differences(where: str, said: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in wanted.items():
+        there = said.get(key)
+        if isinstance(value, dict):
+            yield from _differences(f"{where}, {key}", there if isinstance(there, dict) else {}, value)
+        elif not (there == value or (isinstance(value, float) and isinstance(there, float) and _close(there, value))):
+            yield f"{where}: {key} is {there!r}, the other files of the run give {value!r}"
+
+
+def _close(a: float, b: float) -> bool:
+    """To the rounding of another version of a library."""
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
+
+
+def _read(path: Any) -> dict[str, Any] | None:
+    with suppress(DamagedError):
+        return read_json(path)
+    return None

@@ -1,0 +1,93 @@
+"""Do the rows of a ledger agree with the grid, their own labels, the query that they answer, and its scores?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import RunConfig
+from orchestrator.layout import RunLayout
+from querying.codecs import UNREADABLE, decode_label
+from querying.errors import DamagedError
+from querying.labels import IGNORE
+from querying.ledger import Ledger
+from querying.regions import WHOLE, RegionGrid
+from querying.scores import read_scores
+
+
+def recount_labels(
+    ledger: Ledger, cycle: int, table: pa.Table, grid: RegionGrid, classes: int, bought: dict[str, set[int]]
+) -> Iterator[str]:
+    """What a cycle's rows say, against the grid, the label, and all that was `bought` before, which grows."""
+    areas_R, where = grid.areas(), ledger.path(cycle)
+    wrong: dict[str, list[str]] = {}
+    for row in table.to_pylist():
+        region, cell = row["region"], f"image {row['image_id']}, region {row['region']}"
+        had = bought.setdefault(row["image_id"], set())
+        if region in had or WHOLE in had or (region == WHOLE and had):
+            wrong.setdefault("is charged twice", []).append(cell)
+        had.add(region)
+        if row["cycle"] != cycle:
+            wrong.setdefault(f"says that it is of cycle {row['cycle']}", []).append(cell)
+        if not (region == WHOLE if grid.size == 1 and not cycle else 0 <= region < grid.num_regions):
+            wrong.setdefault(f"is none of the {grid.num_regions} regions", []).append(cell)
+            continue
+        rows, columns = grid.box(region)
+        size = rows.stop - rows.start, columns.stop - columns.start
+        try:
+            label_HW = decode_label(row["label"], size)
+        except UNREADABLE as error:
+            wrong.setdefault(f"has a label that is none of it ({error})", []).append(cell)
+            continue
+        void = int((label_HW == IGNORE).sum())
+        area = int(areas_R.sum() if region == WHOLE else areas_R[region])
+        if (row["pixels"], row["void_pixels"]) != (area, void):
+            said = f"{row['pixels']} pixels, {row['void_pixels']} void, where its label has {area} and {void}"
+            wrong.setdefault(f"says {said}", []).append(cell)
+        elif ((label_HW >= classes) & (label_HW != IGNORE)).any():
+            wrong.setdefault(f"has a label that is none of the {classes} classes", []).append(cell)
+    for what, cells in wrong.items():
+        yield f"{where}: {cells[0]} {what}{_more(cells)}"
+
+
+def recount_query(
+    layout: RunLayout, config: RunConfig, ledger: Ledger, cycle: int, table: pa.Table, grid: RegionGrid
+) -> Iterator[str]:
+    """What was bought is what was asked, with its score, and was open to be asked."""
+    path = layout.query(cycle - 1) / "query.parquet"
+    try:
+        asked = _cells(pq.read_table(path, page_checksum_verification=True))
+    except (OSError, pa.ArrowException, KeyError):
+        return
+    answered = _cells(table)
+    if asked != answered:
+        both = sorted(asked.items() ^ answered.items(), key=str)
+        (image_id, region), _ = both[0]
+        yield f"{ledger.path(cycle)}: image {image_id}, region {region} differs from what {path} asks{_more(both)}"
+    if config.query.unit != "cell" or config.query.acquisition == "coreset":
+        return  # whole images have their image's score; pixels are drawn
+    closed = []
+    for file in sorted(layout.scores(cycle - 1).glob("regions-*.arrow")):
+        with suppress(DamagedError, ValueError):
+            ids, score_NR = read_scores(file, grid.num_regions)
+            place = {image_id: at for at, image_id in enumerate(ids)}
+            closed += [
+                cell for cell in answered
+                if cell[0] in place and 0 <= cell[1] < grid.num_regions and score_NR[place[cell[0]], cell[1]] == -np.inf
+            ]  # fmt: skip
+    if closed:
+        image_id, region = closed[0]
+        yield f"{ledger.path(cycle)}: image {image_id}, region {region} was not open to be asked{_more(closed)}"
+
+
+def _cells(table: pa.Table) -> dict[tuple[str, int], float | None]:
+    columns = (table[name].to_pylist() for name in ("image_id", "region", "score"))
+    return {(image_id, region): score for image_id, region, score in zip(*columns, strict=True)}
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
