@@ -160,8 +160,8 @@ def _recount_first(layout: RunLayout, ledger: Ledger, summary: Mapping[str, Any]
     with suppress(DamagedError):
         if sorted(ledger.images(0)) != sorted(first["ids"]) or ids_sha256(first["ids"]) != first["sha256"]:
             yield f"{layout.labelled_set}: names other images than {ledger.path(0)} has, or their hash is another"
-    said = summary.get("labelled_set", {})
-    if (said.get("images"), said.get("sha256")) != (len(first["ids"]), first["sha256"]):
+    said = summary.get("labelled_set")  # not in that of the first versions
+    if said and (said.get("images"), said.get("sha256")) != (len(first["ids"]), first["sha256"]):
         yield f"{layout.summary}: its labelled_set is not that of {layout.labelled_set}"
 
 

@@ -25,7 +25,7 @@ def recount_labels(
     """What a cycle's rows say, against the grid, the label, and all that was `bought` before, which grows."""
     areas_R, where = grid.areas(), ledger.path(cycle)
     wrong: dict[str, list[str]] = {}
-    for row in table.to_pylist():
+    for row in (row for batch in table.to_batches(max_chunksize=4096) for row in batch.to_pylist()):
         region, cell = row["region"], f"image {row['image_id']}, region {row['region']}"
         had = bought.setdefault(row["image_id"], set())
         if region in had or WHOLE in had or (region == WHOLE and had):
@@ -70,15 +70,16 @@ def recount_query(
         yield f"{ledger.path(cycle)}: image {image_id}, region {region} differs from what {path} asks{_more(both)}"
     if config.query.unit != "cell" or config.query.acquisition == "coreset":
         return  # whole images have their image's score; pixels are drawn
+    regions: dict[str, list[int]] = {}
+    for image_id, region in answered:
+        if 0 <= region < grid.num_regions:
+            regions.setdefault(image_id, []).append(region)
     closed = []
     for file in sorted(layout.scores(cycle - 1).glob("regions-*.arrow")):
         with suppress(DamagedError, ValueError):
             ids, score_NR = read_scores(file, grid.num_regions)
-            place = {image_id: at for at, image_id in enumerate(ids)}
-            closed += [
-                cell for cell in answered
-                if cell[0] in place and 0 <= cell[1] < grid.num_regions and score_NR[place[cell[0]], cell[1]] == -np.inf
-            ]  # fmt: skip
+            for image_id, score_R in zip(ids, score_NR, strict=True):
+                closed += [(image_id, region) for region in regions.get(image_id, ()) if score_R[region] == -np.inf]
     if closed:
         image_id, region = closed[0]
         yield f"{ledger.path(cycle)}: image {image_id}, region {region} was not open to be asked{_more(closed)}"

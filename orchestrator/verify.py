@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.config import RunConfig
-from orchestrator.keys import deciding
+from orchestrator.keys import MACHINE_KEYS, changed_keys, deciding
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import MANIFEST, digest, notes_settings, problems
-from orchestrator.provenance import changed_keys
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from orchestrator.record import KEY, epoch_rows, evaluation_key, latest_of, read_record, row_key, same_result
 from querying.errors import DamagedError, UserError
@@ -187,9 +186,9 @@ def _audit_recipes(layout: RunLayout) -> Iterator[str]:
     copy = recipe_copy(layout.recipe)
     with suppress(DamagedError):  # said already
         (config, before), (other, after) = read_recipe(layout.recipe), read_recipe(copy)
-        keys = [key for key, _, _ in changed_keys(config, other)]
-        keys += [key for key in ("id", "first_weights", "data") if before.get(key) != after.get(key)]
-        drift = before.get("drift", [])
+        drift, grown = before.get("drift", []), len(after.get("drift", [])) > len(before.get("drift", []))
+        keys = [key for key, _, _ in changed_keys(config, other) if not (grown and key in MACHINE_KEYS)]
+        keys += [key for key in ("id", "first_weights") if before.get(key) != after.get(key)]
         keys += ["drift"] if after.get("drift", [])[: len(drift)] != drift else []
         if keys:
             yield f"{layout.recipe}: contradicts its copy {copy}: {', '.join(keys[:3])}; the seals of both are right"
