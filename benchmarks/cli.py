@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +21,14 @@ from orchestrator.surroundings import check_working_folder, name_the_nameless
 from querying.errors import Interrupted, UserError
 from querying.shown import one_line
 
+GROUPS = {
+    "toy": "Generated scenes, without any data of yours",
+    "custom": "Your own images (`s4al ingest folder`)",
+    "camvid": "CamVid",
+    "cityscapes": "Cityscapes",
+}
+"""What the first word of a recipe's name says."""
+
 app = typer.Typer(
     name="s4al",
     help="A good segmentation model from few labels: active learning, self-training and regional contrast on Ray.  "
@@ -30,9 +39,23 @@ app = typer.Typer(
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"s4al {version('s4al-plus')}")
+        except PackageNotFoundError:  # an uploaded source tree
+            print("s4al, not installed")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; anywhere on the line.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
 ) -> None:
     """`main` takes --debug off the line, wherever it stands; it is declared here for --help."""
 
@@ -71,10 +94,14 @@ app.command(hidden=True)(trial)
 
 @app.command()
 def recipes() -> None:
-    """List the recipes, one a line: name, then what to expect."""
+    """List the recipes, one a line: name, then what to expect; on a terminal below the data that they are for."""
     from benchmarks.recipes import RECIPES
 
+    group = ""
     for name, recipe in RECIPES.items():
+        if sys.stdout.isatty() and name.partition("_")[0] != group:
+            group = name.partition("_")[0]
+            print(f"{os.linesep * (name != next(iter(RECIPES)))}{GROUPS.get(group, group)}:")
         print(f"{name:32} {(recipe.__doc__ or '').splitlines()[0]}")
 
 
@@ -83,10 +110,11 @@ def show(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
     overrides: OverridesArgument = None,
 ) -> None:
-    """Print the resolved configuration as YAML that `run` accepts."""
+    """Print the resolved configuration, with what its keys mean, as YAML that `run` accepts."""
     from benchmarks.recipes import resolve
+    from benchmarks.shown_recipe import commented
 
-    print(resolve(recipe, overrides or []).to_yaml(), end="")
+    print(commented(resolve(recipe, overrides or [])), end="")
 
 
 @app.command()
@@ -109,9 +137,9 @@ def verify(
 
 
 @app.command()
-def status(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
-    """Where a run stands."""
-    from benchmarks.tables import status_command
+def status(run: Annotated[Path, typer.Argument(help="Folder of a run, of `splits` or of a sweep.")]) -> None:
+    """Where it stands: running or stopped, by which process, its step, and what comes next."""
+    from benchmarks.status import status_command
 
     status_command(run)
 

@@ -22,7 +22,7 @@ from orchestrator.config import RunConfig
 from orchestrator.mlflow_store import log_comparison
 from orchestrator.provenance import SEED_KEYS, recipe_difference
 from orchestrator.recipe_file import read_recipe
-from orchestrator.record import read_record
+from orchestrator.record import latest
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
 from querying.files import check_folder, read_json, write_text
@@ -106,7 +106,7 @@ def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> R
         raise UserError(f"{cell}: kept no best checkpoint; it was run without evaluate.best_on_val=true")
     gpu = found.get("device") == "cuda"
     devices = config.train.workers * (1 if gpu else config.train.threads)
-    rates = [row[RATE] for row in read_record(cell / "metrics.jsonl") if RATE in row]
+    rates = [row[RATE] for row in latest(cell / "metrics.jsonl") if RATE in row]
     split = cell.parts[-2].replace("_", "/")
     try:
         parse_share(split)

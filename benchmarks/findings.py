@@ -16,7 +16,7 @@ from benchmarks.tables import load_summary
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe
-from orchestrator.record import latest
+from orchestrator.record import is_live, latest
 from querying.errors import DamagedError, UserError
 from querying.files import read_json
 from querying.labels import IGNORE
@@ -66,7 +66,7 @@ class Findings:
     def epochs(self) -> list[Mapping[str, Any]]:
         """Training rows of the run's own cycles (not of the reference), in the order they were recorded."""
         rows = latest(self.layout.metrics)
-        return [row for row in rows if row["run"] == "main" and row["stage"] == "train"]
+        return [row for row in rows if row["run"] == "main" and row["stage"] == "train" and not is_live(row)]
 
     @cached_property
     def confusion(self) -> Counts:

@@ -51,7 +51,7 @@ def toy_splits() -> RunConfig:
 
 
 def custom_s4al_plus() -> RunConfig:
-    """Your own data (`s4al ingest folder`): any size and classes; set `query.region_size` to your image size.
+    """Your own data (`s4al ingest folder`): any size and classes; a region is 30x30 pixels (`query.region_size=30`).
 
     The loss of S4AL+'s authors, our network and padding.
     """

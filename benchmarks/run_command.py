@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.backends import check_backend, started
 from benchmarks.preflight import check_data, check_first_images, check_same_run, with_local_list, with_local_weights
 from benchmarks.recipes import resolve
+from benchmarks.weights_check import check_weights
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout, locked
@@ -47,6 +48,7 @@ def run_command(
     if not layout.decided:
         check_first_images([config], index)
     check_same_run(config, index, layout, allow_drift=allow_drift)
+    check_weights(config, layout)
     uri = chosen_uri(tracking, out)
 
     with locked(out), handled():

@@ -16,6 +16,7 @@ from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
 from benchmarks.side_by_side import Task, run_all
 from benchmarks.tables import print_cells, protocol
+from benchmarks.weights_check import check_weights
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import GRACE_S, PARENT, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
@@ -63,6 +64,8 @@ def splits_command(
     out = out or Path("runs") / f"{base.name}.splits"
     check_backend(backend, address)
     cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), seed_numbers(seeds), family, out)
+    for one in cells:
+        check_weights(one.config, one.layout)
     uri = chosen_uri(tracking, out)
     data = data or generated(base, out)
     index = DataIndex.load(data)

@@ -24,6 +24,7 @@ from benchmarks.sweep_record import (
     shown_values,
 )
 from benchmarks.sweep_room import room_for
+from benchmarks.weights_check import check_weights
 from orchestrator.config import RunConfig, changed
 from orchestrator.interrupt import handled
 from orchestrator.layout import locked
@@ -68,6 +69,7 @@ def sweep_command(
     check_backend("ray", address)
     points = load_space(space, base)
     sampler = new_sampler(search, points, samples, seed, mode)
+    check_weights(base)
     uri = absolute(chosen_uri(tracking, out))  # a trial works in a folder of its own
     data = data or generated(base, out)
     index = DataIndex.load(data)

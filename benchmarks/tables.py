@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.options import Checkpoint
-from orchestrator.ahead import next_stage
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
@@ -66,7 +65,7 @@ def outcome_table(summary: dict[str, Any]) -> Table:
 def print_outcome(layout: RunLayout, uri: str) -> None:
     console = Console(width=None if Console().is_terminal else 100)
     console.print(outcome_table(load_summary(layout.root)))
-    _print_drift(layout)
+    print_drift(layout)
     report = layout.root / "report" / "report.html"
     console.print(f"report:  {report}", markup=False, highlight=False, soft_wrap=True)
     if uri != "none":
@@ -91,20 +90,6 @@ def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
     Console(width=None if Console().is_terminal else 100).print(table)
 
 
-def status_command(run: Path) -> None:
-    """Print the finished cycles and what comes next."""
-    layout = RunLayout(run)
-    if not is_run(run):
-        raise UserError(f"{run}: not a run folder (no recipe.yaml)")
-    finished = False
-    if layout.summary.exists():
-        summary = load_summary(run)
-        finished = summary.get("finished", False)
-        Console().print(outcome_table(summary))
-    _print_drift(layout)
-    print(f"{run}: {'finished' if finished else f'next: {next_stage(layout, read_recipe(layout.recipe)[0])}'}")
-
-
-def _print_drift(layout: RunLayout) -> None:
+def print_drift(layout: RunLayout) -> None:
     for line in drift_lines(read_recipe(layout.recipe)[1]):
         print(line)

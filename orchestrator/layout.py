@@ -22,6 +22,8 @@ from querying.reliability import RELIABILITY
 
 LOG = logging.getLogger(__name__)
 LOCK = "run.lock"
+LOOK_S = 0.3
+"""`s4al status` may hold the lock for as long as it takes to look whether another process does."""
 ATTEMPT = "attempt.json"
 """In a staging folder: `earlier`, the seconds of the attempts before, and the settings that it is made with; its own
 date is when this attempt began."""
@@ -181,7 +183,7 @@ def discard(folder: Path) -> None:
 def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the run folder.  UserError when it can not be written or another process holds it (named) for longer than
     `patience` seconds.  Where the file system has no locks, the file says who holds it, and that is believed."""
-    deadline = time.monotonic() + patience
+    deadline, made = time.monotonic() + patience, not root.exists()
     check_folder(root)
     try:
         make_folder(root)
@@ -189,6 +191,7 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{root}: can not be written: {error.strerror}") from None
     with file:
+        looked = time.monotonic() + LOOK_S
         while True:
             try:
                 held = take(file)
@@ -198,7 +201,7 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
             there = file.read().strip()
             if held or (held is False and not alive(there)):
                 break
-            if time.monotonic() < deadline:
+            if time.monotonic() < max(deadline, looked):
                 time.sleep(0.1)
                 continue
             remedy = "" if held is None else f"; if it does not, remove {root / LOCK}: there are no locks here"
@@ -213,6 +216,10 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
         file.flush()
         try:
             yield
+        except BaseException:
+            if made and [path.name for path in root.iterdir()] == [LOCK]:  # nothing has been begun
+                shutil.rmtree(root)
+            raise
         finally:
             if not held:
                 file.truncate(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout, discard, once, sweep
 from orchestrator.manifest import digest, set_aside
 from orchestrator.progress import Progress
-from orchestrator.record import Mirror, Record, epoch_rows, evaluation_key
+from orchestrator.record import Mirror, Record, epoch_rows, evaluation_key, live_rows
 from orchestrator.stages import Stages, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
 from orchestrator.verify import stage_inputs, unnoted_settings
@@ -46,10 +46,15 @@ def run(
     sweep(layout.root)
     for line in unnoted_settings(layout):
         progress.say(line)
+
+    def live(cycle: int, inputs: str, history: Sequence[Mapping[str, Any]]) -> None:
+        if any([record.log(row) for row in live_rows(history, name, cycle, inputs)]):
+            mirror.sync()
+
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     ledger = Ledger(layout.ledger)
     oracle = SimulatedOracle(index, grid)
-    stages = Stages(config, index, grid, layout, ledger, backend, progress, name)
+    stages = Stages(config, index, grid, layout, ledger, backend, progress, name, live=live)
     inputs = partial(stage_inputs, layout, ledger)
 
     def publish(folder: Path, make: Callable[[Path], None], stage: str, cycle: int) -> Path:
@@ -79,8 +84,7 @@ def run(
         last = cycle == config.cycles or stages.spent_up(cycle)
         checkpoint = publish(layout.checkpoint(cycle), partial(stages.train, cycle, last), "train", cycle)
         discard(layout.work(cycle))
-        for row in epoch_rows(checkpoint, name, cycle):
-            record.log(row)
+        record.settle(epoch_rows(checkpoint, name, cycle))
 
         publish(layout.evaluation(cycle), partial(stages.evaluate, cycle), "evaluate", cycle)
         rows.append(cycle_row(layout, ledger, index, cycle, scored=False))

@@ -7,16 +7,13 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress as Bars,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress as Bars, ProgressColumn, Task
+from rich.table import Column
+from rich.text import Text
 
 LINE_EVERY_S = 15.0
+WORDS, SHORTEST_BAR = 72, 8
+"""Columns of a terminal: for the words beside a bar, and of a bar that still shows something."""
 
 
 class Progress(Protocol):
@@ -59,7 +56,7 @@ class LineProgress:
             return
         self.last = now
         left = (now - since) / (done - already) * (total - done)
-        self.say(f"{self.title}: {done}/{total} {note}, about {_clock(left)} left")
+        self.say(f"{self.title}: {done}/{total} {note}, about {clock(left)} left")
 
     def say(self, line: str) -> None:
         print(line, flush=True)
@@ -83,24 +80,40 @@ class BarProgress:
         self.console.print(line, markup=False, highlight=False)
 
 
+class _Words(ProgressColumn):
+    """What is worked on, and below it how far it is; a narrow terminal folds it, and cuts nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(Column(overflow="fold", max_width=width))
+
+    def render(self, task: Task) -> Text:
+        elapsed = f"{clock(task.elapsed or 0)} elapsed"
+        if task.total is None:
+            return Text(f"{task.description}\nstarting, {elapsed}")
+        left = "" if task.time_remaining is None else f", {clock(task.time_remaining)} left"
+        done = f"{task.completed:.0f}/{task.total:.0f} {task.fields['note']}"
+        return Text(f"{task.description}: {elapsed}{left}\n{done}")
+
+
+def bars_on(console: Console) -> Bars:
+    """The bar has what a line of words leaves of the terminal, and none where that is nothing."""
+    room = min(40, console.width - WORDS)
+    bar = [BarColumn(bar_width=room)] if room >= SHORTEST_BAR else []
+    return Bars(_Words(console.width - (room + 1 if bar else 0)), *bar, console=console, transient=True)
+
+
 @contextmanager
 def shown() -> Iterator[Progress]:
     if not sys.stdout.isatty():
         yield LineProgress()
         return
     console = Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console, transient=True) as bars:
+    with bars_on(console) as bars:
         yield BarProgress(console, bars)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """1:05 (minutes and seconds), or 2:03:00 from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.manifest import digest, set_aside
 from querying.errors import DamagedError
-from querying.files import read_json, sealed, unsealed
+from querying.files import read_json, sealed, unsealed, write_text
 
 LOG = logging.getLogger(__name__)
 KEY = ("run", "cycle", "stage", "epoch")
+LIVE = "live-"
+"""How `from` begins in a row of a training that is not published yet; what follows says what it is trained on."""
 
 
 class Record:
     """Append-only JSON lines; a row whose key (run, cycle, stage, epoch) is already there is not written again, unless
     it comes `from` another result: a stage that was made again.  Of several rows with one key the last one counts.
+
+    Rows of a training that goes on are marked (`live_rows`); once it is published, `settle` makes them its rows.  Those
+    of one that was killed, and did not come to the same numbers again, stay before the rows that count.
 
     A record that is not what was written is set aside: the stages hold all of it, and the loop writes it anew.
     """
@@ -36,12 +41,29 @@ class Record:
                 with path.open("r+b") as file:
                     file.truncate(text.rfind(b"\n") + 1)
 
-    def log(self, row: Mapping[str, Any]) -> None:
+    def log(self, row: Mapping[str, Any]) -> bool:
+        """Is it new?"""
         if same_result(row, self.seen):
-            return
+            return False
         self.seen[row_key(row)] = row.get("from")
         with self.path.open("a") as file:
             file.write(sealed({**row, "time": round(time.time(), 3)}) + "\n")
+        return True
+
+    def settle(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The rows of a published training: those that were written while it went on become final, in one rename and
+        with their time, so that what copies the record has nothing to copy again; the others are logged."""
+        final = {row_key(row): row for row in rows}
+        if any(str(self.seen.get(key)).startswith(LIVE) for key in final):
+            there: list[Mapping[str, Any]] = list(read_record(self.path))
+            for number, row in enumerate(there):
+                new = {**final.get(row_key(row), {}), "time": row["time"]}
+                if is_live(row) and {**row, "from": new.get("from")} == new:
+                    there[number] = new
+                    self.seen[row_key(row)] = new["from"]
+            write_text(self.path, "".join(f"{sealed(row)}\n" for row in there))
+        for row in rows:
+            self.log(row)
 
 
 def read_record(path: Path) -> Iterator[dict[str, Any]]:
@@ -77,6 +99,16 @@ def epoch_rows(checkpoint: Path, run: str, cycle: int) -> list[dict[str, Any]]:
     """The training's history as rows of the record."""
     history, made = read_json(checkpoint / "meta.json")["history"], digest(checkpoint, "*.safetensors")[:16]
     return [{"run": run, "cycle": cycle, "stage": "train", "from": made, **row} for row in history]
+
+
+def live_rows(history: Sequence[Mapping[str, Any]], run: str, cycle: int, inputs: str) -> list[dict[str, Any]]:
+    """The epochs so far of a training from these `inputs` (a key), as rows of the record."""
+    return [{"run": run, "cycle": cycle, "stage": "train", "from": LIVE + inputs, **row} for row in history]
+
+
+def is_live(row: Mapping[str, Any]) -> bool:
+    """Is it of a training that was not published when it was written?"""
+    return str(row.get("from")).startswith(LIVE)
 
 
 def evaluation_key(evaluation: Path, run: str, cycle: int) -> dict[str, Any]:

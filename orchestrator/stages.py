@@ -35,7 +35,7 @@ from querying.scorer import ShardScorer
 from querying.shards import DataIndex, image_ids
 from training.checkpoint import best_folder
 from training.evaluation import EvaluationTask, ShardEvaluator
-from training.heartbeat import PROGRESS, VALIDATION
+from training.heartbeat import EPOCHS, PROGRESS, VALIDATION
 from training.job import TrainJob, stop_file
 from training.metrics import Confusion
 from training.precision import fast_bf16
@@ -55,8 +55,11 @@ class Stages:
         progress: Progress,
         name: str,
         bought_on: RegionGrid | None = None,
+        live: Callable[[int, str, Sequence[dict[str, Any]]], None] = lambda cycle, inputs, history: None,
     ) -> None:
-        """`bought_on`: the ledger's grid, where questions are asked on another one (`s4al replay`)."""
+        """`bought_on`: the ledger's grid, where questions are asked on another one (`s4al replay`).  `live` gets the
+        cycle, a key of its inputs and the metrics of all finished epochs whenever a training finishes another one."""
+        self.live = live
         self.config, self.index, self.grid = config, index, grid
         self.layout, self.ledger = layout, ledger
         self.backend, self.progress, self.name = backend, progress, name
@@ -100,12 +103,25 @@ class Stages:
                 "train.precision=bf16: this machine emulates it, many times slower than train.precision=fp32"
             )
         images = settings.batch_size + settings.batch_size_unlabelled
-        for leftover in (stop_file(job.work), job.work / PROGRESS, job.work / VALIDATION):
+        for leftover in (stop_file(job.work), *(job.work / name for name in (PROGRESS, VALIDATION, EPOCHS))):
             leftover.unlink(missing_ok=True)
         keys = ("teacher.batch_size",) if not cycle else ("train.batch_size", "train.batch_size_unlabelled")
-        what = f"{self.name} cycle {cycle}"
-        with memory_for(f"{what}, training", keys), deferred(), followed(job.work, self.progress, what, images):
+        what, live = f"{self.name} cycle {cycle}", partial(self.live, cycle, job.made_from)
+        with (
+            memory_for(f"{what}, training", keys),
+            deferred(),
+            followed(job.work, self.progress, what, images, live, self._later(cycle)),
+        ):
             self.backend.train(job)
+
+    def _later(self, cycle: int) -> int:
+        """Images that the trainings after this one have to see, the reference's last."""
+        if self.name == "reference":
+            return 0
+        todo = [self.config.train_at(n, last=n == self.config.cycles) for n in range(cycle + 1, self.config.cycles + 1)]
+        if self.config.reference and not self.config.stop_at:
+            todo.append(self.config.as_reference().train_at(0, last=True))
+        return sum(s.epochs * s.steps_per_epoch * (s.batch_size + s.batch_size_unlabelled) for s in todo)
 
     def evaluate(self, cycle: int, out: Path) -> None:
         """Write `confusion.json`: exact counts over the evaluation split; `confusion_best_on_val.json` likewise for the

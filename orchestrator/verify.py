@@ -14,7 +14,7 @@ from orchestrator.keys import MACHINE_KEYS, changed_keys, deciding
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import MANIFEST, digest, notes_settings, problems
 from orchestrator.recipe_file import read_recipe, recipe_copy
-from orchestrator.record import KEY, epoch_rows, evaluation_key, latest_of, read_record, row_key, same_result
+from orchestrator.record import KEY, epoch_rows, evaluation_key, is_live, latest_of, read_record, row_key, same_result
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
@@ -82,7 +82,7 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     yield from _audit_model(layout.root)
     rows: list[dict[str, Any]] | None = None
     try:
-        rows = list(read_record(layout.metrics))
+        rows = [row for row in read_record(layout.metrics) if not is_live(row)]
     except DamagedError as error:
         yield str(error)
     from orchestrator.recount import recounted  # loads torch

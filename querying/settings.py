@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 class Settings(BaseModel):
     """Frozen, complete, and strict about names: a misspelt key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -49,7 +49,8 @@ class QuerySettings(Settings):
     unit: Unit = "cell"
     """What is bought: regions, whole images, or single pixels (PixelPick), which are regions of size 1."""
     region_size: int = Field(30, ge=1)
-    """Side of a square region in pixels."""
+    """Side of a square region in pixels, not the image's: 30 asks for 30x30 pixels at a time, and an image of 360x480
+    has 12 x 16 such regions."""
     per_image: int = Field(4, ge=0)
     """Regions or pixels to buy per pool image and cycle; 0 asks nothing (self-training only).  Not of unit `image`."""
     images: int = Field(0, ge=0)

@@ -8,16 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.layout import RunLayout
-from querying.errors import UserError
+from orchestrator.local_backend import LocalBackend
+from orchestrator.record import is_live, latest, read_record
+from orchestrator.verify import audit_run
+from querying.errors import Interrupted, UserError
 from querying.files import read_json
 from querying.shards import image_ids
 from tests.small import small_run
+from training.job import run_job
+from training.worker import Worker
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,6 +85,28 @@ def test_the_run_folder_keeps_its_contract(undisturbed, toy_data):
     assert rates == pytest.approx([0.1 * (1 - epoch / 3) ** 0.9 for epoch in range(3)] * 2)
     left = [p for p in undisturbed.rglob("*") if ".tmp" in p.name or p.name == "training"]
     assert left == []
+
+
+def test_the_epochs_of_a_training_that_is_stopped_are_in_the_record_and_the_audit_asks_for_nothing(toy_data, tmp_path):
+    """It is stopped in its second epoch; the same command again ends with the rows of an undisturbed run."""
+
+    class Stopped(LocalBackend):
+        def train(self, job):
+            run_job(replace(job, train=job.train.model_copy(update={"epochs": 2})), Worker())
+            raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        small_run(toy_data.root, tmp_path, "cycles=0", backend=Stopped())
+    rows = list(read_record(tmp_path / "metrics.jsonl"))
+    assert [(row["cycle"], row["stage"], row["epoch"]) for row in rows] == [(0, "train", 0), (0, "train", 1)]
+    assert all("train/loss" in row and is_live(row) for row in rows)
+    small_run(toy_data.root, tmp_path, "cycles=0")
+    found = latest(tmp_path / "metrics.jsonl")
+    assert [(row["stage"], row.get("epoch")) for row in found] == [
+        ("train", 0), ("train", 1), ("train", 2), ("evaluate", None)
+    ]  # fmt: skip
+    assert not any(map(is_live, found))
+    assert not [line for line in audit_run(RunLayout(tmp_path)) if "metrics" in line or "checkpoint" in line]
 
 
 def test_running_again_changes_nothing(undisturbed, toy_data):

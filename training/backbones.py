@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from querying.errors import InfrastructureError, UserError
+from querying.shown import cause
 from training.depthwise import SparseDepthwiseConv
 from training.expansion import join_expansions
 
@@ -81,12 +83,14 @@ def load_encoder_state(model: DeepLabV3Plus, state: dict[str, Tensor], *, source
 
 def download_backbone(backbone: str) -> dict[str, Tensor]:
     """ImageNet weights from timm's hub, as a state dict with timm's names; InfrastructureError without a network."""
+    for library in ("timm", "huggingface_hub", "httpx", "urllib3"):  # they say each attempt twice; we say the outcome
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         state: dict[str, Tensor] = timm.create_model(backbone, pretrained=True).state_dict()
     except (OSError, RuntimeError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        hint = "set model.weights to a local safetensors file, or to none"
-        raise InfrastructureError(f"cannot download the weights of {backbone} ({cause}); {hint}") from error
+        hint = "set model.weights to a local safetensors file with timm's names, or to none"
+        why = cause(str(error), 160) or type(error).__name__
+        raise InfrastructureError(f"the weights of {backbone} can not be downloaded ({why}): {hint}") from error
     return state
 
 

@@ -11,22 +11,35 @@ from training.validation import MIOU
 HEARTBEAT_S = 0.5
 PROGRESS = "progress.json"
 VALIDATION = "validation.json"
+EPOCHS = "epochs.json"
 
 
 class Heartbeat:
-    """`progress.json` says how far a training is, `validation.json` what each evaluation on val has given so far."""
+    """`progress.json` says how far a training is, `validation.json` what each evaluation on val has given so far,
+    `epochs.json` the metrics of the finished epochs.  Rank 0 writes them, the others nothing."""
 
-    def __init__(self, work: Path, total: int) -> None:
-        self.work, self.total = work, total
+    def __init__(self, work: Path, total: int, rank: int = 0) -> None:
+        self.work, self.total, self.rank = work, total, rank
         self.next = 0.0
+        self.first: tuple[float, int] | None = None
+        """When this process began to count, and where: a resumed training begins at a later step."""
 
     def step(self, progress: Progress, loss: float) -> None:
         now = time.monotonic()
+        if self.rank:
+            return
         if now >= self.next or progress.step == self.total:
             self.next = now + HEARTBEAT_S
             row = {"step": progress.step, "total": self.total, "loss": round(loss, 4)}
+            self.first = self.first or (now, progress.step)
+            since, already = self.first
+            row["rate"] = round((progress.step - already) / (now - since), 4) if progress.step > already else 0.0
             row["waiting"] = round(progress.waited / max(progress.seconds, 1e-9), 3)
             write_text(self.work / PROGRESS, json.dumps(row))
+
+    def epoch(self, progress: Progress) -> None:
+        if not self.rank:
+            write_text(self.work / EPOCHS, json.dumps(progress.history))
 
     def validated(self, progress: Progress, miou: float) -> None:
         """A list of rows: epoch, finished steps, mIoU; of an epoch whose steps are done but that is not yet in the

@@ -143,7 +143,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
     if worker.mean(torch.tensor(float(progress.step), device=worker.device)).item() != progress.step:
         raise InfrastructureError(f"{job.work}: not the same for all workers: all nodes must share that folder's disk")
     total = job.train.epochs * job.train.steps_per_epoch
-    heartbeat = Heartbeat(job.work, total)
+    heartbeat = Heartbeat(job.work, total, worker.rank)
     should_stop = stop_file(job.work).exists
     validator = Validator(index, job.evaluate, job.evaluate_batch, job.train.threads, worker, should_stop)
 
@@ -180,6 +180,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
         done = len(progress.history)
         if done % job.train.checkpoint_epochs == 0 or done == job.train.epochs:
             save()
+        heartbeat.epoch(progress)
         worker.report(metrics)
 
     train(
@@ -204,7 +205,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
         mean_over_ranks=worker.mean,
         should_stop=should_stop,
         after_step=method.after_step,
-        on_step=heartbeat.step if worker.rank == 0 else lambda step, loss: None,
+        on_step=heartbeat.step,
         validate=validate,
         on_epoch=on_epoch,
         save=save,
