@@ -74,6 +74,12 @@ def run(
     tracking: Annotated[
         str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside the run.")
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="At most 2 epochs of 20 steps and one query: does it work?  Figures mean nothing."
+        ),
+    ] = False,
     allow_drift: Annotated[
         bool,
         typer.Option(
@@ -84,7 +90,7 @@ def run(
     """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
     from benchmarks.run_command import run_command
 
-    run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift)
+    run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift, quick)
 
 
 for _command in (splits, sweep, compare, replay, headroom):
@@ -139,7 +145,7 @@ def verify(
 @app.command()
 def status(run: Annotated[Path, typer.Argument(help="Folder of a run, of `splits` or of a sweep.")]) -> None:
     """Where it stands: running or stopped, by which process, its step, and what comes next."""
-    from benchmarks.status import status_command
+    from benchmarks.tables import status_command
 
     status_command(run)
 

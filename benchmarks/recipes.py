@@ -17,6 +17,8 @@ from querying.settings import QuerySettings
 from training.method_settings import MethodSettings, SelfTrainingSettings
 from training.settings import AugmentSettings, ModelSettings, ReCoSettings, TeacherSettings, TrainSettings
 
+QUICK_EPOCHS, QUICK_STEPS = 2, 20
+
 
 def toy_s4al_plus() -> RunConfig:
     """The demo: generated street scenes, random initial weights, two queries; minutes on 2 cores.
@@ -117,8 +119,22 @@ def find(name: str) -> RunConfig:
     return RECIPES[name]()
 
 
-def resolve(name_or_file: str, overrides: Sequence[str]) -> RunConfig:
-    """A recipe's name or a YAML file, with `key=value` overrides applied."""
+def resolve(name_or_file: str, overrides: Sequence[str], *, quick: bool = False) -> RunConfig:
+    """A recipe's name or a YAML file, shortened where it is to be `quick`, then with `key=value` overrides applied."""
     path = Path(name_or_file)
     is_file = path.suffix in (".yaml", ".yml")
-    return override(load_yaml(path) if is_file else find(name_or_file), overrides)
+    config = load_yaml(path) if is_file else find(name_or_file)
+    return override(shortened(config) if quick else config, overrides)
+
+
+def shortened(config: RunConfig) -> RunConfig:
+    """The recipe with at most QUICK_EPOCHS epochs of QUICK_STEPS steps and one query, without a reference, under
+    another name: to see every stage work on these data.  Its figures mean nothing."""
+    epochs, steps = min(config.train.epochs, QUICK_EPOCHS), min(config.train.steps_per_epoch, QUICK_STEPS)
+    train = {"epochs": epochs, "steps_per_epoch": steps, "last_epochs": None}
+    s4al = config.methods.s4al.model_dump()
+    s4al["cold_start"] = min(s4al["cold_start"], epochs - 1)
+    return changed(
+        config, "--quick: ", name=f"{config.name}.quick", cycles=min(config.cycles, 1), reference=False, stop_at=None,
+        train=train, methods={"s4al": s4al}, teacher={"epochs": None, "steps_per_epoch": None},
+    )  # fmt: skip

@@ -37,8 +37,9 @@ def run_command(
     address: str | None,
     tracking: str | None,
     allow_drift: bool = False,
+    quick: bool = False,
 ) -> None:
-    config = resolve(recipe, overrides)
+    config = resolve(recipe, overrides, quick=quick)
     out = out or Path("runs") / config.name
     check_backend(backend, address)
     config = with_local_list(with_local_weights(config))

@@ -21,7 +21,7 @@ PROGRESS = "progress.json"
 """As `training.heartbeat` has it, which imports torch."""
 
 
-def status_command(path: Path) -> None:
+def show_status(path: Path) -> None:
     """Print the finished cycles and what comes next; of many runs a line each."""
     if is_run(path):
         _status_of_run(path)

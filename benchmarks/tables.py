@@ -90,6 +90,13 @@ def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
     Console(width=None if Console().is_terminal else 100).print(table)
 
 
+def status_command(path: Path) -> None:
+    """Where a run, a grid or a sweep stands."""
+    from benchmarks.status import show_status
+
+    show_status(path)
+
+
 def print_drift(layout: RunLayout) -> None:
     for line in drift_lines(read_recipe(layout.recipe)[1]):
         print(line)

@@ -48,6 +48,7 @@ def run(
         progress.say(line)
 
     def live(cycle: int, inputs: str, history: Sequence[Mapping[str, Any]]) -> None:
+        """A training has finished another epoch: the metrics of all so far, and a key of what it is made from."""
         if any([record.log(row) for row in live_rows(history, name, cycle, inputs)]):
             mirror.sync()
 

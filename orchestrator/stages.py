@@ -57,8 +57,7 @@ class Stages:
         bought_on: RegionGrid | None = None,
         live: Callable[[int, str, Sequence[dict[str, Any]]], None] = lambda cycle, inputs, history: None,
     ) -> None:
-        """`bought_on`: the ledger's grid, where questions are asked on another one (`s4al replay`).  `live` gets the
-        cycle, a key of its inputs and the metrics of all finished epochs whenever a training finishes another one."""
+        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one.  `live`: see `loop.run`."""
         self.live = live
         self.config, self.index, self.grid = config, index, grid
         self.layout, self.ledger = layout, ledger
