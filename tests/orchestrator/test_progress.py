@@ -16,7 +16,7 @@ def drawn(width, total):
     progress = BarProgress(console, bars)
     progress.stage("reference cycle 12: train (self_training)")
     if total:
-        progress.update(1200, total, NOTE)
+        progress.update(12000, total, NOTE)
     with console.capture() as got:
         console.print(bars.get_renderable())
     return got.get()
@@ -28,7 +28,7 @@ def test_nothing_is_cut_in_a_narrow_terminal(width):
     assert all(len(line) <= width for line in text.splitlines())
     words = "".join(c for c in text if c not in "━╸╺ \n")
     assert "…" not in text
-    for said in ("reference cycle 12: train (self_training): 0:00 elapsed", f"1200/25000 {NOTE}"):
+    for said in ("reference cycle 12: train (self_training): 0:00 elapsed", f"12000/25000 {NOTE}"):
         assert said.replace(" ", "") in words
     assert ("━" in text) == (width >= 80)
 
