@@ -115,11 +115,9 @@ class Stages:
 
     def _later(self, cycle: int) -> int:
         """Images that the trainings after this one have to see, the reference's last."""
-        if self.name == "reference":
-            return 0
+        reference = self.config.reference and not self.config.stop_at and self.name != "reference"
         todo = [self.config.train_at(n, last=n == self.config.cycles) for n in range(cycle + 1, self.config.cycles + 1)]
-        if self.config.reference and not self.config.stop_at:
-            todo.append(self.config.as_reference().train_at(0, last=True))
+        todo += [self.config.as_reference().train_at(0, last=True)] if reference else []
         return sum(s.epochs * s.steps_per_epoch * (s.batch_size + s.batch_size_unlabelled) for s in todo)
 
     def evaluate(self, cycle: int, out: Path) -> None:
