@@ -57,7 +57,7 @@ class Stages:
         bought_on: RegionGrid | None = None,
         live: Callable[[int, str, Sequence[dict[str, Any]]], None] = lambda cycle, inputs, history: None,
     ) -> None:
-        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one.  `live`: see `loop.run`."""
+        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one; `live`: see `loop.run`."""
         self.live = live
         self.config, self.index, self.grid = config, index, grid
         self.layout, self.ledger = layout, ledger
@@ -109,15 +109,12 @@ class Stages:
         with (
             memory_for(f"{what}, training", keys),
             deferred(),
-            followed(job.work, self.progress, what, images, live, self._later(cycle)),
+            followed(job.work, self.progress, what, images, live, self._images_after(cycle)),
         ):
             self.backend.train(job)
 
-    def _later(self, cycle: int) -> int:
-        """Images that the trainings after this one have to see, the reference's last."""
-        reference = self.config.reference and not self.config.stop_at and self.name != "reference"
+    def _images_after(self, cycle: int) -> int:
         todo = [self.config.train_at(n, last=n == self.config.cycles) for n in range(cycle + 1, self.config.cycles + 1)]
-        todo += [self.config.as_reference().train_at(0, last=True)] if reference else []
         return sum(s.epochs * s.steps_per_epoch * (s.batch_size + s.batch_size_unlabelled) for s in todo)
 
     def evaluate(self, cycle: int, out: Path) -> None:
