@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from training.folding import ACTIVATIONS
+from training.precision import onednn_takes
 
 WIDER = 2
 """Channels out for each one in, from which on this is the faster way,"""
@@ -96,8 +97,9 @@ class _Limits(NamedTuple):
     high: float = float("inf")
 
     def convolve(self, x_BCHW: Tensor, weight_OC11: Tensor, bias_O: Tensor) -> Tensor:
-        if x_BCHW.dtype == torch.float64 or not torch.backends.mkldnn.is_available():
-            return F.hardtanh(F.conv2d(x_BCHW, weight_OC11, bias_O), self.low, self.high)
+        if not onednn_takes(x_BCHW.dtype):
+            sum_BOHW = F.conv2d(x_BCHW, weight_OC11) + bias_O[:, None, None]  # of bf16 in float32, as oneDNN adds it
+            return F.hardtanh(sum_BOHW.to(x_BCHW.dtype), self.low, self.high)
         limits = [self.low, self.high] if self.name == "hardtanh" else []
         cut: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x_BCHW, weight_OC11, bias_O, (0, 0), (1, 1), (1, 1), 1, self.name, limits, ""

@@ -1,5 +1,7 @@
 """What a machine computes in."""
 
+from functools import cache
+
 import torch
 
 
@@ -14,6 +16,14 @@ def fast_bf16() -> bool:
 def trains_in_bf16(precision: str, device: torch.device) -> bool:
     """`train.precision` on a device; `auto` is bfloat16 on a GPU that has it."""
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and fast_bf16())
+
+
+@cache
+def onednn_takes(dtype: torch.dtype) -> bool:
+    """Has oneDNN convolutions of this type here?  A processor with AVX2 alone has none in bfloat16."""
+    if not torch.backends.mkldnn.is_available() or dtype == torch.float64:
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def keep_float32() -> None:
