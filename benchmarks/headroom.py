@@ -32,10 +32,11 @@ from querying.errors import DamagedError
 from querying.files import make_folder, read_json, write_json, write_text
 from querying.ledger import Ledger
 from querying.shards import DataIndex, read_truth
-from training.ceiling import at_full_size, averaged_truth, fitted_logits
+from training.ceiling import averaged_truth, fitted_logits
 from training.evaluation import EvaluationTask, ShardEvaluator
 from training.metrics import Confusion
 from training.predictor import Predictor
+from training.upsampled import full_size
 
 Found = dict[str, Any]
 
@@ -92,7 +93,7 @@ def ceiling(config: RunConfig, index: DataIndex) -> Found:
     for shard in index.shards(split):
         for _, mask_HW in read_truth(index.root, shard):
             if mask_HW is not None:
-                confusion += _agreement(torch.from_numpy(mask_HW.copy())[None], index, stride, averaged_truth)
+                confusion += _averaged(torch.from_numpy(mask_HW.copy())[None], index, config)
     return {"split": split, "stride": stride, **_accuracy(confusion)}
 
 
@@ -102,14 +103,13 @@ def overfit(config: RunConfig, index: DataIndex, trained: Callable[[RunConfig, s
     layout = trained(config, "overfit")
     ids = set(Ledger(layout.ledger).images(0))
     truth_BHW = torch.from_numpy(np.stack(_masks(index, ids)))
-    stride = ceiling_stride(config)
     found = _accuracy(fit(layout, index, config, ids), over_truth=True)
     return {
         "images": sorted(ids),
         "steps": config.train_at(0, last=False).epochs * config.train_at(0, last=False).steps_per_epoch,
         **found,
-        "averaged": _accuracy(_agreement(truth_BHW, index, stride, averaged_truth), over_truth=True),
-        "fitted": _accuracy(_agreement(truth_BHW, index, stride, fitted_logits), over_truth=True),
+        "averaged": _accuracy(_averaged(truth_BHW, index, config), over_truth=True),
+        "fitted": _accuracy(_fitted(truth_BHW, index, config), over_truth=True),
     }
 
 
@@ -146,11 +146,18 @@ def _masks(index: DataIndex, ids: Collection[str]) -> list[np.ndarray]:
     return [mask_HW for _, mask_HW in found if mask_HW is not None]
 
 
-def _agreement(
-    truth_BHW: torch.Tensor, index: DataIndex, stride: int, logits: Callable[[torch.Tensor, int, int], torch.Tensor]
-) -> Confusion:
-    full_BCHW = at_full_size(logits(truth_BHW, index.num_classes, stride), truth_BHW.shape[1:])
-    return Confusion.of(full_BCHW.argmax(1).to(torch.uint8), truth_BHW, index.num_classes)
+def _averaged(truth_BHW: torch.Tensor, index: DataIndex, config: RunConfig) -> Confusion:
+    return _agreement(averaged_truth(truth_BHW, index.num_classes, ceiling_stride(config)), truth_BHW, config)
+
+
+def _fitted(truth_BHW: torch.Tensor, index: DataIndex, config: RunConfig) -> Confusion:
+    aligned = config.model.align_corners
+    return _agreement(fitted_logits(truth_BHW, index.num_classes, ceiling_stride(config), aligned), truth_BHW, config)
+
+
+def _agreement(logits_BChw: torch.Tensor, truth_BHW: torch.Tensor, config: RunConfig) -> Confusion:
+    full_BCHW = full_size(logits_BChw, truth_BHW.shape[1:], config.model.align_corners)
+    return Confusion.of(full_BCHW.argmax(1).to(torch.uint8), truth_BHW, logits_BChw.shape[1])
 
 
 def _accuracy(confusion: Confusion, *, over_truth: bool = False) -> Found:

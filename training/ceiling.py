@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.labels import IGNORE
+from training.upsampled import full_size
 
 
 def averaged_truth(truth_BHW: Tensor, num_classes: int, stride: int) -> Tensor:
@@ -20,7 +21,9 @@ def averaged_truth(truth_BHW: Tensor, num_classes: int, stride: int) -> Tensor:
     return F.adaptive_avg_pool2d(one_hot_BHWC.permute(0, 3, 1, 2).float(), _grid(truth_BHW, stride))
 
 
-def fitted_logits(truth_BHW: Tensor, num_classes: int, stride: int, steps: int = 400) -> Tensor:
+def fitted_logits(
+    truth_BHW: Tensor, num_classes: int, stride: int, align_corners: bool = False, steps: int = 400
+) -> Tensor:
     """Logits (B, C, h, w) that have the least cross entropy with the truth, found by gradient descent on the logits
     themselves, without any network.  They keep thin objects that an average loses; the bound is from below, since the
     descent is stopped after `steps`."""
@@ -28,16 +31,12 @@ def fitted_logits(truth_BHW: Tensor, num_classes: int, stride: int, steps: int =
     target_BHW = truth_BHW.long()
     optimizer = torch.optim.Adam([logits_BChw], lr=0.3)
     for _ in range(steps):
-        loss = F.cross_entropy(at_full_size(logits_BChw, target_BHW.shape[1:]), target_BHW, ignore_index=IGNORE)
+        full_BCHW = full_size(logits_BChw, target_BHW.shape[1:], align_corners)
+        loss = F.cross_entropy(full_BCHW, target_BHW, ignore_index=IGNORE)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return logits_BChw.detach()
-
-
-def at_full_size(logits_BChw: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """As evaluation does it: bilinear, half-pixel centres."""
-    return F.interpolate(logits_BChw, size, mode="bilinear", align_corners=False)
 
 
 def _grid(truth_BHW: Tensor, stride: int) -> tuple[int, int]:

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from querying.labels import IGNORE
-from training.ceiling import at_full_size, averaged_truth, fitted_logits
+from training.ceiling import averaged_truth, fitted_logits
+from training.upsampled import full_size
 
 
 def agreement(logits_BChw, truth_BHW):
-    predicted_BHW = at_full_size(logits_BChw, truth_BHW.shape[1:]).argmax(1)
+    predicted_BHW = full_size(logits_BChw, truth_BHW.shape[1:]).argmax(1)
     known_BHW = truth_BHW != IGNORE
     return (predicted_BHW == truth_BHW)[known_BHW].double().mean().item()
 
