@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,7 @@ from benchmarks.failures import failure
 from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, OverridesArgument
 from orchestrator.surroundings import check_working_folder, name_the_nameless
 from querying.errors import Interrupted, UserError
-from querying.shown import one_line
+from querying.shown import one_line, redacted
 
 GROUPS = {
     "toy": "Generated scenes, without any data of yours",
@@ -72,7 +73,10 @@ def run(
     backend: BackendOption = BackendName.ray,
     address: AddressOption = None,
     tracking: Annotated[
-        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside the run.")
+        str | None,
+        typer.Option(
+            help="MLflow URI, or none; default MLFLOW_TRACKING_URI (passwords belong there) or SQLite beside the run."
+        ),
     ] = None,
     quick: Annotated[
         bool,
@@ -205,7 +209,8 @@ def main() -> None:
         sys.exit(status if isinstance(status, int) else 0)
     except Exception as error:
         if len(words) < len(sys.argv) - 1:
-            raise
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
+            sys.exit(1)
         line, status = failure(error)
         if line:
             print(f"s4al: {one_line(line)}", file=sys.stderr)

@@ -37,7 +37,10 @@ def splits(
     backend: BackendOption = BackendName.ray,
     address: AddressOption = None,
     tracking: Annotated[
-        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside OUT.")
+        str | None,
+        typer.Option(
+            help="MLflow URI, or none; default MLFLOW_TRACKING_URI (passwords belong there) or SQLite beside OUT."
+        ),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="Cells at a time; default: as many as fit.")] = None,
 ) -> None:
@@ -66,7 +69,10 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="Folder of the sweep; default runs/RECIPE.sweep.")] = None,
     address: AddressOption = None,
     tracking: Annotated[
-        str | None, typer.Option(help="MLflow URI, or none; default MLFLOW_TRACKING_URI or SQLite beside OUT.")
+        str | None,
+        typer.Option(
+            help="MLflow URI, or none; default MLFLOW_TRACKING_URI (passwords belong there) or SQLite beside OUT."
+        ),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: as many as fit.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts of a trial that fails.")] = 1,
@@ -81,11 +87,11 @@ def sweep(
     )  # fmt: skip
 
 
-def trial(root: Path, number: int, data: Path, tracking: str, backend: str, address: str) -> None:
+def trial(root: Path, number: int, data: Path, backend: str, address: str) -> None:
     """One trial of a sweep, in a process of its own."""
     from benchmarks.trial_command import trial_command
 
-    trial_command(root, number, data, tracking, backend, address)
+    trial_command(root, number, data, backend, address)
 
 
 def compare(

@@ -17,7 +17,7 @@ from orchestrator.mlflow_store import Group
 from orchestrator.provenance import provenance as _provenance, settle
 from orchestrator.recipe_file import read_recipe, restore_recipe
 from orchestrator.record import Mirror, NoMirror, Record
-from orchestrator.tracking import MlflowMirror
+from orchestrator.tracking import MlflowMirror, mirrored
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import DamagedError, UserError
 from querying.files import sha256
@@ -82,18 +82,19 @@ def _launch(
     from orchestrator.progress import shown
 
     with shown() as progress, started(backend, address, progress) as ready:
-        _run(config, index, layout, ready, uri, progress)
+        mirror = settled(config, index, layout, ready, uri, progress)
+        with mirrored(mirror):
+            _run(config, index, layout, ready, mirror, progress)
     from benchmarks.tables import print_outcome
 
     print_outcome(layout, uri)
 
 
 def _run(
-    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, uri: str, progress: Progress
+    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, mirror: Mirror, progress: Progress
 ) -> None:
     from orchestrator.loop import run
 
-    mirror = settled(config, index, layout, backend, uri, progress)
     summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress)
 
     from benchmarks.ending import conclude_run

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -52,8 +52,10 @@ class _Running:
         return whole
 
 
-def run_all(tasks: Sequence[Task], at_once: int, progress: Progress) -> None:
-    """Run the tasks, so many at once, and show what they say.
+def run_all(
+    tasks: Sequence[Task], at_once: int, progress: Progress, environment: Mapping[str, str] | None = None
+) -> None:
+    """Run the tasks, so many at once, with these variables beside ours, and show what they say.
 
     When one fails, no other is begun, those that run are awaited, and its error is raised again.  When this process is
     asked to stop, or dies, all of them are stopped in the same way as by Ctrl-C: they save and leave.
@@ -62,7 +64,7 @@ def run_all(tasks: Sequence[Task], at_once: int, progress: Progress) -> None:
     try:
         while running or (waiting and not failed):
             while waiting and not failed and len(running) < at_once:
-                running.append(_start(waiting.popleft()))
+                running.append(_start(waiting.popleft(), environment or {}))
             time.sleep(POLL_S)
             for one in list(running):
                 status = one.process.poll()
@@ -99,13 +101,13 @@ def last_line(log: Path) -> str:
     return lines[-1].removeprefix("s4al: ") if lines else "it said nothing"
 
 
-def _start(task: Task) -> _Running:
+def _start(task: Task, environment: Mapping[str, str]) -> _Running:
     make_folder(task.log.parent)
     with task.log.open("wb") as out:
         process = subprocess.Popen(
             child_command(task.command),
             stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            env={**os.environ, PARENT: str(os.getpid())},
+            env={**os.environ, **environment, PARENT: str(os.getpid())},
             start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which hands on one signal
         )  # fmt: skip
     return _Running(task, process, task.log.open(encoding="utf-8", errors="replace"), Child(process))

@@ -15,14 +15,16 @@ from benchmarks.preflight import check_data, check_first_images, check_same_run,
 from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
 from benchmarks.side_by_side import Task, run_all
-from benchmarks.tables import print_cells, protocol
+from benchmarks.tables import print_cells, print_tracking, protocol
 from benchmarks.weights_check import check_weights
 from orchestrator.config import RunConfig
 from orchestrator.interrupt import GRACE_S, PARENT, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
-from orchestrator.mlflow_store import Group, open_group
+from orchestrator.mlflow_grids import grid_run
+from orchestrator.mlflow_store import Group, noted, tolerated
 from orchestrator.record import Record
-from orchestrator.tracking_uri import chosen_uri
+from orchestrator.tracking import copy_now, mirrored
+from orchestrator.tracking_uri import chosen_uri, handed_on
 from querying.errors import DamagedError, UserError
 from querying.files import read_json
 from querying.shards import DataIndex
@@ -30,6 +32,9 @@ from querying.shards import DataIndex
 if TYPE_CHECKING:
     from orchestrator.backend import Backend
     from orchestrator.progress import Progress
+
+SOURCE = "s4al splits"
+STEPS = "Steps of `compare/...` are the shares of labelled images in hundredths of a percent."
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,14 @@ def splits_command(
 
     from orchestrator.progress import shown
 
-    with handled(), shown() as progress, started(backend, address, progress) as ready:
+    above = Group(out, base.name, {}, out.name, SOURCE)
+    asked = {"recipe": base.name, "methods": methods, "splits": splits, "seeds": seeds, "family": family or "drawn"}
+    with (
+        handled(),
+        grid_run(above, "none" if beside else uri, STEPS, asked),
+        shown() as progress,
+        started(backend, address, progress) as ready,
+    ):
         follow_parent()
         for one in filter(finished, cells):
             progress.say(f"{one.name}: finished already")
@@ -86,20 +98,21 @@ def splits_command(
         at_once = min(parallel or fitting(left, ready), len(left))
         if at_once > 1:
             progress.say(f"{len(left)} cells, {at_once} at a time")
-            options = ["--data", data, "--out", out, "--backend", backend, "--tracking", uri]
+            options = ["--data", data, "--out", out, "--backend", backend]
             options += ["--family", family] if family else []
             options += ["--address", ready.address] if ready.address else []
-            if uri != "none":
-                open_group(out, base.name, uri)
-            run_all([_task(one, [recipe, *overrides], options) for one in left], at_once, progress)
+            run_all([_task(one, [recipe, *overrides], options) for one in left], at_once, progress, handed_on(uri))
         else:
             for number, one in enumerate(left, 1):
                 progress.say(f"cell {number} of {len(left)}: {one.name}")
                 _run_cell(one, index, base, out, uri, ready, progress)
+        if not beside:
+            _catch_up(cells, base, out, uri)
 
     if not beside:
         title = f"{base.name}, mIoU %, mean ± half the range over seeds"
         print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
+        print_tracking(uri)
 
 
 def plan(
@@ -148,10 +161,22 @@ def _run_cell(
     # A cell of a grid that was killed may still be saving what it has.
     with locked(root, patience=GRACE_S + 5):
         begin(one.config, index, one.layout)
-        group = Group(out, base.name, _tags(one))
-        mirror = settled(one.config, index, one.layout, backend, uri, progress, group)
-        run(one.config, index, one.layout, backend, Record(one.layout.metrics), mirror, progress, name="main")
-        mirror.finish(None, None)
+        mirror = settled(one.config, index, one.layout, backend, uri, progress, _group(one, base, out))
+        with mirrored(mirror):
+            run(one.config, index, one.layout, backend, Record(one.layout.metrics), mirror, progress, name="main")
+            mirror.finish(None, None)
+
+
+def _catch_up(cells: Sequence[Cell], base: RunConfig, out: Path, uri: str) -> None:
+    """Cells that finished while MLflow did not answer, or was another, or none."""
+    left = [one for one in cells if uri != "none" and noted(one.layout.root, uri).get("status") != "FINISHED"]
+    with tolerated(uri, f"{len(left)} of {len(cells)} cells are not all there, but complete in {out}"):
+        for one in left:
+            copy_now(one.layout.root, uri, _group(one, base, out), "FINISHED")
+
+
+def _group(one: Cell, base: RunConfig, out: Path) -> Group:
+    return Group(out, base.name, _tags(one), one.name, SOURCE)
 
 
 def _tags(one: Cell) -> dict[str, str]:

@@ -17,20 +17,22 @@ from benchmarks.sweep_record import (
     FAILED,
     FINISHED,
     PRUNED,
+    SOURCE,
     Sample,
     SweepRecord,
-    best,
     config_of,
     shown_values,
 )
 from benchmarks.sweep_room import room_for
+from benchmarks.tables import print_tracking
 from benchmarks.weights_check import check_weights
 from orchestrator.config import RunConfig, changed
 from orchestrator.interrupt import handled
 from orchestrator.layout import locked
-from orchestrator.mlflow_store import open_group
-from orchestrator.tracking_uri import absolute, chosen_uri
-from querying.errors import InfrastructureError, UserError
+from orchestrator.mlflow_grids import grid_run
+from orchestrator.mlflow_store import Group
+from orchestrator.tracking_uri import absolute, chosen_uri, handed_on
+from querying.errors import UserError
 from querying.leftovers import remove_written
 from querying.shards import DataIndex
 from training.settings import VAL_SPLIT
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("miou", "pixel_accuracy", "labelled_fraction", "labelled_pixels", "cells", "void_pixels", "seconds")
 """Numbers of a run's last cycle, besides each class's IoU."""
+STEPS = "Steps of `best/...` are trials."
 LOOKS = 10
 """Evaluations on val in a training, where the recipe asks for none and the scheduler needs some."""
 
@@ -91,31 +94,22 @@ def sweep_command(
         "samples": sampler.total,
     }
 
+    from benchmarks.sweep_results import end_sweep
     from orchestrator.progress import shown
 
-    with locked(out), handled(), shown() as progress:
+    with locked(out), handled():
         record = SweepRecord(out)
         record.begin(settings)
-        for folder in (out, out / "trials"):
-            remove_written(folder, progress.say)
-        record.settle()
-        with started("ray", address, progress) as ready:
-            if uri != "none":
-                open_group(out, base.name, uri)
-            _run(record, sampler, settings, configs, ready, index, uri, parallel, retries, progress)
-
-    from benchmarks.sweep_results import conclude
-
-    conclude(record, settings, uri)
-    if not any(one.state == FINISHED for one in record.samples):
-        logs = out / "trials"
-        errors = (
-            f"trial {one.number}: {one.error} ({logs / f'{one.number:04d}'}.log)" for one in record.samples if one.error
-        )
-        why = next(errors, "all were stopped early: more --samples, or --scheduler fifo")
-        raise InfrastructureError(f"{out}: no trial finished; {why}")
-    if not best(record.samples, objective, mode):  # of a class that is nowhere on val
-        raise UserError(f"--objective {objective}: no finished trial of {out} has it")
+        above = Group(out, base.name, {}, out.name, SOURCE)
+        with grid_run(above, uri, STEPS, {k: v for k, v in settings.items() if k not in ("recipe", "space")}):
+            with shown() as progress:
+                for folder in (out, out / "trials"):
+                    remove_written(folder, progress.say)
+                record.settle()
+                with started("ray", address, progress) as ready:
+                    _run(record, sampler, settings, configs, ready, index, uri, parallel, retries, progress)
+            end_sweep(record, settings, uri)
+    print_tracking(uri)
 
 
 def _base(config: RunConfig, overrides: Sequence[str], scheduler: str, objective: str) -> RunConfig:
@@ -173,12 +167,12 @@ def _run(
         if one.state != DRAWN:
             progress.say(f"trial {one.number}: {one.state} already")
     room = room_for(configs, backend, parallel)
-    trials = _Trials(record, sampler, settings, index, [uri, *room.where], progress)
+    trials = _Trials(record, sampler, settings, index, room.where, progress)
     progress.say(f"{sampler.total} trials, {room.at_once} at a time, {settings['scheduler']}")
     steps = max(map(total_steps, configs))
     scheduler = scheduler_of(settings["scheduler"], settings["mode"], steps, trials.known())
     run_trials(trials, scheduler=scheduler, at_once=room.at_once, resources=room.resources, retries=retries,
-               work=record.root / "work")  # fmt: skip
+               work=record.root / "work", environment=handed_on(uri))  # fmt: skip
 
 
 class _Trials:

@@ -22,6 +22,7 @@ from querying.files import make_folder, read_json, write_json
 
 DRAWN, FINISHED, PRUNED, FAILED = "drawn", "finished", "pruned", "failed"
 GROWS = "samples"
+SOURCE = "s4al sweep"
 
 
 @dataclass
@@ -117,7 +118,7 @@ def config_of(base: Mapping[str, Any], sample: Sample) -> RunConfig:
 
 def group_of(root: Path, settings: Mapping[str, Any], number: int) -> Group:
     """Where a trial stands in MLflow: below the sweep."""
-    return Group(root, settings["recipe"]["name"], {"s4al.trial": str(number)})
+    return Group(root, settings["recipe"]["name"], {"s4al.trial": str(number)}, f"trial {number:04d}", SOURCE)
 
 
 def best(samples: Sequence[Sample], objective: str, mode: str) -> Sample | None:

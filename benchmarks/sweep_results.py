@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 from benchmarks.drawing import save, styled
 from benchmarks.sweep_figures import best_so_far, figures, shown
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
-from orchestrator.mlflow_store import log_sweep
+from orchestrator.mlflow_grids import log_best, log_trials
+from orchestrator.mlflow_store import STATUS, tolerated
 from orchestrator.tracking import copy_now
 from orchestrator.tracking_uri import absolute, chosen_uri
-from querying.errors import UserError
+from querying.errors import InfrastructureError, S4ALError, UserError
 from querying.files import check_folder, write_text
 from querying.leftovers import writing_into
+from querying.shown import one_line
 
 FIGURES = ("progress", "importance", "parallel")
 LOGGED = ("miou", "labelled_fraction", "seconds")
@@ -33,6 +36,21 @@ def sweep_again(root: Path, out: Path | None, tracking: str | None) -> None:
     conclude(record, record.settings(), uri, out)
 
 
+def end_sweep(record: SweepRecord, settings: Mapping[str, Any], uri: str) -> None:
+    """What came out; an error where nothing did."""
+    conclude(record, settings, uri)
+    out, objective, mode = record.root, settings["objective"], settings["mode"]
+    if not any(one.state == FINISHED for one in record.samples):
+        logs = out / "trials"
+        errors = (
+            f"trial {one.number}: {one.error} ({logs / f'{one.number:04d}'}.log)" for one in record.samples if one.error
+        )
+        why = next(errors, "all were stopped early: more --samples, or --scheduler fifo")
+        raise InfrastructureError(f"{out}: no trial finished; {why}")
+    if not best(record.samples, objective, mode):  # of a class that is nowhere on val
+        raise UserError(f"--objective {objective}: no finished trial of {out} has it")
+
+
 def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Path | None = None) -> None:
     """Write sweep.md, sweep.csv and the figures into `out` or the sweep's folder, print the table, and log all with the
     best trial's model."""
@@ -47,27 +65,41 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Pa
     print(text, end="")
     winner = best(samples, objective, mode)
     if winner:
-        folder = record.folder(winner.number)
-        print(f"best: trial {winner.number}; s4al run {folder / 'recipe.yaml'} --data DATA --out NEW makes it again")
+        recipe = shlex.quote(str(record.folder(winner.number) / "recipe.yaml"))
+        print(f"best: trial {winner.number}; s4al run {recipe} --data DATA --out NEW makes it again")
     if uri == "none":
         return
+    with tolerated(uri, f"{record.root} is complete without"):
+        _log(record, settings, uri, out)
+    if winner and (model := _exported(record.folder(winner.number), out / "best.onnx")):
+        with tolerated(uri, f"the best model is {model}"):
+            log_best(uri, record.folder(winner.number), model, f"{settings['recipe']['name']}.sweep")
+
+
+def _log(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Path) -> None:
+    objective, mode, samples = settings["objective"], settings["mode"], record.samples
     ended = [one for one in samples if one.state != DRAWN]  # `s4al compare` may come while the others are on their way
     for one in ended:  # a trial that was stopped within seconds has not reached MLflow
         if (record.folder(one.number) / "recipe.yaml").exists():
-            copy_now(record.folder(one.number), uri, group_of(record.root, settings, one.number))
-    model = None
-    if winner:
-        from benchmarks.deploy import export_onnx, find_checkpoint
-
-        model = out / "best.onnx"
-        export_onnx(find_checkpoint(record.folder(winner.number), None), model)
+            copy_now(record.folder(one.number), uri, group_of(record.root, settings, one.number), STATUS[one.state])
     files = [path for name in FIGURES if (path := out / f"{name}.png").exists()]
     files += [out / "sweep.md", out / "sweep.csv"]
     trials = {record.folder(one.number): _numbers(one, objective) for one in ended}
-    states = {record.folder(one.number): one.state for one in ended}
     line = {number: value for number, value in enumerate(best_so_far(samples, objective, mode)) if value is not None}
-    log_sweep(uri, trials, states, files, {f"best/{objective}": line}, settings["recipe"]["name"],
-              record.folder(winner.number) if winner else None, model)  # fmt: skip
+    status = "FINISHED" if any(one.state == FINISHED for one in ended) else "FAILED"
+    log_trials(uri, trials, files, {f"best/{objective}": line}, status if len(ended) == len(samples) else None)
+
+
+def _exported(run: Path, model: Path) -> Path | None:
+    """None where there is no such model: said, and no reason for a sweep to fail at its end."""
+    from benchmarks.deploy import export_onnx, find_checkpoint
+
+    try:
+        export_onnx(find_checkpoint(run, None), model)
+    except S4ALError as error:
+        print(f"the best model is not registered in MLflow: {one_line(str(error))}")
+        return None
+    return model
 
 
 def _numbers(sample: Sample, objective: str) -> dict[str, dict[int, float]]:

@@ -14,9 +14,9 @@ from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
+from orchestrator.tracking_uri import how_to_see
 from querying.errors import UserError
 from querying.files import read_json
-from querying.shown import redacted
 
 
 def load_summary(run: Path) -> dict[str, Any]:
@@ -68,10 +68,13 @@ def print_outcome(layout: RunLayout, uri: str) -> None:
     print_drift(layout)
     report = layout.root / "report" / "report.html"
     console.print(f"report:  {report}", markup=False, highlight=False, soft_wrap=True)
+    print_tracking(uri)
+
+
+def print_tracking(uri: str) -> None:
+    """Where to see it in MLflow."""
     if uri != "none":
-        shown = redacted(uri)
-        server = shown if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown}"
-        console.print(f"MLflow:  {server}", markup=False, highlight=False, soft_wrap=True)
+        Console().print(f"MLflow:  {how_to_see(uri)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:

@@ -8,14 +8,17 @@ from benchmarks.sweep_record import SweepRecord, config_of, group_of
 from orchestrator.interrupt import GRACE_S, follow_parent, handled
 from orchestrator.layout import RunLayout, locked
 from orchestrator.record import Record
+from orchestrator.tracking import mirrored
+from orchestrator.tracking_uri import default_uri
 from querying.shards import DataIndex
 
 
-def trial_command(root: Path, number: int, data: Path, uri: str, backend: str, address: str) -> None:
+def trial_command(root: Path, number: int, data: Path, backend: str, address: str) -> None:
+    """The address where it is tracked comes by the environment (`handed_on`)."""
     from orchestrator.loop import run
     from orchestrator.progress import shown
 
-    record = SweepRecord(root)
+    record, uri = SweepRecord(root), default_uri(root)
     settings, sample = record.settings(), record.samples[number]
     config, index = config_of(settings["recipe"], sample), DataIndex.load(data)
     layout = RunLayout(record.folder(number))
@@ -28,6 +31,6 @@ def trial_command(root: Path, number: int, data: Path, uri: str, backend: str, a
         follow_parent()
         begin(config, index, layout)
         mirror = settled(config, index, layout, ready, uri, progress, group_of(root, settings, number))
-        mirror.sync()
-        run(config, index, layout, ready, Record(layout.metrics), mirror, progress)
-        mirror.finish(None, None)
+        with mirrored(mirror):
+            run(config, index, layout, ready, Record(layout.metrics), mirror, progress)
+            mirror.finish(None, None)

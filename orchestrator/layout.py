@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from orchestrator.keys import Value, differing
 from orchestrator.lock_file import alive, holder, take
@@ -22,6 +22,7 @@ from querying.reliability import RELIABILITY
 
 LOG = logging.getLogger(__name__)
 LOCK = "run.lock"
+"""Held by the process that works on a run or a sweep."""
 LOOK_S = 0.3
 """`s4al status` may hold the lock for as long as it takes to look whether another process does."""
 ATTEMPT = "attempt.json"
@@ -182,7 +183,8 @@ def discard(folder: Path) -> None:
 @contextmanager
 def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the run folder.  UserError when it can not be written or another process holds it (named) for longer than
-    `patience` seconds.  Where the file system has no locks, the file says who holds it, and that is believed."""
+    `patience` seconds, or when somebody renames or removes it meanwhile.  Where the file system has no locks, the file
+    says who holds it, and that is believed."""
     deadline, made = time.monotonic() + patience, not root.exists()
     check_folder(root)
     try:
@@ -216,10 +218,28 @@ def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
         file.flush()
         try:
             yield
-        except BaseException:
-            if made and [path.name for path in root.iterdir()] == [LOCK]:  # nothing has been begun
+        except BaseException as error:
+            if isinstance(error, Exception):
+                check_held(root, file)
+            if made and root.is_dir() and [path.name for path in root.iterdir()] == [LOCK]:  # nothing has been begun
                 shutil.rmtree(root)
             raise
         finally:
             if not held:
                 file.truncate(0)
+        check_held(root, file)
+
+
+def check_held(root: Path, lock: IO[str]) -> None:
+    """UserError where the folder that was locked is not under its name any more: what a process goes on to write lies
+    in a new folder, without what was there before."""
+    try:
+        if os.path.samestat(os.fstat(lock.fileno()), os.stat(root / LOCK)):
+            return
+    except OSError:
+        pass  # it is not there
+    raise UserError(
+        f"{root}: was renamed or removed while it was worked on; what had come out until then is in the renamed folder:"
+        f" remove what lies at {root} now, give that folder its name back (or name it with --out), and start the same"
+        " command again"
+    )

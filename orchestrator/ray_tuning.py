@@ -32,6 +32,7 @@ from orchestrator.child import child_command
 from orchestrator.children import Child, end
 from orchestrator.config import build
 from orchestrator.interrupt import GRACE_S, PARENT
+from orchestrator.ray_environment import environment_of, kept
 from orchestrator.trial_rows import curve, outcome
 from orchestrator.watch import FROZEN_S
 from querying.errors import InfrastructureError, Interrupted, UserError
@@ -92,8 +93,8 @@ class _Run(tune.Trainable):
             self.process = subprocess.Popen(
                 child_command(self.trial.command),
                 stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                cwd=folder,
-                env={**os.environ, PARENT: str(os.getpid())}, start_new_session=True,
+                cwd=folder, start_new_session=True,
+                env={**os.environ, **environment_of(config["environment"]), PARENT: str(os.getpid())},
             )  # fmt: skip
         self.child = Child(self.process)
 
@@ -138,13 +139,15 @@ def _last_line(log: Path) -> str:
 
 
 class _Next(Searcher):
-    def __init__(self, trials: Trials, stop: Path) -> None:
+    def __init__(self, trials: Trials, stop: Path, environment: str) -> None:
         super().__init__(metric="miou", mode="max")
-        self.trials, self.stop = trials, stop
+        self.trials, self.stop, self.environment = trials, stop, environment
 
     def suggest(self, trial_id: str) -> Any:
         trial = None if self.stop.exists() else self.trials.next()
-        return Searcher.FINISHED if trial is None else {"trial": trial, "stop": self.stop}
+        if trial is None:
+            return Searcher.FINISHED
+        return {"trial": trial, "stop": self.stop, "environment": self.environment}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
 
@@ -194,9 +197,13 @@ def scheduler_of(name: str, mode: str, steps: int, known: Sequence[Sequence[Mapp
 
 
 def run_trials(
-    trials: Trials, *, scheduler: TrialScheduler, at_once: int, resources: Mapping[str, float], retries: int, work: Path
-) -> None:
+    trials: Trials, *, scheduler: TrialScheduler, at_once: int, resources: Mapping[str, float], retries: int,
+    work: Path, environment: Mapping[str, str],
+) -> None:  # fmt: skip
     """Until `trials` has no more.  A signal stops all of them, each with its state saved, and is raised again then.
+
+    `environment` is for the trials' processes, beside the cluster's own.  It may hold passwords: what is part of a
+    trial, or a parameter of Tune's, would be part of Tune's state on the disk.
 
     `work` is scratch, Tune's own state above all: gone in the end, and what a killed sweep has left is not read.
     """
@@ -204,21 +211,22 @@ def run_trials(
     if work.exists():
         shutil.rmtree(work)
     make_folder(work)
+    name = f"sweep-{os.getpid()}"
     tuner = tune.Tuner(
         tune.with_resources(_Run, dict(resources)),
         tune_config=tune.TuneConfig(
-            scheduler=scheduler, search_alg=_Next(trials, stop), num_samples=-1, max_concurrent_trials=at_once,
+            scheduler=scheduler, search_alg=_Next(trials, stop, name), num_samples=-1, max_concurrent_trials=at_once,
             reuse_actors=False,
         ),
         run_config=tune.RunConfig(
-            name=f"sweep-{os.getpid()}", storage_path=str((work / "ray").resolve()), verbose=0,
+            name=name, storage_path=str((work / "ray").resolve()), verbose=0,
             failure_config=tune.FailureConfig(max_failures=retries), callbacks=[_Told(trials)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )  # fmt: skip
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is said in one line by `trials`
     # Not in the main thread, where Tune would take SIGINT for itself.
-    with ThreadPoolExecutor(1) as thread:
+    with kept(name, environment), ThreadPoolExecutor(1) as thread:
         running = thread.submit(tuner.fit)
         try:
             running.result()

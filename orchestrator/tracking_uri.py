@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +14,19 @@ from orchestrator.lock_file import take
 from querying.errors import InfrastructureError, UserError
 from querying.shown import redacted
 
+LOG = logging.getLogger(__name__)
+VARIABLE = "MLFLOW_TRACKING_URI"
+HANDED_ON = "S4AL_TRACKING"
+"""In the environment of a process that works for this one: its address, or none.  Never in its arguments, which every
+user of the machine can read."""
 PATIENCE_S = 60.0
 """For another process that prepares the same SQLite file, which takes some seconds."""
 
 
 def default_uri(run: Path) -> str:
-    """A server from the environment, else a SQLite file beside the run."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
+    """What the process that this one works for has handed on, a server from the environment, or a SQLite file beside
+    the run."""
+    return os.environ.get(HANDED_ON) or os.environ.get(VARIABLE) or f"sqlite:///{run.resolve().parent / 'mlflow.db'}"
 
 
 def absolute(uri: str) -> str:
@@ -28,11 +36,34 @@ def absolute(uri: str) -> str:
 
 
 def chosen_uri(tracking: str | None, run: Path) -> str:
-    """What --tracking says, or the default; UserError names the option or the variable whose value is no address."""
+    """What --tracking says, or the default; UserError names the option or the variable whose value is no address.
+    A password in the option is said to be readable by others."""
     uri = tracking or default_uri(run)
     if uri != "none":
-        check_uri(uri, "--tracking" if tracking else "MLFLOW_TRACKING_URI")
+        check_uri(uri, "--tracking" if tracking else VARIABLE)
+    if tracking and redacted(tracking) != tracking:
+        LOG.warning(
+            "--tracking holds a password, and every user of this machine can read the arguments of this process: put"
+            " the address into the variable %s instead", VARIABLE,
+        )  # fmt: skip
     return uri
+
+
+def handed_on(uri: str) -> dict[str, str]:
+    """Variables for a process that works for this one, on another machine as well: where it tracks, and the settings
+    of MLFLOW_*, passwords among them."""
+    return {
+        **{name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
+        HANDED_ON: absolute(uri),
+    }
+
+
+def how_to_see(uri: str) -> str:
+    """The address of a server, or the command that shows what is in a database, to be pasted into a shell."""
+    if uri.startswith("http"):
+        return redacted(uri)
+    where = shlex.quote(uri) if redacted(uri) == uri else f'"${VARIABLE}"'
+    return f"mlflow ui --backend-store-uri {where}"
 
 
 def check_uri(uri: str, source: str = "--tracking") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -180,4 +181,4 @@ def _parse_shard(data: dict[str, Any], content: Content) -> Shard:
 def _hint(root: Path) -> str:
     marks = {"camvid": "trainannot", "cityscapes": "leftImg8bit", "folder": "images"}
     kind = next((kind for kind, mark in marks.items() if (root / mark).is_dir()), None)
-    return f"; it looks like raw images: run: s4al ingest {kind} {root} DST" if kind else ""
+    return f"; it looks like raw images: run: s4al ingest {kind} {shlex.quote(str(root))} DST" if kind else ""

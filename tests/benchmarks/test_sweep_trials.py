@@ -90,7 +90,7 @@ def trials_of(root, data, sampler):
     base = override(find("toy_s4al_plus"), [*TRIAL, "data.evaluate_on=val"])
     record = SweepRecord(root)
     record.begin({**SETTINGS, "recipe": base.model_dump(mode="json")})
-    return _Trials(record, sampler, record.settings(), data, ["none", "local", "-"], SilentProgress())
+    return _Trials(record, sampler, record.settings(), data, ["local", "-"], SilentProgress())
 
 
 def test_values_that_do_not_go_together_fail_alone_and_the_next_begins(tmp_path, toy_data):
@@ -173,7 +173,7 @@ def test_a_trial_that_fails_is_tried_again_but_not_for_a_users_mistake(local_ray
     told = Told(tmp_path, ["show", "toy_splits"], ["show", "toy_split"])
     run_trials(
         told, scheduler=scheduler_of("fifo", "max", 1, []), at_once=2, resources={"CPU": 1}, retries=1,
-        work=tmp_path / "work",
+        work=tmp_path / "work", environment={},
     )  # fmt: skip
     assert not (tmp_path / "work").exists()
     assert told.how[0][0] == told.how[1][0] == "failed"

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import pytest
 from orchestrator.layout import RunLayout, locked, once, sweep
 from orchestrator.manifest import seconds
 from querying.errors import UserError
+from querying.files import write_json
 
 
 def test_a_stage_is_made_once_and_published_whole(tmp_path):
@@ -106,3 +108,25 @@ def test_the_reference_starts_from_the_same_weights(tmp_path):
     layout = RunLayout(tmp_path)
     assert layout.reference.backbone == layout.backbone
     assert layout.reference.checkpoint(0) == tmp_path / "reference" / "cycle-000" / "checkpoint"
+
+
+@pytest.mark.parametrize("how", ["renamed", "removed", "renamed and made anew"])
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_folder_that_is_renamed_while_it_is_worked_on_is_named_with_the_way_on(tmp_path, how, fails):
+    root = tmp_path / "run"
+
+    def work():
+        with locked(root):
+            shutil.rmtree(root) if how == "removed" else root.rename(tmp_path / "other")
+            if how == "renamed and made anew":
+                write_json(root / "summary.json", {})
+            if fails:
+                (root / "cycle-000/checkpoint").stat()
+
+    with pytest.raises(UserError, match=r"run: was renamed or removed while it was worked on; .*--out"):
+        work()
+
+
+def test_an_error_in_a_folder_that_is_where_it_was_stays_as_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "run"):
+        (tmp_path / "nothing").stat()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import tracking
+from orchestrator import mlflow_run, tracking
 from orchestrator.config import flatten
 from orchestrator.record import Record, read_record
 from orchestrator.tracking import MlflowMirror
@@ -107,7 +107,7 @@ def test_mlflow_gets_one_parent_one_child_per_cycle_and_nothing_twice(run, uri):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("lost", ["one write", "every write", "the file"])
 def test_killed_between_the_copy_and_its_note_nothing_is_there_twice(run, uri, monkeypatch, lost):
-    write = tracking.write_json
+    write = mlflow_run.write_json
 
     def killed(path, state):
         if lost == "every write" or state["rows"]:
@@ -116,7 +116,7 @@ def test_killed_between_the_copy_and_its_note_nothing_is_there_twice(run, uri, m
 
     mirror = MlflowMirror(run, small_config(), DATA, uri)
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "write_json", killed)
+        patch.setattr(mlflow_run, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             mirror.copy()
     if lost == "the file":
@@ -327,3 +327,141 @@ def test_the_variable_is_named_where_it_holds_the_address(tmp_path, monkeypatch)
     assert chosen_uri("none", tmp_path) == "none"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert chosen_uri(None, tmp_path / "run") == sqlite(tmp_path)
+
+
+def runs_of(uri, name="toy_s4al_plus"):
+    """Every run of the experiment by its name, and the experiment."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
+    return {one.info.run_name: one for one in client.search_runs([experiment.experiment_id])}, experiment
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pages_show_real_times_parameters_source_and_what_the_steps_are(tmp_path, uri, monkeypatch):
+    """Two lives of 100 s and 50 s with an hour between; cycle 0 takes 40 s of the first one."""
+    from mlflow import MlflowClient
+
+    folder, start = tmp_path / "run", 1_700_000_000.0
+    folder.mkdir()
+    record, clock = Record(folder / "metrics.jsonl"), [start]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    client = MlflowClient(uri)
+    client.create_experiment("toy_s4al_plus")  # of an earlier version: without its kind
+    first = MlflowMirror(folder, small_config(), DATA, uri)
+    first.copy()
+    assert runs_of(uri)[0]["run"].info.status == "RUNNING"
+    clock[0] += 60
+    record.log(row(0, "train", epoch=0, **{"train/loss": 2.0}))
+    record.log(row(0, miou=0.5, labelled_fraction=0.1, **{"seconds/train": 30.0, "seconds/evaluate": 10.0}))
+    clock[0] += 40
+    first.leave("KILLED")
+    assert runs_of(uri)[0]["run"].info.status == "KILLED"
+    clock[0] += 3600
+    second = MlflowMirror(folder, small_config(), DATA, uri)
+    second.copy()
+    assert runs_of(uri)[0]["run"].info.status == "RUNNING"
+    clock[0] += 50
+    second.finish(None, None)
+    clock[0] += 3600
+    write_json(folder / "summary.json", {"finished": True})
+    MlflowMirror(folder, small_config(), DATA, uri).finish(None, None)  # the same command again is no work of the run
+
+    runs, experiment = runs_of(uri)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    whole, cycle = runs["run"], runs["run/main/0"]
+    assert (whole.info.status, cycle.info.status) == ("FINISHED", "FINISHED")
+    assert (whole.info.start_time, whole.info.end_time) == (start * 1000, (start + 150) * 1000)
+    assert (cycle.info.start_time, cycle.info.end_time) == ((start + 20) * 1000, (start + 60) * 1000)
+    assert (cycle.data.params["train.epochs"], cycle.data.params["cycle"]) == ("3", "0")
+    assert cycle.data.params["train.method"] == small_config().train_at(0, last=False).method
+    assert whole.data.tags["mlflow.source.name"] == "s4al run"
+    assert "hundredths of a percent" in whole.data.tags["mlflow.note.content"]
+    assert "Steps are epochs" in cycle.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_killed_or_never_timed_has_the_times_of_its_files(run, uri, monkeypatch):
+    rows = list(read_record(run / "metrics.jsonl"))
+    mirror = MlflowMirror(run, small_config(), DATA, uri)
+    mirror.copy()
+    [[began, ended], [_, now]] = mirror.state["work"]
+    assert (began, ended, now) == (rows[0]["time"], rows[-1]["time"], None)
+    last = time.time() + 30
+    os.utime(run / "metrics.jsonl", (last, last))
+    monkeypatch.setattr(time, "time", lambda: last + 500)
+    again = MlflowMirror(run, small_config(), DATA, uri)
+    assert again.state["work"][1][1] == pytest.approx(last)
+    assert again.state["work"][2] == [last + 500, None]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("first", ["copy", "original"])
+@pytest.mark.parametrize("how", ["beside", "in its place", "without its note"])
+def test_a_copied_run_folder_goes_on_as_another_run_and_a_renamed_one_as_the_same(run, uri, caplog, first, how):
+    def go_on(folder):
+        record = Record(folder / "metrics.jsonl")
+        record.log(row(1, miou=0.6 if folder == copy else 0.7, labelled_fraction=0.2))
+        MlflowMirror(folder, small_config(), DATA, uri, "id").copy()
+        return read_json(folder / "mlflow.json")["parent"]
+
+    MlflowMirror(run, small_config(), DATA, uri, "id").copy()
+    before = read_json(run / "mlflow.json")["parent"]
+    if how == "in its place":
+        original, copy = run.rename(run.with_name("aside")), run
+        shutil.copytree(original, copy)
+    else:
+        original, copy = run, Path(shutil.copytree(run, run.with_name("copy")))
+    if how == "without its note":
+        (copy / "mlflow.json").unlink()
+    order = [copy, original] if first == "copy" else [original, copy]
+    found = {folder: go_on(folder) for folder in order}
+    assert len(set(found.values())) == 2
+    assert before in found.values()
+    assert caplog.text.count("tracked as a run of its own") == 1
+    assert {folder: go_on(folder) for folder in order} == found
+    assert caplog.text.count("tracked as a run of its own") == 1
+    if how != "in its place":
+        assert found[original] == before
+        assert go_on(original.rename(original.with_name("renamed"))) == before
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_deleted_in_the_ui_is_named_with_the_remedy(run, uri, caplog):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    MlflowMirror(run, small_config(), DATA, uri).copy()
+    client.delete_run(read_json(run / "mlflow.json")["parent"])
+    MlflowMirror(run, small_config(), DATA, uri).finish(None, None)
+    assert f"{run}: its run in MLflow was deleted there" in caplog.text
+    assert client.get_run(read_json(run / "mlflow.json")["parent"]).data.metrics["miou"] == 0.5
+    number = client.get_experiment_by_name("toy_s4al_plus").experiment_id
+    client.delete_experiment(number)
+    caplog.clear()
+    MlflowMirror(run, small_config(), DATA, uri).finish(None, None)
+    assert "the experiment 'toy_s4al_plus' was deleted there: restore it" in caplog.text
+    assert f"--experiment-id {number}" in caplog.text
+    client.restore_experiment(number)
+    MlflowMirror(run, small_config(), DATA, uri).finish(None, None)
+    assert read_json(run / "mlflow.json")["status"] == "FINISHED"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_grid_whose_path_has_a_quote_has_its_run_closed_as_it_ended_and_after_a_renaming(tmp_path, uri):
+    from orchestrator.mlflow_grids import grid_run
+    from orchestrator.mlflow_store import Group
+
+    root = tmp_path / "it's a grid"
+    group = Group(root, "toy_s4al_plus", {}, "grid", "s4al splits")
+    with pytest.raises(ValueError, match="x"), grid_run(group, uri, "note", {"seeds": "0"}):
+        raise ValueError("x")
+    runs, _ = runs_of(uri)
+    assert {name: one.info.status for name, one in runs.items()} == {"it's a grid": "FAILED"}
+    assert runs["it's a grid"].data.params == {"seeds": "0"}
+    moved = root.rename(tmp_path / "moved")
+    with grid_run(Group(moved, "toy_s4al_plus", {}, "grid", "s4al splits"), uri, "note", {"seeds": "0,1"}):
+        pass
+    runs, _ = runs_of(uri)
+    assert {name: one.info.status for name, one in runs.items()} == {"it's a grid": "FINISHED"}
