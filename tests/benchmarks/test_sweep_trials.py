@@ -149,7 +149,7 @@ class Told:
             return None
         number, command = self.left.pop(0)
         recipe = small_config().model_dump(mode="json")
-        return Trial(number, self.root / str(number), recipe, command, self.root / f"{number}.log")
+        return Trial(number, self.root / str(number), recipe, command, self.root / f"{number}.log", Path.cwd())
 
     def known(self):
         return []
