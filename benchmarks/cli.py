@@ -173,11 +173,18 @@ def predict(
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Option(help="Folder for masks (class ids) and coloured overlays.")],
     cycle: Annotated[int | None, typer.Option(min=0, help="Cycle whose model is used; default: the last.")] = None,
+    legend: Annotated[bool, typer.Option("--legend", help="Names and shares of the classes below overlays.")] = False,
+    confidence: Annotated[
+        bool, typer.Option("--confidence", help="Also NAME_confidence.png: grey, 255 times the class's probability.")
+    ] = False,
+    bits: Annotated[
+        int | None, typer.Option(min=9, max=16, help="Of images of 16 bits: how many of them are used.")
+    ] = None,
 ) -> None:
-    """Segment images with the model that came out."""
+    """Segment images with the model that came out; those that can not be read are named, and the others are done."""
     from benchmarks.deploy import predict_command
 
-    predict_command(run, images, out, cycle)
+    predict_command(run, images, out, cycle, legend, confidence, bits)
 
 
 @app.command()

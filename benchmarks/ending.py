@@ -37,7 +37,7 @@ def _export(layout: RunLayout, cycle: int, onnx: Path, progress: Progress) -> bo
     try:
         model = {"cycle": cycle, "checkpoint": digest(layout.checkpoint(cycle), "*.safetensors")}
         if not exported_from(layout.root, model):
-            from benchmarks.deploy import export_onnx
+            from benchmarks.onnx_file import export_onnx
 
             export_onnx(layout.checkpoint(cycle), onnx)
             write_json(layout.root / MODEL_NOTE, {**model, "sha256": sha256(onnx)})

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.drawing import save, styled
+from benchmarks.parts import failure
 from benchmarks.sweep_figures import best_so_far, figures, shown
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
 from orchestrator.mlflow_grids import log_best, log_trials
 from orchestrator.mlflow_store import STATUS, tolerated
 from orchestrator.tracking import copy_now
 from orchestrator.tracking_uri import absolute, chosen_uri
-from querying.errors import InfrastructureError, S4ALError, UserError
+from querying.errors import InfrastructureError, Interrupted, UserError
 from querying.files import check_folder, write_text
 from querying.leftovers import writing_into
-from querying.shown import one_line
 
 FIGURES = ("progress", "importance", "parallel")
 LOGGED = ("miou", "labelled_fraction", "seconds")
@@ -90,16 +90,20 @@ def _log(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Path) 
     log_trials(uri, trials, files, {f"best/{objective}": line}, status if len(ended) == len(samples) else None)
 
 
-def _exported(run: Path, model: Path) -> Path | None:
-    """None where there is no such model: said, and no reason for a sweep to fail at its end."""
-    from benchmarks.deploy import export_onnx, find_checkpoint
+def _exported(run: Path, file: Path) -> Path | None:
+    """The last model of a run as ONNX; where that fails, a line says so and None is returned: the sweep is done."""
+    from benchmarks.deploy import find_checkpoint
+    from benchmarks.onnx_file import export_onnx
 
     try:
-        export_onnx(find_checkpoint(run, None), model)
-    except S4ALError as error:
-        print(f"the best model is not registered in MLflow: {one_line(str(error))}")
+        export_onnx(find_checkpoint(run, None), file)
+    except Interrupted:
+        raise
+    except Exception as error:  # another format of a model that is there is not worth the sweep's end
+        print(f"no {file.name}: {failure(error)}; the sweep is finished without it;"
+              f" later: {shlex.join(['s4al', 'export', str(run), str(file)])}")  # fmt: skip
         return None
-    return model
+    return file
 
 
 def _numbers(sample: Sample, objective: str) -> dict[str, dict[int, float]]:

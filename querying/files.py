@@ -24,13 +24,15 @@ SEAL = "seal"
 NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
 """What `fsync` of a folder gives where there is none; EIO, ENOSPC and others are failures of the disk."""
 _said: list[Path] = []
+NAME_MAX = 255
+"""Bytes of a file's name on the usual file systems."""
 
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
     make_folder(path.parent)
-    staged = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    staged = path.with_name(_staged_name(path.name))
     try:
         failpoint(f"{path.name}:opened")
         yield staged
@@ -45,6 +47,14 @@ def written(path: Path) -> Iterator[Path]:
         raise
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _staged_name(name: str) -> str:
+    """The temporary name, which a long name's hash keeps within what file systems take."""
+    staged = f".tmp-{os.getpid()}-{name}"
+    if len(os.fsencode(staged)) <= NAME_MAX:
+        return staged
+    return f".tmp-{os.getpid()}-{hashlib.sha256(os.fsencode(name)).hexdigest()}{Path(name).suffix[:16]}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ Shape suffixes: B = images, A = ASPP channels, L = low-level channels, O = outpu
 at the encoder's stride, H and W = at stride 4, T = taps along one axis (3).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -30,6 +31,19 @@ def upsample_shift_matrix(
         return taps.to(device, dtype)
 
 
+def traced_shift_matrix(
+    size_in: int, size_out: int, dtype: torch.dtype, device: torch.device, align_corners: bool = False
+) -> Tensor:
+    """The same in operations whose sizes may be symbols, for the export: bilinear weights are 1 - distance, or 0."""
+    place = torch.arange(size_in, dtype=torch.float64, device=device)
+    row = torch.arange(size_out, dtype=torch.float64, device=device)
+    row = row * ((size_in - 1) / (size_out - 1)) if align_corners else (row + 0.5) * (size_in / size_out) - 0.5
+    row = torch.minimum(row.clamp(min=0.0), place[-1:])
+    up = (1 - (row[:, None] - place[None]).abs()).clamp(min=0.0)
+    none = torch.zeros_like(up[:1])
+    return torch.stack([torch.cat([none, up[:-1]]), up, torch.cat([up[1:], none])]).to(dtype)
+
+
 class UpsampleConcatConv(nn.Conv2d):
     """conv3x3(concat[upsample(aspp), low]), zero padding, with the parameters of an ordinary nn.Conv2d(A + L, O, 3)."""
 
@@ -39,6 +53,7 @@ class UpsampleConcatConv(nn.Conv2d):
         self.fused = True
         """False: the plain form, the reference of tests and benchmarks."""
         self.align_corners = False
+        self.matrix: Callable[[int, int, torch.dtype, torch.device, bool], Tensor] = upsample_shift_matrix
 
     def forward(self, aspp_BAhw: Tensor, low_BLHW: Tensor) -> Tensor:  # type: ignore[override]
         """(B, A, h, w), (B, L, H, W) -> (B, O, H, W)."""
@@ -53,7 +68,7 @@ class UpsampleConcatConv(nn.Conv2d):
         out = self.out_channels
         low_BOHW = F.conv2d(low_BLHW, self.weight[:, channels:], self.bias, padding=1)
         kind = (low_BOHW.dtype, low_BOHW.device, self.align_corners)  # with autocast what that gives
-        rows_THh, columns_TWw = upsample_shift_matrix(h, H, *kind), upsample_shift_matrix(w, W, *kind)
+        rows_THh, columns_TWw = self.matrix(h, H, *kind), self.matrix(w, W, *kind)
         # All nine taps of every small pixel, laid out so that each axis is contracted without another copy.
         kernel_TATO = self.weight[:, :channels].permute(2, 1, 3, 0).reshape(3, channels, 3 * out)
         tap_BThwTO = aspp_BAhw.permute(0, 2, 3, 1).reshape(batch, 1, h * w, channels) @ kernel_TATO

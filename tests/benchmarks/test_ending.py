@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-import benchmarks.deploy
+import benchmarks.onnx_file
 import benchmarks.report
 from benchmarks.ending import conclude_run
 from orchestrator.layout import RunLayout
@@ -35,7 +35,7 @@ class Progress(SilentProgress):
 def conclude(finished, toy_data, tmp_path, monkeypatch):
     """Ends a copy of the run; returns what it told MLflow and what it said."""
     run = shutil.copytree(finished, tmp_path / "a run")
-    monkeypatch.setattr(benchmarks.deploy, "export_onnx", lambda checkpoint, file: file.write_bytes(b"onnx"))
+    monkeypatch.setattr(benchmarks.onnx_file, "export_onnx", lambda checkpoint, file: file.write_bytes(b"onnx"))
     monkeypatch.setattr(benchmarks.report, "write_report", lambda runs, out, index: out / "report.html")
 
     def conclude():
@@ -73,7 +73,7 @@ def test_a_report_that_fails_costs_the_run_nothing(conclude, monkeypatch, error)
 
 @pytest.mark.parametrize("error", [InfrastructureError("logits differ"), RuntimeError("no such operator\nat line 3")])
 def test_an_export_that_fails_costs_the_run_nothing(conclude, monkeypatch, error):
-    monkeypatch.setattr(benchmarks.deploy, "export_onnx", failing(error))
+    monkeypatch.setattr(benchmarks.onnx_file, "export_onnx", failing(error))
     finished, [line], run = conclude()
     assert finished == [(None, None), ("report", None)]
     assert line.startswith(f"no model.onnx: {type(error).__name__}: {str(error).splitlines()[0]}")
@@ -81,9 +81,9 @@ def test_an_export_that_fails_costs_the_run_nothing(conclude, monkeypatch, error
     assert not (run / "model.json").exists()
 
 
-@pytest.mark.parametrize("module", [benchmarks.deploy, benchmarks.report])
+@pytest.mark.parametrize("module", [benchmarks.onnx_file, benchmarks.report])
 def test_who_stops_it_there_stops_it(conclude, monkeypatch, module):
-    name = "export_onnx" if module is benchmarks.deploy else "write_report"
+    name = "export_onnx" if module is benchmarks.onnx_file else "write_report"
     monkeypatch.setattr(module, name, failing(Interrupted("stop")))
     with pytest.raises(Interrupted):
         conclude()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import benchmarks.deploy
+import benchmarks.onnx_file
 from benchmarks.ingest import ingest
 from benchmarks.recipes import RECIPES
 from benchmarks.run_command import run_command
@@ -71,7 +71,7 @@ NETWORKS = {network(name): name for name in reversed(RECIPES)}
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_to_its_end(data, tmp_path, monkeypatch, caplog, name):
     if NETWORKS[network(name)] != name:
-        monkeypatch.setattr(benchmarks.deploy, "export_onnx", lambda checkpoint, file: file.write_bytes(b"onnx"))
+        monkeypatch.setattr(benchmarks.onnx_file, "export_onnx", lambda checkpoint, file: file.write_bytes(b"onnx"))
     run = tmp_path / "run"
     words = smaller(RECIPES[name]())
     run_command(name, words, data, run, "local", None, "none")

@@ -207,7 +207,7 @@ def test_other_threads_in_mid_run_are_refused_then_allowed_and_everybody_is_told
             run(1)
     with pytest.raises(UserError, match=r"train\.threads is 1 there, 2 here"):
         run(2)
-    monkeypatch.setattr("benchmarks.deploy.export_onnx", lambda checkpoint, onnx: onnx.touch())  # takes its time
+    monkeypatch.setattr("benchmarks.onnx_file.export_onnx", lambda checkpoint, onnx: onnx.touch())  # takes its time
     run(2, allow_drift=True)
     status_command(tmp_path / "run")
     line = "not bit-exact: from evaluation of cycle 0 on"
