@@ -16,6 +16,7 @@ from benchmarks.cells import parse_share
 from benchmarks.curves import paired
 from benchmarks.drawing import save, styled
 from benchmarks.options import Checkpoint
+from benchmarks.printed import print_files, print_tables
 from benchmarks.systems_figures import draw_grid
 from benchmarks.tables import protocol
 from orchestrator.config import RunConfig
@@ -65,7 +66,7 @@ class Row:
     seeds: int
     miou: float
     spread: float | None
-    """Standard deviation over seeds; None of a single one."""
+    """Sample standard deviation (n - 1) over seeds; None of a single one."""
     difference: float | None
     """Mean over the seeds that both have of mIoU minus that of the row compared with."""
     interval: float | None
@@ -189,7 +190,10 @@ def as_csv(results: Sequence[Result]) -> str:
 
 
 def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) -> str:
-    lines = [f"mIoU in %; {results[0].protocol}. Mean ± standard deviation over seeds; difference to `{against}`", ""]
+    lines = [
+        f"mIoU in %; {results[0].protocol}. Mean ± sample standard deviation over seeds; difference to `{against}`",
+        "",
+    ]
     lines[0] += " over common seeds with its 95 % interval."
     heads = ["method", "split", "seeds", "mIoU", "difference", "hours of training", "images/s"]
     lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
@@ -221,11 +225,12 @@ def compare_command(
         write_text(out / f"{stem}.md", text)
         write_text(out / f"{stem}.csv", as_csv(results))
         save(draw_grid(rows), out, stem, svg=False)
-    print(text, end="")
+    files = [out / f"{stem}.{kind}" for kind in ("md", "csv", "png")]
+    print_tables(text)
+    print_files(files)
     if uri == "none":
         return
     cells = [path.parent for path in sorted(root.glob(CELLS))]
-    files = [out / f"{stem}.{kind}" for kind in ("md", "csv", "png")]
     found = True
     with tolerated(uri, f"the tables are in {out}"):
         found = log_comparison(cells, uri, files, _points(rows, stem))

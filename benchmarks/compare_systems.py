@@ -14,6 +14,7 @@ from benchmarks.compare import compare_command
 from benchmarks.curves import Paired
 from benchmarks.drawing import save, styled
 from benchmarks.options import Checkpoint
+from benchmarks.printed import print_files, print_tables
 from benchmarks.systems import (
     NEARLY,
     System,
@@ -77,9 +78,10 @@ def compare_systems(roots: Sequence[Path], out: Path | None, against: str | None
         write_text(out / "systems.csv", as_csv(systems))
         save(draw_curves(systems), out, "systems", svg=False)
         save(draw_bought(systems), out, "bought", svg=False)
-    print(text, end="")
+    files = [out / name for name in ("systems.md", "systems.csv", "systems.png", "bought.png")]
+    print_tables(text)
+    print_files(files)
     if uri != "none":
-        files = [out / name for name in ("systems.md", "systems.csv", "systems.png", "bought.png")]
         with tolerated(uri, f"the tables are in {out}"):
             log_systems(roots, uri, files, numbers(systems))
 
@@ -92,8 +94,8 @@ def as_markdown(systems: Sequence[System], against: str) -> str:
 def _accuracy(systems: Sequence[System], against: str) -> str:
     span, area = areas(systems)
     lines = [
-        f"mIoU in % ({evaluation_of(systems[0].runs[0].found)}); mean ± standard deviation over seeds. Labelled: share"
-        " of all train pixels when the last cycle trains."
+        f"mIoU in % ({evaluation_of(systems[0].runs[0].found)}); mean ± sample standard deviation over seeds."
+        " Labelled: share of all train pixels when the last cycle trains."
     ]
     if span:
         lines[0] += (

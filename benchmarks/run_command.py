@@ -85,9 +85,11 @@ def _launch(
         mirror = settled(config, index, layout, ready, uri, progress)
         with mirrored(mirror):
             _run(config, index, layout, ready, mirror, progress)
+    from benchmarks.printed import after_run
     from benchmarks.tables import print_outcome
 
     print_outcome(layout, uri)
+    after_run(layout.root)
 
 
 def _run(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from benchmarks.backends import check_backend, started
 from benchmarks.cells import cell, parse_share
 from benchmarks.preflight import check_data, check_first_images, check_same_run, with_local_weights
+from benchmarks.printed import print_next
 from benchmarks.recipes import resolve
 from benchmarks.run_command import begin, generated, settled
 from benchmarks.side_by_side import Task, run_all
@@ -25,7 +26,7 @@ from orchestrator.mlflow_store import Group, noted, tolerated
 from orchestrator.record import Record
 from orchestrator.tracking import copy_now, mirrored
 from orchestrator.tracking_uri import chosen_uri, handed_on
-from querying.errors import DamagedError, UserError
+from querying.errors import DamagedError, S4ALError, UserError
 from querying.files import read_json
 from querying.shards import DataIndex
 
@@ -110,9 +111,28 @@ def splits_command(
             _catch_up(cells, base, out, uri)
 
     if not beside:
-        title = f"{base.name}, mIoU %, mean ± half the range over seeds"
+        title = f"{base.name}, mIoU %, mean ± sample standard deviation over seeds"
         print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
         print_tracking(uri)
+        _compare(out, uri)
+        best = max(cells, key=_miou)
+        print(f"best: {best.name}, {best.layout.root}")
+        print_next(
+            ["s4al", "compare", out, "--against", cells[0].method],
+            ["s4al", "predict", best.layout.root, "IMAGES", "--out", out / "predictions"],
+            ["s4al", "export", best.layout.root, out / "best.onnx"],
+        )
+
+
+def _compare(out: Path, uri: str) -> None:
+    """The comparison of all cells of the folder, those of earlier calls included; one that can not be made is said, and
+    the cells stay what they are."""
+    from benchmarks.compare import compare_command
+
+    try:
+        compare_command(out, None, None, uri)
+    except S4ALError as error:
+        print(f"no comparison: {error}")
 
 
 def plan(

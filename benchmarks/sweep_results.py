@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.drawing import save, styled
 from benchmarks.parts import failure
+from benchmarks.printed import print_files, print_next, print_tables
 from benchmarks.sweep_figures import best_so_far, figures, shown
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
 from orchestrator.mlflow_grids import log_best, log_trials
@@ -62,11 +63,18 @@ def conclude(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Pa
         write_text(out / "sweep.csv", as_csv(samples, objective))
         for name, figure in figures(samples, settings).items():
             save(figure, out, name, svg=False)
-    print(text, end="")
+    print_tables(text)
+    pictures = [path for name in FIGURES if (path := out / f"{name}.png").exists()]
+    print_files([out / "sweep.md", out / "sweep.csv", *pictures])
     winner = best(samples, objective, mode)
     if winner:
-        recipe = shlex.quote(str(record.folder(winner.number) / "recipe.yaml"))
-        print(f"best: trial {winner.number}; s4al run {recipe} --data DATA --out NEW makes it again")
+        folder = record.folder(winner.number)
+        print(f"best: trial {winner.number}, {folder}; as any run it can be used, and made again:")
+        print_next(
+            ["s4al", "predict", folder, "IMAGES", "--out", out / "predictions"],
+            ["s4al", "export", folder, out / "best.onnx"],
+            ["s4al", "run", folder / "recipe.yaml", "--data", "DATA", "--out", "NEW"],
+        )
     if uri == "none":
         return
     with tolerated(uri, f"{record.root} is complete without"):
@@ -82,8 +90,8 @@ def _log(record: SweepRecord, settings: Mapping[str, Any], uri: str, out: Path) 
     for one in ended:  # a trial that was stopped within seconds has not reached MLflow
         if (record.folder(one.number) / "recipe.yaml").exists():
             copy_now(record.folder(one.number), uri, group_of(record.root, settings, one.number), STATUS[one.state])
-    files = [path for name in FIGURES if (path := out / f"{name}.png").exists()]
-    files += [out / "sweep.md", out / "sweep.csv"]
+    pictures = [path for name in FIGURES if (path := out / f"{name}.png").exists()]
+    files = [*pictures, out / "sweep.md", out / "sweep.csv"]
     trials = {record.folder(one.number): _numbers(one, objective) for one in ended}
     line = {number: value for number, value in enumerate(best_so_far(samples, objective, mode)) if value is not None}
     status = "FINISHED" if any(one.state == FINISHED for one in ended) else "FAILED"

@@ -94,7 +94,7 @@ def draw_grid(rows: Sequence[Row]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks([float(split) for split in splits], [str(split) for split in splits])
     axes.minorticks_off()
-    axes.set_xlabel("share of labelled train images; bars: one standard deviation over seeds")
+    axes.set_xlabel("share of labelled train images; bars: one sample standard deviation over seeds")
     axes.set_ylabel("mIoU (%)")
     axes.grid(axis="y")
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), title=f"by mIoU at {common}")

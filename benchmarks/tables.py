@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
@@ -78,7 +79,8 @@ def print_tracking(uri: str) -> None:
 
 
 def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
-    """(method, split, mIoU) of every seed: a row per method, a column per split, mean and half the range."""
+    """(method, split, mIoU) of every seed: a row per method, a column per split, mean and sample
+    standard deviation (n - 1) over n seeds."""
     splits = list(dict.fromkeys(split for _, split, _ in cells))
     table = Table(title=title, title_justify="left")
     for heading in ("method", *splits):
@@ -87,8 +89,8 @@ def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
         row = []
         for split in splits:
             found = [100 * miou for m, s, miou in cells if (m, s) == (method, split)]
-            spread = f" ± {(max(found) - min(found)) / 2:.2f}" if len(found) > 1 else ""
-            row.append(f"{sum(found) / len(found):.2f}{spread}")
+            spread = f" ± {stdev(found):.2f} (n = {len(found)})" if len(found) > 1 else ""
+            row.append(f"{mean(found):.2f}{spread}")
         table.add_row(method, *row)
     Console(width=None if Console().is_terminal else 100).print(table)
 

@@ -86,6 +86,10 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
 
     out = tmp_path / "grid"
     grid(toy_data.root, out)
+    assert (out / "compare.png").exists(), "a grid compares its cells itself"
+    shown = capsys.readouterr().out
+    assert f"s4al predict {out}/" in shown
+    assert f"s4al compare {out} --against" in shown
     found = load(out)
     assert [(one.method, one.split, one.seed) for one in found] == [
         ("mean_teacher", "1/4", 0), ("supervised", "1/4", 0),
@@ -100,7 +104,14 @@ def test_the_cells_of_a_grid_are_found_and_only_equal_ones_compared(toy_data, tm
         compare_command(out, tmp_path / "file", "supervised", "none")
     assert ((tmp_path / "tables").exists(), capsys.readouterr().out) == (False, "")
     compare_command(out, tmp_path / "tables", "supervised", "none")
-    assert (tmp_path / "tables/compare.md").read_text() == capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "|---|" not in shown
+    title, *rows = (tmp_path / "tables/compare.md").read_text().splitlines()
+    assert title in shown
+    assert all(cell.strip() in shown for row in rows if "---" not in row for cell in row.split("|"))
+    assert shown.endswith(
+        f"written: {' '.join(str(tmp_path / 'tables/compare.') + kind for kind in ('md', 'csv', 'png'))}\n"
+    )
     assert (tmp_path / "tables/compare.png").read_bytes().startswith(b"\x89PNG")
 
     path = out / "supervised/1_4/seed-0/summary.json"

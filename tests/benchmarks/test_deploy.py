@@ -269,6 +269,7 @@ def test_a_few_large_logits_do_not_hide_that_all_others_are_wrong():
     assert (agreement.clear, agreement.clear_same) == (1, 1)
 
 
+@pytest.mark.slow  # another export
 def test_a_model_of_large_logits_is_kept(finished, exported, tmp_path, monkeypatch):
     """Its logits differ by rounding of some 1e-3, which an absolute bound took for a fault."""
     state, meta = load_model(find_checkpoint(finished, None))

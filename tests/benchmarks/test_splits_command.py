@@ -64,7 +64,7 @@ def test_a_grid_that_failed_continues_with_the_cell_that_failed(toy_data, tmp_pa
     assert len(trainings) == 3
     shown = capsys.readouterr().out
     assert "mean_teacher 1/4 seed 0: finished already" in shown
-    assert "toy_splits, mIoU %, mean ± half the range over seeds" in " ".join(shown.split())
+    assert "toy_splits, mIoU %, mean ± sample standard deviation over seeds" in " ".join(shown.split())
     summaries = [read_json(out / method / "1_4/seed-0/summary.json") for method in ("supervised", "mean_teacher")]
     assert summaries[0]["labelled_set"] == summaries[1]["labelled_set"]  # the same images for every method
     assert summaries[0]["labelled_set"]["images"] == 6
