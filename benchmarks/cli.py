@@ -15,7 +15,7 @@ import typer
 
 import benchmarks.import_path  # noqa: F401  # before anything else of the project
 from benchmarks.cli_ingest import ingest
-from benchmarks.cli_many import compare, headroom, replay, splits, sweep, trial
+from benchmarks.cli_many import compare, headroom, query, replay, splits, sweep, trial
 from benchmarks.failures import failure
 from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, OverridesArgument
 from orchestrator.surroundings import check_working_folder, name_the_nameless
@@ -97,7 +97,7 @@ def run(
     run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift, quick)
 
 
-for _command in (splits, sweep, compare, replay, headroom):
+for _command in (splits, sweep, compare, replay, query, headroom):
     app.command()(_command)
 app.command(hidden=True)(trial)
 

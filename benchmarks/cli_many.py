@@ -161,3 +161,20 @@ def headroom(
 
     parts = part or [HeadroomPart.ceiling, HeadroomPart.overfit]
     headroom_command(recipe, overrides or [], data, out, backend.value, parts, images, steps, seeds)
+
+
+def query(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Keys of `query` to change, as query.per_image=8.", metavar="[query.KEY=VALUE]..."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Ingested data set; default: where the run had it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default RUN.query beside the run.")] = None,
+    backend: BackendOption = BackendName.local,
+    address: AddressOption = None,
+) -> None:
+    """What the last model of a run would have labelled next: image, box, score, reason; the run is not changed."""
+    from benchmarks.query_command import query_command
+
+    query_command(run, overrides or [], data=data, out=out, backend=backend.value, address=address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
@@ -26,19 +26,40 @@ from training.settings import VAL_SPLIT
 
 ANSWER_WITHIN_S = 3.0
 _log = logging.getLogger(__name__)
+FEW = 20
+"""Images below which a split's mIoU is said to be mostly chance."""
 
 
 def check_data(config: RunConfig, index: DataIndex, decided: bool = False) -> None:
-    """UserError where the recipe does not fit the data: found before anything is written or trained.
+    """UserError with all reasons why the recipe does not fit the data: found before anything is written or trained.
 
     Where the first images are `decided` (see `RunLayout`), the list that they came from may be gone.
     """
+    reasons = list(_reasons(config, index, decided))
+    if len(reasons) > 1:
+        raise UserError("; ".join(f"({number}) {reason}" for number, reason in enumerate(reasons, 1)))
+    if reasons:
+        raise UserError(reasons[0])
+
+
+def few_images(index: DataIndex, split: str) -> str:
+    """A warning where so few images are measured on that another draw of them would give another result; else ""."""
+    images = index.num_images(split)
+    if images >= FEW:
+        return ""
+    if images == 1:
+        return f"split {split!r} has 1 image: its mIoU has no interval and says nothing about other images"
+    return f"split {split!r} has {images} images: differences of mIoU between runs and cycles are mostly chance"
+
+
+def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str]:
+    """In the order in which they are best mended."""
     expected = config.data
     if expected.dataset and index.name != expected.dataset:
-        raise UserError(f"{index.root}: holds {index.name!r}, recipe {config.name} is for {expected.dataset!r}")
+        yield f"{index.root}: holds {index.name!r}, recipe {config.name} is for {expected.dataset!r}"
     if expected.size and (index.height, index.width) != expected.size:
         height, width = expected.size
-        raise UserError(
+        yield (
             f"{index.root}: images are {index.height}x{index.width}, recipe {config.name} expects {height}x{width}:"
             f" ingest again with --size {height}x{width}"
         )
@@ -46,54 +67,57 @@ def check_data(config: RunConfig, index: DataIndex, decided: bool = False) -> No
         own_acquisition(config.query.acquisition)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     if config.query.leaves_border_out and config.cycles and config.query.asked and grid.border().all():
-        raise UserError(
+        yield (
             f"query.region_size={grid.size}: all {grid.num_regions} regions touch the border,"
             " which query.exclude_border leaves out"
         )
     images, masked = index.num_images("train"), sum(shard.masked for shard in index.shards("train"))
     if not masked:
-        raise UserError(f"{index.root}: no train image has a mask, so there is nothing to learn from")
+        yield f"{index.root}: no train image has a mask, so there is nothing to learn from"
+        return
     if not any(sum(shard.class_pixels) for shard in index.shards("train")):
-        raise UserError(f"{index.root}: all pixels of split 'train' are void, so there is nothing to learn from")
+        yield f"{index.root}: all pixels of split 'train' are void, so there is nothing to learn from"
     if (config.initial.images or 0) > masked:
-        raise UserError(f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
-    keys = {"reference=false": config.reference, "query.per_image=0": bool(config.cycles and config.query.asked)}
+        yield (f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
+    units = "query.unit=cell query.images=0 " if config.query.unit == "image" else ""
+    asked = bool(config.cycles and config.query.asked)
+    keys = {"reference=false": config.reference, f"{units}query.per_image=0": asked}
     if masked < images and (change := " ".join(key for key, needed in keys.items() if needed)):
-        raise UserError(
+        yield (
             f"{index.root}: {images - masked} of {images} train images have no mask, so there is no full supervision"
             f" to compare with and the simulated annotator can not answer: set {change} to self-train without queries"
         )
     if not decided:
-        _check_first(config, images, masked)
+        yield from _check_first(config, images, masked)
     for split in [config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]:
         bare = sum(shard.rows - shard.masked for shard in index.shards(split))
         if bare:
-            raise UserError(
+            yield (
                 f"{index.root}: {bare} of {index.num_images(split)} images of split {split!r} have no mask, so there is"
                 " nothing to measure"
             )
         pixels_C = np.sum([shard.class_pixels for shard in index.shards(split)], axis=0)
         if not pixels_C.any():
-            raise UserError(f"{index.root}: all pixels of split {split!r} are void, so there is nothing to measure")
+            yield (f"{index.root}: all pixels of split {split!r} are void, so there is nothing to measure")
         if np.count_nonzero(pixels_C) == 1:
             only = index.classes[int(pixels_C.argmax())]
             _log.warning("split %s: %s is the only class in it, so that its mIoU says nothing", split, only)
 
 
-def _check_first(config: RunConfig, images: int, masked: int) -> None:
+def _check_first(config: RunConfig, images: int, masked: int) -> Iterator[str]:
     first = initial_count(config, images)
     if config.initial.list and first > masked:
-        raise UserError(f"initial.list={config.initial.list}: names {first} images, the train split has {masked} masks")
+        yield f"initial.list={config.initial.list}: names {first} images, the train split has {masked} masks"
     if config.train.method in ON_THE_FLY and first >= images:
-        raise UserError(f"train.method={config.train.method}: all {images} train images are labelled, no pool is left")
+        yield f"train.method={config.train.method}: all {images} train images are labelled, no pool is left"
     last = first + config.cycles * config.query.images if config.query.unit == "image" else first
     if config.train.method in ON_THE_FLY and min(last, images * (config.budget or 1.0)) >= images:
-        raise UserError(
+        yield (
             f"query.images={config.query.images}: after {config.cycles} queries all {images} train images are labelled,"
             f" and train.method={config.train.method} needs a pool"
         )
     if config.budget is not None and min(first, masked) > config.budget * images + 1e-6:
-        raise UserError(f"budget={config.budget}: the {first} initial images are more than that share of {images}")
+        yield f"budget={config.budget}: the {first} initial images are more than that share of {images}"
 
 
 def check_first_images(configs: Sequence[RunConfig], index: DataIndex) -> None:

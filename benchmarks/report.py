@@ -18,6 +18,7 @@ from benchmarks.drawing import INK, MARKERS, SERIES, cycle_look, inline, save, s
 from benchmarks.figures import Dots, draw_class_iou, draw_confusion, draw_curve, draw_stage_times, draw_training
 from benchmarks.findings import Findings, find_data, load_findings
 from benchmarks.parts import Parts
+from benchmarks.preflight import few_images
 from benchmarks.report_markdown import as_markdown, percent
 from orchestrator.config import RunConfig, flatten
 from orchestrator.provenance import drift_lines
@@ -92,6 +93,7 @@ def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dic
     return {
         **_drawn(figures, out, parts),
         "missing": missing,
+        "few": few_images(index, run.summary["evaluated_on"]) if index else "",
         "settings": {key: settings[key] for key in KEYS if settings[key] != "null"},
         "recipe": run.config.to_yaml(),
         "reference": reference,
@@ -121,6 +123,7 @@ def _several(runs: Sequence[Findings], out: Path, parts: Parts) -> dict[str, Any
     return {
         **_drawn(figures, out, parts),
         "missing": "",
+        "few": "",
         "absent": absent,
         "reference": None,
         "differing": _differing(runs),

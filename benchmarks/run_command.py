@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.backends import check_backend, started
-from benchmarks.preflight import check_data, check_first_images, check_same_run, with_local_list, with_local_weights
+from benchmarks.preflight import (
+    check_data,
+    check_first_images,
+    check_same_run,
+    few_images,
+    with_local_list,
+    with_local_weights,
+)
 from benchmarks.recipes import resolve
 from benchmarks.weights_check import check_weights
 from orchestrator.config import RunConfig
@@ -51,6 +58,8 @@ def run_command(
     check_same_run(config, index, layout, allow_drift=allow_drift)
     check_weights(config, layout)
     uri = chosen_uri(tracking, out)
+    if few := few_images(index, config.data.evaluate_on):
+        print(few, flush=True)
 
     with locked(out), handled():
         begin(config, index, layout, allow_drift=allow_drift)

@@ -1,0 +1,181 @@
+"""`s4al query RUN`: what the run's last model would have labelled next.  Nothing in the run is changed, no label is
+bought, and no truth is read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.backends import check_backend, started
+from benchmarks.findings import find_data, load_findings
+from benchmarks.printed import print_files, print_tables
+from orchestrator.config import RunConfig, override
+from orchestrator.interrupt import handled
+from orchestrator.layout import RunLayout
+from querying.errors import UserError
+from querying.files import check_folder, make_folder, write_text
+from querying.ledger import Ledger
+from querying.leftovers import writing_into
+from querying.regions import RegionGrid
+from querying.settings import QuerySettings
+from querying.shards import DataIndex
+
+if TYPE_CHECKING:
+    from orchestrator.backend import Backend
+    from orchestrator.progress import Progress
+
+SHOWN = 20
+"""Rows of the table on the terminal; the CSV has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One thing to label.  `box`: top, left, bottom and right in pixels of the stored image, the last two exclusive."""
+
+    image_id: str
+    region: int | None
+    """None: the whole image."""
+    box: tuple[int, int, int, int]
+    score: float | None
+    reason: str
+
+
+def query_command(
+    run: Path, overrides: Sequence[str], *, data: Path | None, out: Path | None, backend: str, address: str | None
+) -> None:
+    """Write query.csv and query.png into `out` (default RUN.query beside the run) and print the first rows.
+
+    `overrides` change keys of `query`.  A run that asks nothing (`query.per_image=0`) is asked as a new recipe would.
+    """
+    found = load_findings([run])[0]
+    if foreign := [word for word in overrides if not word.startswith("query.")]:
+        raise UserError(f"{foreign[0]}: a query changes keys of `query` alone; the network is that of the run")
+    config, notes = found.config, []
+    if not override(config, overrides).query.asked:
+        default = QuerySettings().per_image
+        notes.append(f"the run asks nothing by itself (query.per_image=0): asked with query.per_image={default}")
+        config = override(config, [f"query.per_image={default}"])
+    config = override(config, overrides)
+    index = DataIndex.load(data) if data else None
+    if index and index.digest != found.provenance["data"]["sha256"]:
+        raise UserError(f"{data}: not the data set that {run} was made with (another SHA-256)")
+    if not index:
+        index, why = find_data(found)
+        if not index:
+            raise UserError(f"{run}: {why} Name it with --data")
+    check_backend(backend, address)
+    at = run.resolve()  # `.` has no name
+    out = out or at.with_name(f"{at.name}.query")
+    if out.resolve().is_relative_to(at):
+        raise UserError(f"--out {out}: lies in the run, in which nothing is changed; choose another folder")
+    check_folder(out)
+    cycle = found.last["cycle"]
+
+    from orchestrator.progress import shown
+
+    with ExitStack() as held, handled(), shown() as progress, started(backend, address, progress) as ready:
+        make_folder(out)
+        held.enter_context(writing_into(out, progress.say, scratch=True))
+        query = _selected(found.layout, found.config, config, index, cycle, ready, progress, out)
+    grid = RegionGrid(index.height, index.width, config.query.region_size)
+    rows = asked_of(query, grid, config.query)
+    if not rows:
+        budget = f" (budget={config.budget})" if config.budget else ""
+        print(f"{run}: nothing is left to ask: the pool or the budget is exhausted{budget}")
+        return
+    from benchmarks.drawing import save, styled
+    from benchmarks.query_sheet import draw_sheet
+
+    write_text(out / "query.csv", as_csv(rows))
+    with styled():
+        save(draw_sheet(rows, grid, index, cycle + 1), out, "query", svg=False)
+    print_tables(as_markdown(rows, found.label, cycle, config))
+    for note in notes:
+        print(note)
+    print_files([out / "query.csv", out / "query.png"])
+
+
+def _selected(
+    layout: RunLayout,
+    before: RunConfig,
+    config: RunConfig,
+    index: DataIndex,
+    cycle: int,
+    backend: Backend,
+    progress: Progress,
+    out: Path,
+) -> pa.Table:
+    """The query that the run has published after this cycle, where it is of these settings; else made anew."""
+    published = layout.query(cycle) / "query.parquet"
+    if published.exists() and before.query == config.query:
+        return pq.read_table(published)
+    from orchestrator.stages import Stages
+
+    bought_on, grid = (RegionGrid(index.height, index.width, one.query.region_size) for one in (before, config))
+    stages = Stages(config, index, grid, layout, Ledger(layout.ledger), backend, progress, "query", bought_on)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out) as scores:
+        stages.score(cycle, Path(scores))
+        return stages.select(cycle, Path(scores))
+
+
+def asked_of(query: pa.Table, grid: RegionGrid, settings: QuerySettings) -> list[Asked]:
+    """Rows with the highest scores first, one for each image where whole images are asked about."""
+    regions: dict[str, list[tuple[int, float | None]]] = {}
+    for image_id, region, score in zip(*(query[name].to_pylist() for name in ("image_id", "region", "score")),
+                                       strict=True):  # fmt: skip
+        regions.setdefault(image_id, []).append((region, score))
+    whole = settings.unit == "image"
+    rows = [
+        Asked(image_id, None if whole else region, _box(grid, None if whole else region), score, "")
+        for image_id, cells in regions.items()
+        for region, score in (cells[:1] if whole else cells)
+    ]
+    rows.sort(key=lambda row: (-(row.score if row.score is not None else float("-inf")), row.image_id, row.region or 0))
+    seen: dict[str, int] = {}
+    named = []
+    for place, row in enumerate(rows, 1):
+        seen[row.image_id] = seen.get(row.image_id, 0) + 1
+        here = "" if whole else f", no. {seen[row.image_id]} of {len(regions[row.image_id])} in its image"
+        reason = f"{settings.acquisition}: no. {place} of {len(rows)}{here}"
+        named.append(Asked(row.image_id, row.region, row.box, row.score, reason))
+    return named
+
+
+def _box(grid: RegionGrid, region: int | None) -> tuple[int, int, int, int]:
+    if region is None or region < 0:
+        return 0, 0, grid.height, grid.width
+    rows, columns = grid.box(region)
+    return rows.start, columns.start, rows.stop, columns.stop
+
+
+def as_csv(rows: Sequence[Asked]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "region", "top", "left", "bottom", "right", "score", "reason"])
+    for row in rows:
+        region, score = ("" if value is None else value for value in (row.region, row.score))
+        writer.writerow([row.image_id, region, *row.box, score, row.reason])
+    return text.getvalue()
+
+
+def as_markdown(rows: Sequence[Asked], label: str, cycle: int, config: RunConfig) -> str:
+    images = len({row.image_id for row in rows})
+    what = "images" if rows[0].region is None else f"boxes in {images:,} images"
+    head = f"{label}: {len(rows):,} {what} to label next, by `{config.query.acquisition}` of the model of cycle {cycle}"
+    head += f"; the first {SHOWN}:" if len(rows) > SHOWN else ":"
+    heads = ["image", "top, left, bottom, right", "score", "reason"]
+    lines = [head, "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for row in rows[:SHOWN]:
+        score = "" if row.score is None else f"{row.score:.4f}"
+        image_id = row.image_id.replace("|", "\\|")
+        lines.append(f"| {image_id} | {', '.join(map(str, row.box))} | {score} | {row.reason} |")
+    return "\n".join(lines) + "\n"
