@@ -78,7 +78,8 @@ def experiment_id(client: Any, name: str, uri: str, beside: Path) -> str:
 
 def find(client: Any, experiment: str, key: str) -> Any:
     """The run with this key; None without one.  Twins that a lost answer has left are removed."""
-    wanted = f"tags.`s4al.key` = '{key}'"
+    quote = '"' if "'" in key else "'"  # a key may be a path; MLflow's filters have no escape
+    wanted = f"tags.`s4al.key` = {quote}{key}{quote}"
     found = client.search_runs([experiment], wanted, max_results=10, order_by=["attributes.start_time ASC"])
     for twin in found[1:]:
         client.delete_run(twin.info.run_id)

@@ -208,7 +208,7 @@ def test_what_can_not_be_looked_at_is_refused(toy_data):
         check_data(small_config("train.validate_epochs=1"), without)
     shards = [replace(shard, masked=shard.masked - 1) for shard in toy_data.shards("val")]
     unmasked = replace(toy_data, splits={**toy_data.splits, "val": tuple(shards)})
-    with pytest.raises(UserError, match="split 'val' has no mask"):
+    with pytest.raises(UserError, match="split 'val' have no mask"):
         check_data(small_config("train.validate_epochs=1"), unmasked)
     shards = [replace(shard, class_pixels=(0,) * toy_data.num_classes) for shard in toy_data.shards("val")]
     void = replace(toy_data, splits={**toy_data.splits, "val": tuple(shards)})
