@@ -20,7 +20,7 @@ from benchmarks.performance.timing import ByDefaultAllocator, in_turns, millisec
 from querying.allocator import keep_freed_memory
 from querying.labels import IGNORE
 from training.batch import Batch
-from training.method_settings import MethodSettings
+from training.method_settings import MethodSettings, SelfTrainingSettings
 from training.methods.parts import Parts, Step
 from training.methods.registry import METHODS
 from training.model import DeepLabV3Plus, build_model, normalise, parameter_groups
@@ -63,7 +63,11 @@ def case(
     target = blown_up(label.masked_fill(label >= CLASSES, IGNORE))
     settings = TrainSettings(method="self_training")
     step = Step(
-        settings, reco or ReCoSettings(), torch.Generator(device).manual_seed(0), lambda count: count, MethodSettings()
+        settings,
+        reco or ReCoSettings(),
+        torch.Generator(device).manual_seed(0),
+        lambda count: count,
+        MethodSettings(self_training=SelfTrainingSettings(mean="apart")),  # as the plain port
     )
     batch = Batch(image[:2], target[:2], image[2:], target[2:]).to(device)
     return Case(batch, step, model or ModelSettings(), device)

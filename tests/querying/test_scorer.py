@@ -198,7 +198,7 @@ def test_a_lost_actor_is_not_replaced_where_the_cluster_has_no_room_left(local_r
     make = partial(Suicidal, tmp_path / "more busy than the room that is left")
     found = list(map_unordered(make, "double", range(9), actors=4, num_cpus=0.25, slots=lambda: 2))
     assert sorted(found) == list(range(0, 18, 2))
-    with pytest.raises(InfrastructureError, match="no room left for a scorer"):
+    with pytest.raises(InfrastructureError, match="no node of the cluster has room for a scorer"):
         list(map_unordered(partial(Named, tmp_path / "0"), "double", range(5), actors=2, slots=lambda: 0))
 
 
