@@ -45,7 +45,7 @@ def test_a_command_imports_ours(folder, way):
         (folder / "benchmarks.py").write_text("raise SystemExit('the user's benchmarks was imported')\n")
     done = ours(folder, *command, "show", "toy_splits")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("name: toy_splits")
+    assert "\nname: toy_splits\n" in done.stdout
 
 
 def test_a_users_acquisition_lies_where_the_command_is_started(folder, monkeypatch):

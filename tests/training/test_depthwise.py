@@ -55,7 +55,7 @@ def gradients(ours, exact, x, *, precision: str):
         {"dilation": 2, "padding": 3},
     ],
 )
-@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 6e-3)])
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-5), ("bf16", 1e-2)])
 def test_value_and_gradients_are_pytorchs_in_float64(shape, settings, precision, error):
     """PyTorch's own bf16 gradient is off by more than its length (1.16 of it), or NaN, where it is dilated."""
     ours, exact = both(shape[1], **settings)

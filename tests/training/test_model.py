@@ -251,7 +251,9 @@ def test_a_download_without_a_network_says_what_to_do(monkeypatch):
         raise OSError(f"no route to {name}\nand more lines")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InfrastructureError, match=r"no route to resnet50\); set model.weights") as caught:
+    with pytest.raises(
+        InfrastructureError, match=r"\(no route to resnet50 and more lines\): set model.weights"
+    ) as caught:
         download_backbone("resnet50")
     assert "\n" not in str(caught.value)
 
