@@ -184,6 +184,7 @@ def test_a_trial_that_fails_is_tried_again_but_not_for_a_users_mistake(local_ray
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_mlflow_knows_how_each_trial_ended_and_leaves_those_on_their_way(tmp_path, toy_data):
     from mlflow import MlflowClient
 
