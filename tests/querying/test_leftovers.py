@@ -96,9 +96,11 @@ def test_half_written_files_go_where_nobody_else_writes(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_no_error(tmp_path):
-    with writing_into(tmp_path / "none", print):
+    said = []
+    with writing_into(tmp_path / "none", said.append):
         pass
-    remove_beside(tmp_path / "none" / "toy", print)
+    remove_beside(tmp_path / "none" / "toy", said.append)
+    assert (said, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_an_export_removes_what_a_killed_one_has_left(tmp_path, monkeypatch, capsys):
