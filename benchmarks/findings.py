@@ -158,6 +158,19 @@ def find_data(run: Findings) -> tuple[DataIndex | None, str]:
     return index, ""
 
 
+def data_of(found: Findings, run: Path, data: Path | None) -> DataIndex:
+    """The data set at `data`, or where the run had it.  UserError where it is another one, or is not there any more."""
+    if data:
+        index = DataIndex.load(data)
+        if index.digest != found.provenance["data"]["sha256"]:
+            raise UserError(f"{data}: not the data set that {run} was made with (another SHA-256)")
+        return index
+    there, why = find_data(found)
+    if not there:
+        raise UserError(f"{run}: {why} Name it with --data")
+    return there
+
+
 def _load(run: Path) -> Findings:
     summary = _checked(run)
     layout = RunLayout(run)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.backends import check_backend, started
-from benchmarks.findings import find_data, load_findings
+from benchmarks.findings import data_of, load_findings
 from benchmarks.printed import print_files, print_tables
 from orchestrator.config import RunConfig, override
 from orchestrator.interrupt import handled
@@ -65,13 +65,7 @@ def query_command(
         notes.append(f"the run asks nothing by itself (query.per_image=0): asked with query.per_image={default}")
         config = override(config, [f"query.per_image={default}"])
     config = override(config, overrides)
-    index = DataIndex.load(data) if data else None
-    if index and index.digest != found.provenance["data"]["sha256"]:
-        raise UserError(f"{data}: not the data set that {run} was made with (another SHA-256)")
-    if not index:
-        index, why = find_data(found)
-        if not index:
-            raise UserError(f"{run}: {why} Name it with --data")
+    index = data_of(found, run, data)
     check_backend(backend, address)
     at = run.resolve()  # `.` has no name
     out = out or at.with_name(f"{at.name}.query")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.backends import check_backend, started
-from benchmarks.findings import find_data, load_findings
+from benchmarks.findings import data_of, load_findings
 from benchmarks.preflight import check_data
 from benchmarks.systems import shared
 from orchestrator.config import RunConfig, override
@@ -52,13 +52,7 @@ def replay_command(
     if foreign:
         raise UserError(f"{foreign[0]}: a replay changes keys of `query` alone; the networks are those of the run")
     config = override(found.config, words)
-    index = DataIndex.load(data) if data else None
-    if index and index.digest != found.provenance["data"]["sha256"]:
-        raise UserError(f"{data}: not the data set that {run} was made with (another SHA-256)")
-    if not index:
-        index, why = find_data(found)
-        if not index:
-            raise UserError(f"{run}: {why} Name it with --data")
+    index = data_of(found, run, data)
     check_data(config, index, found.layout.decided)
     check_backend(backend, address)
     cycles = [row["cycle"] for row in found.cycles if (found.layout.query(row["cycle"]) / "query.parquet").exists()]
