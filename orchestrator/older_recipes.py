@@ -1,6 +1,6 @@
 """What a recipe meant that an earlier version wrote out in full: keys that it did not know yet had another value then.
 
-The defaults of these keys are the forms of the methods' authors since 2026-12-01 (docs/fidelity.md).  A run that was
+The defaults of these keys are the forms of the methods' authors now (docs/fidelity.md).  A run that was
 begun before keeps the form that it was begun with.
 """
 
@@ -16,6 +16,8 @@ BEFORE: dict[str, dict[str, str]] = {
     "deal": {"balance": "share"},
 }
 """`methods.*` as they were."""
+SINCE: dict[str, dict[str, str]] = {"cct": {"decoder": "linear"}}
+"""Likewise keys that came later: a group of a whole recipe that lacks its key is of before."""
 RENAMED = {"equal": "flip_entropy"}
 """`query.acquisition`: its score until then, and the name of that score now."""
 
@@ -29,11 +31,15 @@ def as_it_was(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     if any(not isinstance(tree.get(group, {}), Mapping) for group in groups):
         return tree  # a mistake that the validation names
     methods: Mapping[str, Any] = tree.get("methods", {})
-    if not all(tree.get(group) for group in _GROUPS) or "self_training" in methods:
+    if not all(tree.get(group) for group in _GROUPS):
         return tree
-    if any(not isinstance(methods.get(name, {}), Mapping) for name in BEFORE):
+    if any(not isinstance(methods.get(name, {}), Mapping) for name in (*BEFORE, *SINCE)):
         return tree
+    since = {name: {**keys, **methods[name]} for name, keys in SINCE.items() if methods.get(name)}
+    if "self_training" in methods:
+        return {**tree, "methods": {**methods, **since}}
     older = {name: {**keys, **methods.get(name, {})} for name, keys in BEFORE.items()}
+    older |= {name: {**keys, **methods.get(name, {})} for name, keys in SINCE.items()}
     query = dict(tree["query"])
     query["acquisition"] = RENAMED.get(query.get("acquisition", ""), query.get("acquisition", "entropy"))
     return {**tree, "methods": {**methods, **older}, "query": query}

@@ -68,6 +68,7 @@ def test_a_run_that_was_begun_with_our_form_of_a_method_keeps_it_and_no_other_go
     config, _ = read_recipe(stored / "recipe.yaml")
     methods = config.methods
     assert (methods.self_training.mean, methods.cps.passes, methods.deal.balance) == ("apart", "joint", "share")
+    assert methods.cct.decoder == "linear"
     assert methods.equal.model_dump() == {
         "weight": 1.0, "supervised": "image", "distance": "probabilities", "images": "all"
     }  # fmt: skip
@@ -93,6 +94,18 @@ def test_a_whole_recipe_of_an_earlier_version_means_what_it_meant_and_a_part_of_
         "today": "logits", "then": "probabilities", "part": "logits"
     }  # fmt: skip
     assert found["then"].methods.self_training.mean == "apart"
+
+
+def test_a_key_that_came_after_the_others_has_its_old_value_in_a_whole_recipe_of_before_it(tmp_path):
+    tree = yaml.safe_load(small_config().to_yaml())
+    path = tmp_path / "recipe.yaml"
+    found = []
+    for _ in range(2):
+        path.write_text(yaml.safe_dump(tree))
+        found.append(load_yaml(path).methods)
+        tree["methods"]["cct"].pop("decoder", None)
+    assert [one.cct.decoder for one in found] == ["relu", "linear"]
+    assert found[1].self_training == found[0].self_training
 
 
 READERS = {

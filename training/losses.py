@@ -12,6 +12,14 @@ from querying.labels import IGNORE
 from training.upsampled import upsampled_cross_entropy, wide
 
 
+def mean_of(total: Tensor, count: Tensor) -> Tensor:
+    """total / count, and 0 where nothing is counted and the total is 0, too.
+
+    The count may lie below 1: as a sum of weights, or as the mean over workers of which one has the only pixel.
+    """
+    return total / count.clamp_min(1e-12)
+
+
 def cross_entropy(
     logits_BChw: Tensor,
     target_BHW: Tensor,
@@ -34,7 +42,7 @@ def cross_entropy(
     counted_BHW = target_BHW if among_BHW is None else among_BHW
     known = counted_BHW != IGNORE if normalise == "valid" else torch.ones_like(counted_BHW)
     count = mean_count(known.sum().to(total.dtype))
-    return total / count.clamp_min(1)
+    return mean_of(total, count)
 
 
 def hard_cross_entropy(
@@ -56,4 +64,4 @@ def hard_cross_entropy(
     bound = ranked.topk(min(keep, len(ranked))).values[-1].clamp_max(-math.log(easy_from))
     hard_BHW = known_BHW & (cost_BHW.detach() >= bound)
     total = cost_BHW.masked_fill(~hard_BHW, 0.0).sum()
-    return total / mean_count(hard_BHW.sum().to(total.dtype)).clamp_min(1)
+    return mean_of(total, mean_count(hard_BHW.sum().to(total.dtype)))

@@ -75,6 +75,10 @@ class CCTSettings(Settings):
     vat_size: float = Field(2.0, gt=0)
     vat_probe: float = Field(0.1, gt=0)
     """Length at which the direction is probed (published: 1e-6, which float32 can not resolve)."""
+    decoder: Literal["relu", "linear"] = "relu"
+    """What stands before each doubling of an auxiliary decoder.  `relu`: a ReLU, and first weights that are equal for
+    the four pixels of a place (ICNR), as in the authors' code; `linear`: nothing, and PyTorch's first weights (ours).
+    """
 
     @model_validator(mode="after")
     def _some(self) -> "CCTSettings":

@@ -1,9 +1,11 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from querying.labels import IGNORE
-from training.losses import cross_entropy
+from training.losses import cross_entropy, hard_cross_entropy
 
 
 def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,6 +48,17 @@ def test_workers_with_different_masks_average_to_the_gradient_of_the_whole_batch
     parts = [cross_entropy(logits[h], target[h], normalise=normalise, mean_count=lambda _: mean) for h in halves]
     (averaged,) = torch.autograd.grad(sum(parts) / 2, logits)
     torch.testing.assert_close(averaged, whole)
+
+
+def test_the_only_pixel_of_a_batch_weighs_the_same_whatever_the_number_of_workers():
+    """Its mean count over 4 workers is 1/4: the workers' mean of the loss is its cost all the same."""
+    logits, target = torch.zeros(1, 3, 1, 2), torch.tensor([[[1, IGNORE]]], dtype=torch.uint8)
+    four = [
+        form(logits, one, mean_count=lambda _: torch.tensor(0.25))
+        for form in (partial(cross_entropy, normalise="valid"), partial(hard_cross_entropy, easy_from=0.7, keep=1))
+        for one in (target, *[torch.full_like(target, IGNORE)] * 3)
+    ]
+    assert [sum(four[:4]).item() / 4, sum(four[4:]).item() / 4] == pytest.approx([np.log(3)] * 2)
 
 
 def test_mean_count_is_given_the_number_of_known_pixels():

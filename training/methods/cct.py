@@ -2,12 +2,14 @@
 
 L = CE(x_l) + w(t) * mean_k mean (p_k - p_main)^2 over the pool; p_main carries no gradient, w ramps up.
 
-One encoder and ASPP serve all.  Each auxiliary decoder (a 1x1 convolution to the classes, then sub-pixel upsampling to
-stride 4) sees the pool's ASPP features in its own disturbance: noise, whole channels dropped, the strongest places
-dropped, or pushed where its prediction changes most (VAT).  Published for VOC alone; guided CutOut and the context and
-object masks need a background class, which street scenes have not, so they are left out.  The squared difference is
-taken at stride 4.
+One encoder and ASPP serve all.  Each auxiliary decoder (a 1x1 convolution to the classes, then twice a 1x1
+convolution, a ReLU and sub-pixel upsampling, to stride 4) sees the pool's ASPP features in its own disturbance: noise,
+whole channels dropped, the strongest places dropped, or pushed where its prediction changes most (VAT).  Published for
+VOC alone; guided CutOut and the context and object masks need a background class, which street scenes have not, so they
+are left out.  The squared difference is taken at stride 4.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +32,9 @@ class CCT(Method):
         counts = {"noise": settings.noise, "dropout": settings.dropout, "drop": settings.drop, "vat": settings.vat}
         self.disturbances = [name for name, count in counts.items() for _ in range(count)]
         widths = self.network.widths()
-        self.decoders = nn.ModuleList(AuxiliaryDecoder(widths.features, widths.classes) for _ in self.disturbances)
+        self.decoders = nn.ModuleList(
+            AuxiliaryDecoder(widths.features, widths.classes, settings.decoder) for _ in self.disturbances
+        )
 
     def forward(self, batch: Batch, step: Step) -> Parts:
         settings: CCTSettings = step.methods.cct
@@ -54,17 +58,31 @@ class CCT(Method):
 
 
 class AuxiliaryDecoder(nn.Module):
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, kind: Literal["relu", "linear"] = "relu") -> None:
         super().__init__()
         self.classify = nn.Conv2d(channels, classes, 1, bias=False)
-        self.expand = nn.ModuleList(nn.Conv2d(classes, 4 * classes, 1) for _ in range(2))
+        doublings = [nn.Conv2d(classes, 4 * classes, 1) for _ in range(2)]
+        self.expand = nn.ModuleList(doublings)
+        self.activate = nn.ReLU() if kind == "relu" else nn.Identity()
+        if kind == "relu":
+            nn.init.kaiming_normal_(self.classify.weight, nonlinearity="relu")
+            for conv in doublings:
+                _same_for_the_four(conv.weight)
 
     def forward(self, features_BAhw: Tensor, size: torch.Size) -> Tensor:
         """(B, A, h, w) -> logits (B, C, *size), by two doublings and, where these do not fit exactly, interpolation."""
         x = self.classify(features_BAhw)
         for conv in self.expand:
-            x = F.pixel_shuffle(conv(x), 2)
+            x = F.pixel_shuffle(self.activate(conv(x)), 2)
         return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def _same_for_the_four(weight: Tensor) -> None:
+    """First weights under which a doubling is nearest-neighbour interpolation (ICNR, Aitken et al. 2017)."""
+    one = torch.empty(len(weight) // 4, *weight.shape[1:])
+    nn.init.kaiming_normal_(one)
+    weight.copy_(one.repeat_interleave(4, dim=0))
 
 
 def disturb(

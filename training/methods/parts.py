@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.losses import cross_entropy, hard_cross_entropy
+from training.losses import cross_entropy, hard_cross_entropy, mean_of
 from training.method_settings import MethodSettings
 from training.model import Output
 from training.reco import reco_loss
@@ -51,12 +51,13 @@ def supervise(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
 
 
 def pixel_mean(cost_BHW: Tensor, chosen_BHW: Tensor, counted_BHW: Tensor, step: Step) -> Tensor:
-    """Sum of the costs of chosen pixels over the number of counted ones (in the global batch); 0 where there is none.
+    """Sum of the costs of chosen pixels over the number of counted ones (in the global batch), or over the sum of their
+    weights where these are given for `counted_BHW`; 0 where there is none.
 
     What is not chosen gets no gradient, even where its cost is not finite.
     """
     total = cost_BHW.masked_fill(~chosen_BHW, 0.0).sum()
-    return total / step.mean_count(counted_BHW.sum().to(total.dtype)).clamp_min(1)
+    return mean_of(total, step.mean_count(counted_BHW.sum().to(total.dtype)))
 
 
 def ramp_up(done: float, share: float) -> float:

@@ -61,7 +61,7 @@ class U2PL(Method):
         bound = entropy_u.flatten().nanquantile(1 - settings.unreliable * (1 - step.done))
         reliable, unreliable = entropy_u < bound, entropy_u >= bound  # neither, where nothing is seen
         cost_u = F.cross_entropy(wide(logits[known:]), label_u, reduction="none")
-        scarce = reliable.numel() / step.mean_count(reliable.sum().float()).clamp_min(1)
+        scarce = reliable.numel() / step.mean_count(reliable.sum().float()).clamp_min(1e-12)
 
         nothing_u = torch.full_like(label_u, IGNORE)
         truth = torch.cat([batch.target.long(), nothing_u])

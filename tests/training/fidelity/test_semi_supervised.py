@@ -24,7 +24,9 @@ from tests.training.fidelity.given import (
 )  # fmt: skip
 from tests.training.tiny import step
 from training.methods.ael import copies, cuts
+from training.methods.cct import AuxiliaryDecoder
 from training.methods.mixing import boxes
+from training.methods.parts import pixel_mean
 from training.methods.u2pl import U2PL
 
 EVERYWHERE = np.ones((2, HEIGHT, WIDTH), bool)
@@ -125,6 +127,32 @@ def test_cct_is_cross_entropy_and_the_mean_squared_difference_of_auxiliary_decod
     check(found, told, expected, z, *auxiliary)
 
 
+@pytest.mark.parametrize(("kind", "sure"), [("relu", 1 / (1 + np.exp(-1))), ("linear", 1 / (1 + np.exp(-3)))])
+def test_ccts_auxiliary_decoder_ends_in_a_relu_so_that_no_logit_is_below_0(kind, sure):
+    """CCT's code: a 1x1 convolution to the classes, then convolution, ReLU and sub-pixel upsampling for each doubling.
+    A convolution that gives (1, -2): p = 1 / (1 + e^-1) = .731; without the ReLU, ours, 1 / (1 + e^-3) = .953."""
+    decoder = AuxiliaryDecoder(2, 2, kind)
+    with torch.no_grad():
+        decoder.classify.weight.copy_(torch.eye(2)[..., None, None])
+        for number, conv in enumerate(decoder.expand):
+            conv.weight.zero_()
+            conv.bias.copy_(torch.tensor([1.0, -2.0]).repeat_interleave(4) if number else torch.zeros(8))
+        p = decoder(torch.ones(1, 2, 3, 4), torch.Size((12, 16))).softmax(1)
+    np.testing.assert_allclose(p[:, 0].numpy(), sure, rtol=1e-6)
+
+
+def test_ccts_first_weights_make_every_doubling_repeat_its_pixels():
+    """ICNR (Aitken et al. 2017): the four pixels of a place are equal at the start; so are those of both doublings."""
+    decoder = AuxiliaryDecoder(5, 3)
+    with torch.no_grad():
+        for conv in decoder.expand:
+            conv.bias.zero_()
+        found = decoder(torch.randn(1, 5, 2, 3), torch.Size((8, 12)))
+    blocks = found.reshape(1, 3, 2, 4, 3, 4)
+    assert torch.equal(blocks, blocks[:, :, :, :1, :, :1].expand_as(blocks))
+    assert found.unique().numel() > 3
+
+
 def test_unimatch_is_half_labels_and_half_strong_and_feature_views_of_the_weak_label():
     """UniMatch equations 4 to 6, code: L = 1/2 [CE(x_l) + 1/4 CE(s1) + 1/4 CE(s2) + 1/2 CE(fp)]; the threshold decides
     what is learned and not what is counted; s1 and s2 get boxes of the image before them, with its label."""
@@ -182,6 +210,15 @@ def test_ael_samples_pool_pixels_by_class_and_weighs_them_by_squared_confidence(
         lambda x: mean_known(x[:2], y) + (weight * cost(x[2:], label)).sum() / weight.sum(),
         z,
     )
+
+
+def test_weights_of_ael_that_sum_to_less_than_1_still_divide_by_their_sum():
+    """One pixel of confidence .5, cost 2: (.25 * 2) / .25 = 2.0 (a denominator of at least 1 would give .5)."""
+    weight, cost_ = torch.tensor([0.25, 0.0]), torch.tensor([2.0, 7.0], requires_grad=True)
+    found = pixel_mean(weight * cost_, weight > 0, weight, step())
+    assert found.item() == pytest.approx(2.0, rel=1e-6)
+    found.backward()
+    assert cost_.grad.tolist() == pytest.approx([1.0, 0.0])
 
 
 def test_u2pl_learns_reliable_pixels_scaled_up_and_leaves_out_the_rest():
