@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.parts import failure
+from benchmarks.parts import in_words
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest
 from orchestrator.progress import Progress
@@ -20,16 +20,19 @@ from querying.shards import DataIndex
 
 def conclude_run(
     layout: RunLayout, summary: Mapping[str, Any], index: DataIndex, mirror: Mirror, progress: Progress
-) -> None:
+) -> Path | None:
     """Export the last model, close the run in MLflow, then write the report and put it there, too.
 
     The summary is written already; what fails here is named with the command that makes it later, and left out.
+    Returns the report's page, if there is one.
     """
     onnx = layout.root / "model.onnx"
     exported = _export(layout, summary["cycles"][-1]["cycle"], onnx, progress)
     mirror.finish(None, onnx if exported else None)
-    if report := _report(layout, index, progress):
+    report = _report(layout, index, progress)
+    if report:
         mirror.finish(report.parent, None)
+    return report
 
 
 def _export(layout: RunLayout, cycle: int, onnx: Path, progress: Progress) -> bool:
@@ -45,7 +48,7 @@ def _export(layout: RunLayout, cycle: int, onnx: Path, progress: Progress) -> bo
         raise
     except Exception as error:  # the checkpoint is the model: another format of it is not worth a run's end
         command = shlex.join(["s4al", "export", str(layout.root), str(onnx.with_name("FILE.onnx"))])
-        progress.say(f"no model.onnx: {failure(error)}; the run is finished without it; later: {command}")
+        progress.say(f"no model.onnx: {in_words(error)}; the run is finished without it; later: {command}")
         return False
     return True
 
@@ -60,5 +63,5 @@ def _report(layout: RunLayout, index: DataIndex, progress: Progress) -> Path | N
         raise
     except Exception as error:  # every number of it is in the summary
         command = shlex.join(["s4al", "report", str(layout.root)])
-        progress.say(f"report: {failure(error)}; the run is finished without it; later: {command}")
+        progress.say(f"report: {in_words(error)}; the run is finished without it; later: {command}")
         return None

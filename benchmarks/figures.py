@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.drawing import DEEP_BLUE, INK, MARKERS, MUTED, RULE, SERIES, STAGES, WIDTH, cycle_look
 from benchmarks.findings import Findings
+from training.interval import INTERVAL
 
 _PART_NAMES = {
     "train/loss": "total",
@@ -47,6 +48,8 @@ def draw_curve(runs: Sequence[Findings]) -> Figure:
         x = [100 * row["labelled_fraction"] for row in run.cycles]
         y = [100 * row["miou"] for row in run.cycles]
         axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=2, zorder=3)
+        if len(runs) == 1:
+            _whiskers(axes, run.cycles, colour)
         labels.append((y[-1], run.label if len(runs) > 1 else f"{y[-1]:.1f} %", colour))
         if len(runs) == 1:
             _label_points(axes, x, y, colour)
@@ -184,6 +187,15 @@ def draw_confusion(run: Findings) -> Figure:
         axes.axvline(edge, color=RULE, linewidth=0.6, clip_on=False)
     axes.spines[:].set_visible(False)
     return figure
+
+
+def _whiskers(axes: Axes, rows: Sequence[Mapping[str, Any]], colour: str) -> None:
+    """The interval of each row's mIoU, where it has one."""
+    for row in rows:
+        low, high = (row.get(key) for key in INTERVAL)
+        if low is not None and high is not None:
+            x = 100 * row["labelled_fraction"]
+            axes.plot([x, x], [100 * low, 100 * high], color=colour, alpha=0.3, linewidth=5, solid_capstyle="butt")
 
 
 def _mark(series: Dots) -> dict[str, Any]:

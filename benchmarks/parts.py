@@ -30,7 +30,7 @@ class Parts:
         except Exception as error:
             if isinstance(error, DamagedError):
                 self._damage = self._damage or error
-            self.failed.append(f"{name}: {failure(error)}")
+            self.failed.append(f"{name}: {in_words(error)}")
             LOG.warning("left out: %s", self.failed[-1])
             return otherwise
 
@@ -40,6 +40,6 @@ class Parts:
             raise self._damage
 
 
-def failure(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
     """The error's kind and text on one line."""
     return f"{type(error).__name__}: {one_line(str(error))[:300]}".rstrip(": ")

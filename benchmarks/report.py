@@ -20,6 +20,7 @@ from benchmarks.findings import Findings, find_data, load_findings
 from benchmarks.parts import Parts
 from benchmarks.preflight import few_images
 from benchmarks.report_markdown import as_markdown, percent
+from benchmarks.tables import about_intervals, interval_of
 from orchestrator.config import RunConfig, flatten
 from orchestrator.provenance import drift_lines
 from orchestrator.verify import REPORT_NOTE
@@ -94,6 +95,7 @@ def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dic
         **_drawn(figures, out, parts),
         "missing": missing,
         "few": few_images(index, run.summary["evaluated_on"]) if index else "",
+        "intervals": about_intervals(run.cycles),
         "settings": {key: settings[key] for key in KEYS if settings[key] != "null"},
         "recipe": run.config.to_yaml(),
         "reference": reference,
@@ -124,6 +126,7 @@ def _several(runs: Sequence[Findings], out: Path, parts: Parts) -> dict[str, Any
         **_drawn(figures, out, parts),
         "missing": "",
         "few": "",
+        "intervals": about_intervals([run.last for run in runs]),
         "absent": absent,
         "reference": None,
         "differing": _differing(runs),
@@ -221,6 +224,7 @@ def _environment() -> Environment:
     )
     environment.filters["percent"] = percent
     environment.filters["clock"] = _clock
+    environment.filters["interval"] = interval_of
     return environment
 
 

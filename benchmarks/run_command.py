@@ -93,24 +93,24 @@ def _launch(
     with shown() as progress, started(backend, address, progress) as ready:
         mirror = settled(config, index, layout, ready, uri, progress)
         with mirrored(mirror):
-            _run(config, index, layout, ready, mirror, progress)
+            report = _run(config, index, layout, ready, mirror, progress)
     from benchmarks.printed import after_run
     from benchmarks.tables import print_outcome
 
-    print_outcome(layout, uri)
+    print_outcome(layout, uri, report)
     after_run(layout.root)
 
 
 def _run(
     config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, mirror: Mirror, progress: Progress
-) -> None:
+) -> Path | None:
     from orchestrator.loop import run
 
     summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress)
 
     from benchmarks.ending import conclude_run
 
-    conclude_run(layout, summary, index, mirror, progress)
+    return conclude_run(layout, summary, index, mirror, progress)
 
 
 def settled(

@@ -6,9 +6,7 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks.tables import load_summary, outcome_table, print_drift
+from benchmarks.tables import print_drift, print_table
 from orchestrator.ahead import next_stage
 from orchestrator.layout import LOCK, RunLayout
 from orchestrator.lock_file import held
@@ -44,7 +42,7 @@ def show_status(path: Path) -> None:
 def _status_of_run(run: Path) -> None:
     layout = RunLayout(run)
     if layout.summary.exists():
-        Console().print(outcome_table(load_summary(run)))
+        print_table(layout)
     print_drift(layout)
     print(f"{run}: {_line(run)}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.drawing import save, styled
-from benchmarks.parts import failure
+from benchmarks.parts import in_words
 from benchmarks.printed import print_files, print_next, print_tables
 from benchmarks.sweep_figures import best_so_far, figures, shown
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
@@ -108,7 +108,7 @@ def _exported(run: Path, file: Path) -> Path | None:
     except Interrupted:
         raise
     except Exception as error:  # another format of a model that is there is not worth the sweep's end
-        print(f"no {file.name}: {failure(error)}; the sweep is finished without it;"
+        print(f"no {file.name}: {in_words(error)}; the sweep is finished without it;"
               f" later: {shlex.join(['s4al', 'export', str(run), str(file)])}")  # fmt: skip
         return None
     return file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -18,6 +18,7 @@ from orchestrator.recipe_file import is_run, read_recipe
 from orchestrator.tracking_uri import how_to_see
 from querying.errors import UserError
 from querying.files import read_json
+from training.interval import INTERVAL
 
 
 def load_summary(run: Path) -> dict[str, Any]:
@@ -37,15 +38,44 @@ def protocol(config: RunConfig, checkpoint: Checkpoint = Checkpoint.last) -> str
     return f"{how}, {checkpoint.replace('_', ' ')} checkpoint, on {config.data.evaluate_on}"
 
 
-def outcome_table(summary: dict[str, Any]) -> Table:
+def interval_of(row: Mapping[str, Any]) -> str:
+    """The 95 % interval of a row's mIoU in percent, as 46.2-52.1; `-` where there is none."""
+    low, high = (row.get(key) for key in INTERVAL)
+    return "-" if low is None or high is None else f"{100 * low:.1f}-{100 * high:.1f}"
+
+
+def about_intervals(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the intervals are, or why there are none; nothing where they were not looked for (an earlier version's)."""
+    if not any(INTERVAL[0] in row for row in rows):
+        return ""
+    if all(row.get(INTERVAL[0], 0) is None for row in rows):
+        return "no interval is possible: mIoU is measured on one image"
+    return (
+        "interval: of 95 %, from 2,000 draws of the evaluated images with replacement; chance of the training (seed) is"
+        " not in it"
+    )
+
+
+def outcome_table(summary: dict[str, Any], reference: Mapping[str, Any] | None = None) -> Table:
+    """`reference`: the row of the fully supervised run, where it is known."""
     supervised = summary["supervised_miou"]
     table = Table(
         title=f"{summary['recipe']}, seed {summary['seed']}, on {summary['evaluated_on']}", title_justify="left"
     )
     best = any("best_on_val" in row for row in summary["cycles"])
     chosen = ["best on val %"] if best else []
-    for heading in ("cycle", "labelled %", "of non-void %", "cells", "mIoU %", *chosen, "of full %", "seconds"):
-        table.add_column(heading, justify="right")
+    for heading in (
+        "cycle",
+        "labelled %",
+        "of non-void %",
+        "cells",
+        "mIoU %",
+        "interval",
+        *chosen,
+        "of full %",
+        "seconds",
+    ):
+        table.add_column(heading, justify="right", no_wrap=heading == "interval")
     for row in summary["cycles"]:
         valid = row["labelled_fraction_valid"]
         table.add_row(
@@ -54,21 +84,35 @@ def outcome_table(summary: dict[str, Any]) -> Table:
             "-" if valid is None else f"{100 * valid:.2f}",
             str(row["cells"]),
             f"{100 * row['miou']:.2f}",
+            interval_of(row),
             *([f"{100 * row['best_on_val']['miou']:.2f}"] if best else []),
             f"{100 * row['miou'] / supervised:.1f}" if supervised else "-",
             f"{sum(row['seconds'].values()):.0f}",
         )
     if supervised:
-        table.add_row("full", "100.00", "100.00", "", f"{100 * supervised:.2f}", *([""] if best else []), "100.0", "")
+        table.add_row(
+            "full", "100.00", "100.00", "", f"{100 * supervised:.2f}", interval_of(reference or {}),
+            *([""] if best else []), "100.0", "",
+        )  # fmt: skip
     return table
 
 
-def print_outcome(layout: RunLayout, uri: str) -> None:
-    console = Console(width=None if Console().is_terminal else 100)
-    console.print(outcome_table(load_summary(layout.root)))
+def print_table(layout: RunLayout) -> None:
+    """The cycles of a run, and what their intervals are."""
+    console = Console(width=None if Console().is_terminal else 120)
+    summary, there = load_summary(layout.root), layout.reference.summary.exists()
+    rows = load_summary(layout.reference.root)["cycles"] if there and summary["supervised_miou"] else []
+    console.print(outcome_table(summary, rows[-1] if rows else None))
+    if said := about_intervals(summary["cycles"]):
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_outcome(layout: RunLayout, uri: str, report: Path | None) -> None:
+    """`report`: the page, where it was made; if not, that has been said."""
+    print_table(layout)
     print_drift(layout)
-    report = layout.root / "report" / "report.html"
-    console.print(f"report:  {report}", markup=False, highlight=False, soft_wrap=True)
+    if report:
+        Console().print(f"report:  {report}", markup=False, highlight=False, soft_wrap=True)
     print_tracking(uri)
 
 

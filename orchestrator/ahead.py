@@ -34,6 +34,14 @@ def next_stage(layout: RunLayout, config: RunConfig) -> str:
     return reference or "the report"
 
 
+def images_after(config: RunConfig, layout: RunLayout, cycle: int) -> int:
+    """How many images the trainings that come after this cycle's see, the reference's included where it is not made."""
+    todo = [config.train_at(n, last=n == config.cycles) for n in range(cycle + 1, config.cycles + 1)]
+    if config.reference and not layout.reference.checkpoint(0).exists():
+        todo.append(config.as_reference().train_at(0, last=True))
+    return sum(s.epochs * s.steps_per_epoch * (s.batch_size + s.batch_size_unlabelled) for s in todo)
+
+
 def pixels_left(config: RunConfig, total: int, spent: int) -> int:
     """What may still be bought, of the budget or of all there is."""
     return max(0, (int(total * config.budget + 1e-6) if config.budget else total) - spent)

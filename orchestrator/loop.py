@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.ahead import images_after
 from orchestrator.backend import Backend
 from orchestrator.config import RunConfig
 from orchestrator.initial import labelled_set
@@ -26,6 +27,7 @@ from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.regions import RegionGrid
 from querying.shards import DataIndex
+from training.interval import INTERVAL
 
 
 def run(
@@ -38,10 +40,12 @@ def run(
     progress: Progress,
     *,
     name: str = "main",
+    later: int = 0,
 ) -> dict[str, Any]:
     """Cycle 0 trains the teacher; every further cycle scores and pseudo-labels the pool, asks, and trains a student.
 
-    Continues from whatever is already published in `layout`; returns the summary.
+    Continues from whatever is already published in `layout`; returns the summary.  `later`: how many images other
+    trainings have still to see when this run is done.
     """
     sweep(layout.root)
     for line in unnoted_settings(layout):
@@ -55,7 +59,8 @@ def run(
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     ledger = Ledger(layout.ledger)
     oracle = SimulatedOracle(index, grid)
-    stages = Stages(config, index, grid, layout, ledger, backend, progress, name, live=live)
+    stages = Stages(config, index, grid, layout, ledger, backend, progress, name, live=live,
+                    later=lambda cycle: later + images_after(config, layout, cycle))  # fmt: skip
     inputs = partial(stage_inputs, layout, ledger)
 
     def publish(folder: Path, make: Callable[[Path], None], stage: str, cycle: int) -> Path:
@@ -69,7 +74,11 @@ def run(
         if not config.reference:
             return None
         whole = config.as_reference()
-        reference = run(whole, index, layout.reference, backend, record, mirror, progress, name="reference")
+        alone = config.model_copy(update={"reference": False})
+        after = images_after(alone, layout, -1) if config.stop_at else 0  # then the reference comes first
+        reference = run(
+            whole, index, layout.reference, backend, record, mirror, progress, name="reference", later=after
+        )
         miou: float = reference["cycles"][-1]["miou"]
         return miou
 
@@ -135,7 +144,9 @@ def _unaltered(answers: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[pa.R
 
 
 def _headline(name: str, row: dict[str, Any]) -> str:
+    low, high = (row.get(key) for key in INTERVAL)
+    within = "" if low is None or high is None else f" ({100 * low:.2f} to {100 * high:.2f})"
     return (
-        f"{name} cycle {row['cycle']}: mIoU {100 * row['miou']:.2f} % with {100 * row['labelled_fraction']:.2f} %"
-        f" of the pixels labelled ({row['seconds']['train']:.0f} s of training)"
+        f"{name} cycle {row['cycle']}: mIoU {100 * row['miou']:.2f} %{within} with"
+        f" {100 * row['labelled_fraction']:.2f} % of the pixels labelled ({row['seconds']['train']:.0f} s of training)"
     )

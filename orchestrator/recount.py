@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from orchestrator.initial import ids_sha256
 from orchestrator.layout import RunLayout
 from orchestrator.record import evaluation_key
 from orchestrator.recount_ledger import recount_labels, recount_query
-from orchestrator.summary import BEST_COUNTS, COUNTS
+from orchestrator.summary import BEST_COUNTS, COUNTS, IMAGES, image_counts, interval_row
 from querying.errors import DamagedError
 from querying.files import read_json
 from querying.ledger import Ledger, Spent
 from querying.regions import RegionGrid
 from training.checkpoint import META
+from training.interval import INTERVAL
 from training.metrics import Confusion
 
 _LEDGER = ("image_id", "region", "cycle", "pixels", "void_pixels", "score", "label")
@@ -112,6 +114,7 @@ def _recount_summary(
             yield from _differences(str(where), summary, wanted)
     totals: set[int] = set()
     for number, row in enumerate(summary["cycles"][: len(spent)]):
+        yield from _recount_images(layout.evaluation(number))
         found = dict(_expected(layout, config, classes, number, spent, row, totals))
         yield from _differences(f"{where}: cycle {number}", row, found)
         for recorded in rows:
@@ -120,7 +123,13 @@ def _recount_summary(
                     if recorded.get("from") in (None, evaluation_key(layout.evaluation(number), name, number)["from"]):
                         flat = {key: value for key, value in found.items() if not isinstance(value, dict)}
                         flat |= {f"class_iou/{k}": v for k, v in found.get("class_iou", {}).items() if v is not None}
-                        flat = {key: value for key, value in flat.items() if value is not None}
+                        # An evaluation that a later version makes again with the same counts has an interval; its row,
+                        # written before, has none.
+                        flat = {
+                            key: value
+                            for key, value in flat.items()
+                            if value is not None and (key not in INTERVAL or key in recorded)
+                        }
                         yield from _differences(f"{layout.metrics}: {name} cycle {number}", recorded, flat)
     if len(totals) > 1:
         yield f"{where}: its cycles are shares of {' and of '.join(map(str, sorted(totals)))} pixels"
@@ -148,8 +157,19 @@ def _expected(
         confusion = Confusion.from_list(counts["counts"])
         iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
         found: dict[str, Any] = {"miou": confusion.mean_iou(), "pixel_accuracy": confusion.pixel_accuracy()}
+        with suppress(DamagedError):  # said where it lies
+            found |= interval_row(layout.evaluation(cycle) / file)
         found["class_iou"] = dict(zip(classes, iou, strict=True))
         yield from found.items() if key is None else [(key, found)]
+
+
+def _recount_images(evaluation: Path) -> Iterator[str]:
+    """Do the counts of the images add up to those of the split?"""
+    for file, of_images in IMAGES.items():
+        with suppress(DamagedError):  # said where it lies
+            found = image_counts(evaluation / file)
+            if found and not found.adds_up_to(Confusion.from_list(read_json(evaluation / file)["counts"])):
+                yield f"{evaluation / of_images}: does not add up to {file}"
 
 
 def _recount_first(layout: RunLayout, ledger: Ledger, summary: Mapping[str, Any]) -> Iterator[str]:

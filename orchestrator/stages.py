@@ -21,10 +21,10 @@ from orchestrator.layout import RunLayout
 from orchestrator.manifest import inputs_key
 from orchestrator.memory import memory_for
 from orchestrator.progress import Progress
-from orchestrator.summary import BEST_COUNTS, COUNTS
+from orchestrator.summary import BEST_COUNTS, COUNTS, IMAGES
 from orchestrator.verify import stage_inputs
 from querying.choice import ScoredPool, choose
-from querying.files import sha256, write_json, written
+from querying.files import sealed, sha256, write_json, write_text, written
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
 from querying.pool import ScoreTask
@@ -36,6 +36,7 @@ from querying.shards import DataIndex, image_ids
 from training.checkpoint import best_folder
 from training.evaluation import EvaluationTask, ShardEvaluator
 from training.heartbeat import EPOCHS, PROGRESS, VALIDATION
+from training.interval import ImageCounts
 from training.job import TrainJob, stop_file
 from training.metrics import Confusion
 from training.precision import fast_bf16
@@ -56,9 +57,11 @@ class Stages:
         name: str,
         bought_on: RegionGrid | None = None,
         live: Callable[[int, str, Sequence[dict[str, Any]]], None] = lambda cycle, inputs, history: None,
+        later: Callable[[int], int] = lambda cycle: 0,
     ) -> None:
-        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one; `live`: see `loop.run`."""
-        self.live = live
+        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one; `live`: see `loop.run`; `later`: how
+        many images trainings after a cycle's have still to see."""
+        self.live, self.later = live, later
         self.config, self.index, self.grid = config, index, grid
         self.layout, self.ledger = layout, ledger
         self.backend, self.progress, self.name = backend, progress, name
@@ -98,9 +101,7 @@ class Stages:
         )
         self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
         if settings.precision == "bf16" and not fast_bf16():
-            self.progress.say(
-                "train.precision=bf16: this machine emulates it, many times slower than train.precision=fp32"
-            )
+            self.progress.say("train.precision=bf16: this machine emulates it, many times slower than fp32")
         images = settings.batch_size + settings.batch_size_unlabelled
         for leftover in (stop_file(job.work), *(job.work / name for name in (PROGRESS, VALIDATION, EPOCHS))):
             leftover.unlink(missing_ok=True)
@@ -109,17 +110,13 @@ class Stages:
         with (
             memory_for(f"{what}, training", keys),
             deferred(),
-            followed(job.work, self.progress, what, images, live, self._images_after(cycle)),
+            followed(job.work, self.progress, what, images, live, self.later(cycle)),
         ):
             self.backend.train(job)
 
-    def _images_after(self, cycle: int) -> int:
-        todo = [self.config.train_at(n, last=n == self.config.cycles) for n in range(cycle + 1, self.config.cycles + 1)]
-        return sum(s.epochs * s.steps_per_epoch * (s.batch_size + s.batch_size_unlabelled) for s in todo)
-
     def evaluate(self, cycle: int, out: Path) -> None:
         """Write `confusion.json`: exact counts over the evaluation split; `confusion_best_on_val.json` likewise for the
-        weights that were best on val, where they are kept."""
+        weights that were best on val, where they are kept; beside each the counts of every image."""
         checkpoint = self.layout.checkpoint(cycle).resolve()
         self._count(cycle, checkpoint, out / COUNTS)
         if self.config.evaluate.best_on_val:
@@ -139,9 +136,12 @@ class Stages:
         which = "the best on val " if out.name == BEST_COUNTS else ""
         self.progress.stage(f"{self.name} cycle {cycle}: evaluate {which}on {split}")
         confusion = Confusion.empty(self.index.num_classes)
-        for done, counts in enumerate(self._map(make, "evaluate_shard", tasks), 1):
+        images: dict[str, list[list[int]]] = {}
+        for done, (counts, rows) in enumerate(self._map(make, "evaluate_images", tasks), 1):
             confusion += Confusion.from_list(counts)
+            images |= rows
             self.progress.update(done, len(tasks), "shards")
+        write_text(out.with_name(IMAGES[out.name]), sealed(ImageCounts.of(images).to_dict()) + "\n")
         write_json(out, {"split": split, "counts": confusion.to_list()})
 
     def score(self, cycle: int, out: Path) -> None:

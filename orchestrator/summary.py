@@ -15,11 +15,14 @@ from querying.files import read_json, write_json
 from querying.ledger import Ledger, shares
 from querying.shards import DataIndex
 from training.checkpoint import META, best_folder
+from training.interval import INTERVAL, ImageCounts
 from training.metrics import Confusion
 from training.validation import MIOU
 
 COUNTS, BEST_COUNTS = "confusion.json", "confusion_best_on_val.json"
 """Of an evaluation: of the last weights, and of the best on val where they are asked for."""
+IMAGES = {COUNTS: "images.json", BEST_COUNTS: "images_best_on_val.json"}
+"""Beside them: the counts of every image (`training/interval.py`).  Evaluations of earlier versions have none."""
 SET_KEYS = ("source", "source_sha256", "sha256")
 """What is said of the images of cycle 0 (`orchestrator/initial.py`) besides their number."""
 
@@ -58,9 +61,22 @@ def _accuracy(counts: Path, index: DataIndex) -> dict[str, Any]:
     iou = [None if math.isnan(value) else value for value in confusion.iou().tolist()]
     return {
         "miou": confusion.mean_iou(),
+        **interval_row(counts),
         "pixel_accuracy": confusion.pixel_accuracy(),
         "class_iou": dict(zip(index.classes, iou, strict=True)),
     }
+
+
+def image_counts(counts: Path) -> ImageCounts | None:
+    """Of the evaluation that wrote `counts`; None of an earlier version's."""
+    path = counts.with_name(IMAGES[counts.name])
+    return ImageCounts.from_dict(read_json(path)) if path.exists() else None
+
+
+def interval_row(counts: Path) -> dict[str, float | None]:
+    """`INTERVAL` of an evaluation, as far as it has one."""
+    images = image_counts(counts)
+    return dict(zip(INTERVAL, images.interval() or (None, None), strict=True)) if images else {}
 
 
 def write_summary(

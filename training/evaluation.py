@@ -14,6 +14,7 @@ from querying.arrow_file import unaltered
 from querying.errors import UserError
 from querying.labels import top_class
 from querying.shards import Shard, paired, read_images, read_truth
+from training.interval import image_row
 from training.metrics import Confusion
 from training.settings import EvaluateSettings
 from training.sliding import probabilities
@@ -47,7 +48,12 @@ class ShardEvaluator:
 
     def evaluate_shard(self, task: EvaluationTask) -> list[list[int]]:
         """Confusion counts [true][predicted].  UserError names an image without a mask."""
-        confusion = Confusion.empty(self.num_classes)
+        return self.evaluate_images(task)[0]
+
+    def evaluate_images(self, task: EvaluationTask) -> tuple[list[list[int]], dict[str, list[list[int]]]]:
+        """`evaluate_shard`, and for each image what `ImageCounts.of` takes."""
+        confusion, rows = Confusion.empty(self.num_classes), dict[str, list[list[int]]]()
+        ids: list[str] = []
         images: list[np.ndarray] = []
         masks: list[np.ndarray] = []
         files = task.root, task.shard, task.ids
@@ -56,17 +62,21 @@ class ShardEvaluator:
             for image_id, image_HWC, mask_HW in pairs:
                 if mask_HW is None:
                     raise UserError(f"image {image_id}: no mask, so it can not be evaluated")
+                ids.append(image_id)
                 images.append(image_HWC)
                 masks.append(mask_HW)
                 if len(images) == self.batch_size:
-                    confusion += self._count(images, masks)
-                    images, masks = [], []
+                    confusion += self._count(ids, images, masks, rows)
+                    ids, images, masks = [], [], []
             if images:
-                confusion += self._count(images, masks)
-        return confusion.to_list()
+                confusion += self._count(ids, images, masks, rows)
+        return confusion.to_list(), rows
 
     @torch.inference_mode()
-    def _count(self, images: list[np.ndarray], masks: list[np.ndarray]) -> Confusion:
+    def _count(
+        self, ids: list[str], images: list[np.ndarray], masks: list[np.ndarray], rows: dict[str, list[list[int]]]
+    ) -> Confusion:
+        """Of all of them; each one's own counts go to `rows`."""
         truth_BHW = torch.from_numpy(np.stack(masks))
         images_BCHW = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         window = self.settings.window
@@ -78,7 +88,9 @@ class ShardEvaluator:
             raise FloatingPointError("evaluation: the network's output is not finite")
         pulse.done(len(images))
         confusion = Confusion.empty(self.num_classes)
-        for output_Chw, truth_HW in zip(output_BChw, truth_BHW, strict=True):
+        for image_id, output_Chw, truth_HW in zip(ids, output_BChw, truth_BHW, strict=True):
             full = F.interpolate(output_Chw[None], truth_HW.shape, mode="bilinear", align_corners=self.align_corners)
-            confusion += Confusion.of(top_class(full)[1].cpu(), truth_HW[None], self.num_classes)
+            of_image = Confusion.of(top_class(full)[1].cpu(), truth_HW[None], self.num_classes)
+            rows[image_id] = image_row(of_image)
+            confusion += of_image
         return confusion

@@ -146,7 +146,7 @@ def test_the_best_weights_are_compared_where_they_were_kept(toy_data, tmp_path, 
     assert best.protocol == last.protocol.replace("last checkpoint", "best on val checkpoint")
     compare_command(tmp_path / "kept", tmp_path, "supervised", "none", Checkpoint.best_on_val)
     assert "| supervised | 1/4 | 1 | 90.00 |" in (tmp_path / "compare_best_on_val.md").read_text()
-    print_outcome(RunLayout(path.parent), "none")
+    print_outcome(RunLayout(path.parent), "none", None)
     assert "best on val %" in (shown := capsys.readouterr().out)
     assert "90.00" in shown
     with pytest.raises(UserError, match=r"seed-0: kept no best checkpoint; .*evaluate\.best_on_val=true"):

@@ -15,14 +15,20 @@ from benchmarks.findings import Findings, find_data, load_findings
 from benchmarks.overlays import _heat, _last_seen, coverage_of, draw_queried, queried_cells, spread
 from benchmarks.report import _bought, _clock, _environment, write_report
 from benchmarks.run_command import _provenance
+from benchmarks.tables import about_intervals, interval_of, print_outcome
 from orchestrator.config import build
+from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
+from orchestrator.record import latest
+from orchestrator.summary import image_counts
+from orchestrator.verify import audit_run
 from querying.errors import DamagedError, Interrupted, UserError
-from querying.files import read_json, write_json
+from querying.files import read_json, sha256, write_json
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
 from querying.shards import read_truth
 from tests.small import small_config, small_run
+from training.interval import INTERVAL
 
 
 @pytest.fixture(scope="module")
@@ -401,3 +407,47 @@ def test_the_template_refuses_an_undefined_name():
     assert _environment().autoescape
     with pytest.raises(Exception, match="is undefined"):
         _environment().from_string("{{ nothing }}").render()
+
+
+def test_the_interval_of_every_miou_stands_in_table_page_markdown_and_record(finished, report, run, capsys):
+    row = run.last
+    shown = f"{100 * row['miou_low']:.1f}-{100 * row['miou_high']:.1f}"
+    assert row["miou_low"] < row["miou_high"]
+    print_outcome(RunLayout(finished), "none", None)
+    printed = capsys.readouterr().out
+    assert shown in printed
+    assert "interval: of 95 %" in printed
+    assert shown in report.read_text()
+    assert shown in report.with_name("report.md").read_text()
+    [recorded] = [r for r in latest(finished / "metrics.jsonl")
+                  if (r["run"], r["stage"], r["cycle"]) == ("main", "evaluate", row["cycle"])]  # fmt: skip
+    assert (recorded["miou_low"], recorded["miou_high"]) == (row["miou_low"], row["miou_high"])
+    reference = run.reference
+    assert f"{100 * reference['miou_low']:.1f}-{100 * reference['miou_high']:.1f}" in printed
+
+
+def test_without_images_counted_apart_no_interval_is_claimed_and_of_one_image_it_is_said(finished):
+    old = [{key: value for key, value in load_findings([finished])[0].last.items() if key not in INTERVAL}]
+    assert (interval_of(old[0]), about_intervals(old)) == ("-", "")
+    one = [{**old[0], **dict.fromkeys(INTERVAL)}]
+    assert interval_of(one[0]) == "-"
+    assert about_intervals(one) == "no interval is possible: mIoU is measured on one image"
+
+
+def test_an_interval_and_counts_of_images_that_contradict_the_evaluation_are_found(copy):
+    layout = RunLayout(copy)
+    assert list(audit_run(layout)) == []
+    edit_json(copy / "summary.json", lambda tree: tree["cycles"][1].update(miou_low=0.01))
+    [found] = audit_run(layout)
+    assert found.startswith(f"{copy}/summary.json: cycle 1: miou_low is 0.01, the other files of the run give")
+    edit_json(copy / "summary.json", lambda tree: tree["cycles"][1].update(miou_low=run_low(copy)))
+    path = copy / "cycle-001/evaluation/images.json"
+    edit_json(path, lambda tree: tree["right"][0].__setitem__(0, tree["right"][0][0] + 1))
+    manifest = copy / "cycle-001/evaluation/manifest.json"
+    edit_json(manifest, lambda tree: tree["files"]["images.json"].update(
+        size=path.stat().st_size, sha256=sha256(path)))  # fmt: skip
+    assert f"{path}: does not add up to confusion.json" in list(audit_run(layout))
+
+
+def run_low(run):
+    return image_counts(run / "cycle-001/evaluation/confusion.json").interval()[0]

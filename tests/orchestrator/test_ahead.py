@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator import loop
+from orchestrator import loop, stages
 from orchestrator.ahead import next_stage
 from orchestrator.layout import RunLayout
 from orchestrator.stages import Stages
@@ -50,3 +50,24 @@ def test_without_a_readable_summary_or_query_a_stage_is_named(toy_data, tmp_path
     (layout.query(0) / "query.parquet").write_text("x")
     layout.summary.unlink()
     assert next_stage(layout, small_config("cycles=2")) == "scores of cycle 1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([], [3 * 2 * 4, 0]),
+        (["reference=true"], [3 * 2 * 4 + 3 * 2 * 2, 3 * 2 * 2, 0]),  # two cycles, then all labels
+        (["reference=true", "stop_at=1.0"], [3 * 2 * 2 + 3 * 2 * 4, 3 * 2 * 4, 0]),  # all labels first
+    ],
+)
+def test_the_time_left_in_a_run_is_that_of_all_its_trainings(toy_data, tmp_path, monkeypatch, changes, expected):
+    """3 epochs of 2 steps, of 2 images for teacher and reference, and of 2 + 2 for the student."""
+    said, followed = [], stages.followed
+
+    def asked(work, progress, name, images, live, later):
+        said.append(later)
+        return followed(work, progress, name, images, live, later)
+
+    monkeypatch.setattr(stages, "followed", asked)
+    small_run(toy_data.root, tmp_path, *changes)
+    assert said[:2] == expected[:2]  # the second cycle may not be needed
