@@ -119,12 +119,15 @@ def recipes() -> None:
 def show(
     recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
     overrides: OverridesArgument = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Ingested data set: also say what a run on it will take, from a few steps made here."),
+    ] = None,
 ) -> None:
     """Print the resolved configuration, with what its keys mean, as YAML that `run` accepts."""
-    from benchmarks.recipes import resolve
-    from benchmarks.shown_recipe import commented
+    from benchmarks.shown_recipe import show_recipe
 
-    print(commented(resolve(recipe, overrides or [])), end="")
+    show_recipe(recipe, overrides or [], data)
 
 
 @app.command()

@@ -91,6 +91,10 @@ def _launch(
     from orchestrator.progress import shown
 
     with shown() as progress, started(backend, address, progress) as ready:
+        if not layout.decided:
+            from benchmarks.estimate import disk_line
+
+            progress.say(disk_line(config, index, layout.root))
         mirror = settled(config, index, layout, ready, uri, progress)
         with mirrored(mirror):
             report = _run(config, index, layout, ready, mirror, progress)

@@ -1,15 +1,36 @@
 """A recipe as YAML for people: its keys in groups, each below what it means.  What reads YAML reads the same recipe."""
 
 import re
+import sys
 import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 from pydantic import BaseModel
 
+from benchmarks.preflight import check_data
+from benchmarks.recipes import resolve
 from orchestrator.config import RunConfig
+from querying.shards import DataIndex
 
 WIDTH = 100
 """Of a line of comment."""
+
+
+def show_recipe(recipe: str, overrides: Sequence[str], data: Path | None) -> None:
+    """Print it; where there are `data`, below comments that say how long a run on them will take here."""
+    config = resolve(recipe, overrides)
+    if data:
+        index = DataIndex.load(data)
+        check_data(config, index)
+        print("measuring a few steps on images of that size ...", file=sys.stderr, flush=True)
+        from benchmarks.estimate import estimate_lines
+
+        for line in estimate_lines(config, index):
+            print(f"# {line}")
+        print()
+    print(commented(config), end="")
 
 
 def commented(config: RunConfig) -> str:

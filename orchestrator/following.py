@@ -19,6 +19,8 @@ from training.validation import MIOU
 
 LOG = logging.getLogger(__name__)
 POLL_S = 0.5
+TELLING_S, TELLING_STEPS = 10.0, 50
+"""After so long, or so many steps, the rate is that of the rest."""
 WORTH_SAYING = 0.02
 """Share of its time that a training waits for its batches."""
 
@@ -34,14 +36,15 @@ def followed(
 ) -> Iterator[None]:
     """Show steps, loss, rate and the evaluations on val of the training in `work`, and tell it when to stop.  `live`
     gets the metrics of all finished epochs whenever there is another one, also of a training that ends before its time.
-    `later` is how many images the run's other trainings have still to see.
+    `later` is how many images the run's other trainings have still to see: how long they and this one will take is said
+    once, when enough steps are done to tell.
     """
     finished = threading.Event()
     steps, evaluations, epochs = work / PROGRESS, work / VALIDATION, work / EPOCHS
 
     def watch() -> None:
         first: tuple[int, float] | None = None  # a resumed training starts at a later step
-        said, seen, ended = -1, 0.0, False
+        said, seen, ended, told = -1, 0.0, False, False
         while not ended:
             ended = finished.wait(POLL_S)  # a last look at what came since the one before
             if requested.is_set() and not ended:
@@ -64,6 +67,12 @@ def followed(
             first = first or (row["step"], now)
             rate = images_per_step * (row["step"] - first[0]) / (now - first[1]) if now > first[1] else 0.0
             left = (row["total"] - row["step"]) * images_per_step + later
+            if rate and not told and (now - first[1] > TELLING_S or row["step"] - first[0] >= TELLING_STEPS):
+                told = True
+                progress.say(
+                    f"about {clock(left / rate)} of training in this run at {rate:.1f} images/s; evaluation and scoring"
+                    " come on top (s4al show RECIPE --data DATA measures all)"
+                )
             whole = f", about {clock(left / rate)} of training left in the run" if later and rate else ""
             waits = f", {100 * row['waiting']:.0f} % waiting for data" if row["waiting"] >= WORTH_SAYING else ""
             progress.update(
