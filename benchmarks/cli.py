@@ -17,7 +17,7 @@ import benchmarks.import_path  # noqa: F401  # before anything else of the proje
 from benchmarks.cli_ingest import ingest
 from benchmarks.cli_many import compare, headroom, query, replay, splits, sweep, trial
 from benchmarks.failures import failure
-from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, OverridesArgument
+from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, OverridesArgument, QuickOption
 from orchestrator.surroundings import check_working_folder, name_the_nameless
 from querying.errors import Interrupted, UserError
 from querying.shown import one_line, redacted
@@ -78,12 +78,7 @@ def run(
             help="MLflow URI, or none; default MLFLOW_TRACKING_URI (passwords belong there) or SQLite beside the run."
         ),
     ] = None,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="At most 2 epochs of 20 steps and one query: does it work?  Figures mean nothing."
-        ),
-    ] = False,
+    quick: QuickOption = False,
     allow_drift: Annotated[
         bool,
         typer.Option(

@@ -14,6 +14,7 @@ from benchmarks.options import (
     HeadroomPart,
     Mode,
     OverridesArgument,
+    QuickOption,
     Scheduler,
     Search,
 )
@@ -43,13 +44,14 @@ def splits(
         ),
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="Cells at a time; default: as many as fit.")] = None,
+    quick: QuickOption = False,
 ) -> None:
     """Semi-supervised methods side by side on splits and seeds.  The same command again resumes."""
     from benchmarks.splits_command import splits_command
 
     splits_command(
         recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=data, out=out,
-        backend=backend.value, address=address, tracking=tracking, parallel=parallel,
+        backend=backend.value, address=address, tracking=tracking, parallel=parallel, quick=quick,
     )  # fmt: skip
 
 
@@ -76,6 +78,7 @@ def sweep(
     ] = None,
     parallel: Annotated[int | None, typer.Option(min=1, help="Trials at a time; default: as many as fit.")] = None,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts of a trial that fails.")] = 1,
+    quick: QuickOption = False,
 ) -> None:
     """Trials of a recipe over a space of its keys with Ray Tune, judged on val; the same command again continues."""
     from benchmarks.sweep_command import sweep_command
@@ -83,7 +86,7 @@ def sweep(
     sweep_command(
         recipe, overrides or [], space=space, samples=samples, scheduler=scheduler.value, search=search.value,
         objective=objective, mode=mode.value, seed=seed, data=data, out=out, address=address, tracking=tracking,
-        parallel=parallel, retries=retries,
+        parallel=parallel, retries=retries, quick=quick,
     )  # fmt: skip
 
 

@@ -53,3 +53,7 @@ OverridesArgument = Annotated[
 DataOption = Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")]
 BackendOption = Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")]
 AddressOption = Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")]
+QuickOption = Annotated[
+    bool,
+    typer.Option("--quick", help="At most 2 epochs of 20 steps and one query: does it work?  Figures mean nothing."),
+]

@@ -65,8 +65,9 @@ def splits_command(
     address: str | None,
     tracking: str | None,
     parallel: int | None = None,
+    quick: bool = False,
 ) -> None:
-    base = with_local_weights(resolve(recipe, overrides))
+    base = with_local_weights(resolve(recipe, overrides, quick=quick))
     out = out or Path("runs") / f"{base.name}.splits"
     check_backend(backend, address)
     cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), seed_numbers(seeds), family, out)
@@ -100,7 +101,7 @@ def splits_command(
         if at_once > 1:
             progress.say(f"{len(left)} cells, {at_once} at a time")
             options = ["--data", data, "--out", out, "--backend", backend]
-            options += ["--family", family] if family else []
+            options += [*(["--family", family] if family else []), *(["--quick"] if quick else [])]
             options += ["--address", ready.address] if ready.address else []
             run_all([_task(one, [recipe, *overrides], options) for one in left], at_once, progress, handed_on(uri))
         else:

@@ -66,8 +66,10 @@ def sweep_command(
     tracking: str | None,
     parallel: int | None,
     retries: int,
+    quick: bool = False,
 ) -> None:
-    base = _base(with_local_list(with_local_weights(resolve(recipe, overrides))), overrides, scheduler, objective)
+    resolved = with_local_list(with_local_weights(resolve(recipe, overrides, quick=quick)))
+    base = _base(resolved, overrides, scheduler, objective)
     out = out or Path("runs") / f"{base.name}.sweep"
     check_backend("ray", address)
     points = load_space(space, base)

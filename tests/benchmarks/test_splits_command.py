@@ -155,3 +155,39 @@ def test_every_mistake_is_found_before_the_first_cell(toy_data, tmp_path, change
     with pytest.raises(UserError, match=message):
         grid(toy_data.root, tmp_path / "grid", **changes)
     assert not (tmp_path / "grid").exists()
+
+
+def test_quick_is_what_it_is_for_a_run_and_reaches_every_cell(toy_data, tmp_path, monkeypatch):
+    asked = []
+
+    def run_all(tasks, at_once, progress, environment):
+        asked.extend(tasks)
+        raise UserError("enough")
+
+    monkeypatch.setattr("benchmarks.splits_command.run_all", run_all)
+    keys = [key for key in TINY if not key.startswith(("train.epochs", "train.steps"))]
+    options = {"splits": "1/4", "seeds": "0", "family": None, "backend": "local", "address": None, "tracking": "none"}
+    with pytest.raises(UserError, match="enough"):
+        splits_command("toy_splits", keys, methods="supervised,mean_teacher", data=toy_data.root, out=tmp_path / "grid",
+                       parallel=2, quick=True, **options)  # fmt: skip
+    assert len(asked) == 2
+    assert all("--quick" in task.command for task in asked)
+    monkeypatch.setattr("benchmarks.splits_command.check_data", lambda config, *_: asked.append(config) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        splits_command("toy_splits", keys, methods="supervised", data=toy_data.root, out=tmp_path / "grid",
+                       parallel=1, quick=True, **options)  # fmt: skip
+    assert (asked[-1].train.epochs, asked[-1].train.steps_per_epoch) == (2, 20)
+
+
+def test_quick_trials_of_a_sweep(toy_data, tmp_path, monkeypatch):
+    from benchmarks.sweep_command import sweep_command
+
+    def begin(record, settings):
+        train = settings["recipe"]["train"]
+        raise UserError(f"{settings['recipe']['name']}: {train['epochs']} epochs of {train['steps_per_epoch']} steps")
+
+    monkeypatch.setattr("benchmarks.sweep_record.SweepRecord.begin", begin)
+    with pytest.raises(UserError, match=r"toy_splits.quick: 2 epochs of 20 steps"):
+        sweep_command("toy_splits", [], space="rates", samples=1, scheduler="fifo", search="random", objective="miou",
+                      mode="max", seed=0, data=toy_data.root, out=tmp_path / "sweep", address=None, tracking="none",
+                      parallel=None, retries=0, quick=True)  # fmt: skip
