@@ -20,6 +20,7 @@ class Area(Settings):
     """Boxes that are cut out of one image and pasted into another (CutMix)."""
 
     low: float = Field(gt=0, le=1)
+    """Least share of the image."""
     high: float = Field(gt=0, le=1)
     """Share of the image that the boxes cover together, at least and at most."""
 
@@ -32,6 +33,7 @@ class Area(Settings):
 
 class MeanTeacherSettings(Settings):
     decay: float = Field(0.99, ge=0, lt=1)
+    """Of the averaged teacher: how much of it a step keeps."""
     weight: float = Field(100.0, ge=0)
     """Of the squared difference of probabilities, a mean over pixels and classes."""
     ramp: Share = 0.1
@@ -50,7 +52,9 @@ class CPSSettings(Settings):
     """Labelled and pool images pass a network one after the other, so that BatchNorm normalises each by its own
     statistics (the authors' code), or in one batch (ours)."""
     cutmix: bool = False
+    """Learn the pool alone, on images that are mixed by boxes (CPS + CutMix)."""
     boxes: int = Field(3, ge=1)
+    """Of each mixed image."""
     area: Area = Area(low=0.25, high=0.5)
 
 
@@ -64,15 +68,19 @@ class CCTSettings(Settings):
     noise: int = Field(6, ge=0)
     """Decoders whose features are multiplied by 1 + U(-noise_size, noise_size); likewise the counts below."""
     noise_size: float = Field(0.3, ge=0)
+    """Half the width of the noise."""
     dropout: int = Field(6, ge=0)
     """Whole channels dropped."""
     dropout_rate: float = Field(0.5, ge=0, lt=1)
+    """Share of the channels that are dropped."""
     drop: int = Field(6, ge=0)
     """The places dropped whose mean feature is at least U(drop_above) times the largest."""
     drop_above: tuple[Share, Share] = (0.7, 0.9)
+    """Least and largest share of the strongest feature from which places are dropped."""
     vat: int = Field(2, ge=0)
     """Adversarial direction."""
     vat_size: float = Field(2.0, gt=0)
+    """Length of the adversarial direction, of each image."""
     vat_probe: float = Field(0.1, gt=0)
     """Length at which the direction is probed (published: 1e-6, which float32 can not resolve)."""
     decoder: Literal["relu", "linear"] = "relu"
@@ -94,10 +102,12 @@ class UniMatchSettings(Settings):
     """Probability that a strong view gets a box of another image."""
     area: Area = Area(low=0.02, high=0.4)
     feature_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of the channels that the feature view drops."""
 
 
 class U2PLSettings(Settings):
     decay: float = Field(0.99, ge=0, lt=1)
+    """Of the averaged teacher: how much of it a step keeps."""
     weight: float = Field(1.0, ge=0)
     """Of the reliable pixels' cross entropy."""
     unreliable: Share = 0.2
@@ -107,6 +117,7 @@ class U2PLSettings(Settings):
     contrast: float = Field(0.1, gt=0)
     """Weight of the contrast (the paper's; the code's default is one over the number of GPUs)."""
     temperature: float = Field(0.5, gt=0)
+    """Of the contrast: by which cosine similarities are divided."""
     anchors: int = Field(50, ge=1)
     """Per class and step (the code: 256)."""
     negatives: int = Field(50, ge=1)
@@ -114,6 +125,7 @@ class U2PLSettings(Settings):
     confident: Share = 0.3
     """The teacher's probability of an anchor's class is above it."""
     low_rank: int = Field(3, ge=1)
+    """Labelled pixels of other classes that rank the class below this become negatives."""
     high_rank: int = Field(20, ge=1)
     """Of a class among a pixel's probabilities, from 0: likely below `low_rank`, no negative from `high_rank` on."""
     memory: int = Field(30_000, ge=1)
@@ -122,6 +134,7 @@ class U2PLSettings(Settings):
 
 class AELSettings(Settings):
     decay: float = Field(0.99, ge=0, lt=1)
+    """Of the averaged teacher: how much of it a step keeps."""
     momentum: float = Field(0.999, ge=0, lt=1)
     """Of the bank of confidences; a class's first values are averaged until there are 1 / (1 - momentum)."""
     weight: float = Field(1.0, ge=0)

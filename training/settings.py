@@ -16,15 +16,20 @@ class ModelSettings(Settings):
     backbone: Literal["mobilenetv2_100", "resnet50", "resnet101s"] = "mobilenetv2_100"
     """timm encoder; `resnet101s` has the deep stem of CPS and U2PL."""
     output_stride: Literal[8, 16] = 16
+    """Pixels of the image for one of the encoder's last map."""
     decoder: Literal["plus", "none"] = "plus"
     """`plus`: DeepLabv3+; `none`: DeepLabv3, which classifies ASPP's map at the output stride (EquAL) and has no
     representation head."""
     weights: str = "imagenet"
     """`imagenet` (download), `none`, or a safetensors file or a folder that holds `<backbone>*.safetensors`."""
     aspp_channels: int = Field(256, ge=8)
+    """Channels of each branch of ASPP, and of what it gives."""
     decoder_channels: int = Field(256, ge=8)
+    """Channels of the decoder's 3x3 convolutions."""
     low_level_channels: int = Field(48, ge=8)
+    """Channels to which the encoder's map at stride 4 is reduced."""
     embedding_dim: int = Field(256, ge=2)
+    """Channels of the representation that ReCo contrasts."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """After the ASPP projection."""
     class_head: Literal["plain", "deal"] = "plain"
@@ -53,19 +58,30 @@ class ReCoSettings(Settings):
     """Regional contrast (Liu et al. 2021); `weight` 0 builds no representation head."""
 
     weight: float = Field(1.0, ge=0)
+    """Of the contrast beside cross entropy."""
     temperature: float = Field(0.5, gt=0)
+    """By which cosine similarities are divided."""
     queries: int = Field(128, ge=1)
+    """Pixels of each class that are contrasted in a step."""
     negatives: int = Field(256, ge=1)
+    """Pixels of other classes for each query."""
     hard_threshold: float = Field(0.95, gt=0, le=1)
+    """Queries are pixels whose own class has less than this probability."""
 
 
 class AugmentSettings(Settings):
     scale_min: float = Field(0.5, gt=0.05, le=4)
+    """Images are scaled by a factor between this one ..."""
     scale_max: float = Field(2.0, gt=0.05, le=4)
+    """... and this one, then cropped."""
     flip: Probability = 0.5
+    """Probability of a mirrored image."""
     blur: Probability = 0.5
+    """Probability that a strong view is blurred; otherwise its colours may change."""
     blur_sigma: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.25, 1.25)
+    """Least and largest standard deviation of the blur in pixels."""
     colour: Probability = 0.5
+    """Probability that the colours of a view that is not blurred change by `jitter`."""
     jitter: tuple[
         Annotated[float, Field(ge=0, le=1)],
         Annotated[float, Field(ge=0, le=1)],
@@ -74,7 +90,9 @@ class AugmentSettings(Settings):
     ] = (0.8, 0.8, 0.8, 0.2)
     """Brightness, contrast, saturation, hue, as in torchvision's ColorJitter."""
     greyscale: Probability = 0.75
+    """Probability that a view whose colours change becomes grey, too."""
     cutout: Probability = 0.5
+    """Probability that a strong view gets a hole, which is not learned."""
     cutout_size: int = Field(50, ge=1)
     """Side of the CutOut hole in pixels."""
     colour_labelled: Probability = 0.0
@@ -101,9 +119,11 @@ class TrainSettings(Settings):
     self-training on the most reliable images first; the methods of ON_THE_FLY label the pool while they train, and
     need no cycle before; `supervised` and `deal` learn what people labelled alone, with `teacher`'s keys in cycle 0."""
     epochs: int = Field(100, ge=1)
+    """Epochs of a training; the rates fall over them."""
     last_epochs: int | None = Field(None, ge=1)
     """Epochs of the last cycle, where it is to be longer."""
     steps_per_epoch: int = Field(100, ge=1)
+    """Optimiser steps of an epoch, whatever the number of images."""
     batch_size: int = Field(2, ge=1)
     """Labelled images per step, over all workers."""
     batch_size_unlabelled: int = Field(4, ge=0)
@@ -111,11 +131,17 @@ class TrainSettings(Settings):
     lr: float = Field(0.01, gt=0)
     """Of the backbone; heads get `head_lr_scale` times as much.  Per global batch, whatever the number of workers."""
     head_lr_scale: float = Field(10.0, gt=0)
+    """Rate of everything but the encoder, as a multiple of `lr`."""
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
     nesterov: bool = True
+    """Nesterov's form of the momentum."""
     weight_decay: float = Field(1e-4, ge=0)
+    """L2 penalty of SGD, on all parameters."""
     poly_power: float = Field(0.9, ge=0)
+    """Rates fall as (1 - epoch / epochs) to this power."""
     unlabelled_weight: float = Field(1.0, ge=0)
+    """Of the cross entropy of pool images beside that of labelled ones."""
     pool_labels: Literal["pseudo", "truth"] = "pseudo"
     """What the pool is learned with: pseudo-labels, or its true labels as a control of a benchmark.  The control shows
     what self-training could bring at most in a schedule; it says nothing of few labels (`s4al headroom`)."""
@@ -139,6 +165,7 @@ class TrainSettings(Settings):
     """Seconds after which a worker that does not answer, keeps the others waiting, or shows no sign of work (scorers)
     counts as lost (Ray back end)."""
     sync_bn: bool = False
+    """BatchNorm takes its statistics over all workers (several GPUs)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of training: `auto` is bf16 autocast on a GPU, float32 on a CPU, where bf16 is faster only with AVX-512 BF16."""
     checkpoint_epochs: int = Field(1, ge=1)
@@ -151,8 +178,11 @@ class TeacherSettings(Settings):
     """What cycle 0 does differently; unset keys follow `train`."""
 
     epochs: int | None = Field(None, ge=1)
+    """Of the training of cycle 0; null: those of `train`."""
     steps_per_epoch: int | None = Field(None, ge=1)
+    """Of the training of cycle 0; null: those of `train`."""
     batch_size: int | None = Field(4, ge=1)
+    """Labelled images a step in cycle 0; null: those of `train`."""
 
 
 class EvaluateSettings(Settings):

@@ -16,6 +16,7 @@ class S4ALSettings(Settings):
     """Classes are named by their numbers, so those that are pasted have no default: see the recipes `*_s4al`."""
 
     decay: float = Field(0.99, ge=0, lt=1)
+    """Of the averaged teacher: how much of it a step keeps."""
     weight: float = Field(1.0, ge=0)
     """Of each of the pool's two losses."""
     threshold: Share = 0.97
@@ -27,9 +28,11 @@ class S4ALSettings(Settings):
     replay_from: int = Field(30, ge=0)
     """Epoch (from 0) from which classes are pasted, in cycles after the first query."""
     frequent: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Classes to paste, but fewer than ..."""
     rare: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Classes to paste; without rare ones nothing is pasted."""
     frequent_pasted: int = Field(3, ge=0)
+    """How many of `frequent` each image gets."""
     rare_pasted: int = Field(3, ge=1)
     """How many of them each image gets, as far as the other image shows them (CamVid: 3 and 2)."""
 

@@ -139,6 +139,7 @@ def test_a_peer_is_timed_from_its_checkout(tmp_path, monkeypatch, capsys):
     assert set(result["ms"]) == {"ours", "peer"}
 
 
+@pytest.mark.slow  # trains a step in bf16, which most processors emulate
 def test_a_peer_that_is_a_package_is_timed_without_our_path_changing(tmp_path):
     folder = tmp_path / "networks"
     folder.mkdir()

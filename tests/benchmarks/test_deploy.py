@@ -294,6 +294,7 @@ def test_the_exported_decoder_is_the_split_one_also_where_its_matrices_were_not_
     assert whole not in kernels
 
 
+@pytest.mark.slow  # an export takes a quarter of a minute
 def test_a_model_without_decoder_is_exported_too_and_a_difficulty_branch_is_no_part_of_it(finished, tmp_path):
     _, meta = load_model(find_checkpoint(finished, None))
     meta["model"]["decoder"] = "none"
