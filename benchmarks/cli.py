@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from benchmarks.cli_ingest import ingest
 from benchmarks.cli_many import compare, headroom, query, replay, splits, sweep, trial
 from benchmarks.failures import failure
 from benchmarks.options import AddressOption, BackendName, BackendOption, DataOption, OverridesArgument, QuickOption
+from orchestrator.guard import OneLine, guarded
 from orchestrator.surroundings import check_working_folder, name_the_nameless
 from querying.errors import Interrupted, UserError
 from querying.shown import one_line, redacted
@@ -200,11 +202,19 @@ def export(
 def main() -> None:
     """Entry point: every failure is one line on stderr and an exit status of the contract."""
     warnings.filterwarnings("ignore")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     for stream in (sys.stdout, sys.stderr):  # a path need not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     words = [word for word in sys.argv[1:] if word != "--debug"]
+    helping = not words or "--help" in words  # our own text, with colours
+    with nullcontext() if helping else guarded():
+        _main(words)
+
+
+def _main(words: list[str]) -> None:
+    log = logging.StreamHandler(sys.stderr)
+    log.setFormatter(OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
     try:
         check_working_folder()
         name_the_nameless()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from benchmarks.cells import parse_share
 from benchmarks.curves import paired
 from benchmarks.drawing import save, styled
 from benchmarks.options import Checkpoint
+from benchmarks.plain_tables import csv_text, markdown_heads, markdown_row
 from benchmarks.printed import print_files, print_tables
 from benchmarks.systems_figures import draw_grid
 from benchmarks.tables import protocol
@@ -176,17 +175,15 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
 def as_csv(results: Sequence[Result]) -> str:
     """A line per cell, IoU of every class included; in percent, empty for a class that is nowhere."""
     classes = list(results[0].class_iou)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    rows: list[list[object]] = [
         ["method", "split", "seed", "miou", *classes, "train_hours", "images_per_second", "labelled_set", "protocol"]
-    )
+    ]
     for one in results:
         iou = [_percent(one.class_iou[name]) for name in classes]
         rate = "" if one.images_per_second is None else f"{one.images_per_second:.2f}"
         facts = [f"{one.hours:.4f}", rate, one.labelled_set, one.protocol]
-        writer.writerow([one.method, one.split, one.seed, _percent(one.miou), *iou, *facts])
-    return text.getvalue()
+        rows.append([one.method, one.split, one.seed, _percent(one.miou), *iou, *facts])
+    return csv_text(rows)
 
 
 def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) -> str:
@@ -196,7 +193,7 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
     ]
     lines[0] += " over common seeds with its 95 % interval."
     heads = ["method", "split", "seeds", "mIoU", "difference", "hours of training", "images/s"]
-    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines += markdown_heads(heads)
     for row in rows:
         spread = "" if row.spread is None else f" ± {row.spread:.2f}"
         difference = "" if row.difference is None else f"{row.difference:+z.2f}"
@@ -204,7 +201,7 @@ def as_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) ->
             difference += f" ± {row.interval:.2f}"
         cells = [row.method, row.split, str(row.seeds), f"{row.miou:.2f}{spread}", difference, f"{row.hours:.2f}"]
         cells.append("" if row.images_per_second is None else f"{row.images_per_second:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(markdown_row(cells))
     return "\n".join(lines) + "\n"
 
 

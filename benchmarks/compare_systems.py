@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -14,6 +12,7 @@ from benchmarks.compare import compare_command
 from benchmarks.curves import Paired
 from benchmarks.drawing import save, styled
 from benchmarks.options import Checkpoint
+from benchmarks.plain_tables import csv_text, markdown_heads, markdown_row
 from benchmarks.printed import print_files, print_tables
 from benchmarks.systems import (
     NEARLY,
@@ -108,12 +107,12 @@ def _accuracy(systems: Sequence[System], against: str) -> str:
     if any(text.startswith("<=") for text in needed.values()):
         lines[0] += " <=: a first cycle was there already."
     heads = ["system", "seeds", "network", "cycles", "labelled", "mIoU", "of all labels", "area", "difference", "p"]
-    lines += ["", _row([*heads, f"labelled for {100 * NEARLY:.0f} % of all labels"]), "|" + "---|" * (len(heads) + 1)]
+    lines += ["", *markdown_heads([*heads, f"labelled for {100 * NEARLY:.0f} % of all labels"])]
     for system in systems:
         last = [run.found.last for run in system.runs]
         found = difference(area[system.name], area[against]) if span and system.name != against else None
         lines.append(
-            _row(
+            markdown_row(
                 [
                     system.name,
                     str(len(last)),
@@ -140,13 +139,13 @@ def _costs(systems: Sequence[System]) -> str:
         "",
     ]
     heads = ["system", "whole images", "cells queried", "pixels", "void %", "clicks", "clicks per cell"]
-    lines += [_row(heads), "|" + "---|" * len(heads)]
+    lines += markdown_heads(heads)
     for system in systems:
         runs, last = system.runs, [run.found.last for run in system.runs]
         queried = mean(run.found.queried_cells for run in runs)
         asked = mean(sum(run.clicks[1:]) for run in runs)
         lines.append(
-            _row(
+            markdown_row(
                 [
                     system.name,
                     f"{mean(len(run.found.ledger.images(0)) for run in runs):,.0f}",
@@ -167,10 +166,10 @@ def _overlaps(systems: Sequence[System]) -> str:
         return ""
     lines = ["What queries of two systems both bought, in % of what either bought (pixels; same seed; mean).", ""]
     names = [system.name for system in systems if any(system.name in pair for pair in found)]
-    lines += [_row(["", *names]), "|" + "---|" * (len(names) + 1)]
+    lines += markdown_heads(["", *names])
     for one in names:
         values = [found.get((one, other), found.get((other, one))) for other in names]
-        lines.append(_row([one, *("" if value is None else _percent(value, 1) for value in values)]))
+        lines.append(markdown_row([one, *("" if value is None else _percent(value, 1) for value in values)]))
     return "\n".join(lines)
 
 
@@ -179,20 +178,18 @@ def _bought(systems: Sequence[System]) -> str:
     if not shares:
         return ""
     lines = ["Classes of the known pixels that queries bought, in %.", ""]
-    lines += [_row(["class", *shares]), "|" + "---|" * (len(shares) + 1)]
+    lines += markdown_heads(["class", *shares])
     for name in systems[0].runs[0].found.classes:
-        lines.append(_row([name, *(_percent(values[name]) for values in shares.values())]))
+        lines.append(markdown_row([name, *(_percent(values[name]) for values in shares.values())]))
     return "\n".join(lines)
 
 
 def as_csv(systems: Sequence[System]) -> str:
     """A line per run and cycle; in percent but for the counts, clicks of all cycles so far; class IoU at the end."""
     classes = systems[0].runs[0].found.classes
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     labels = ["labelled", "labelled_valid", "cells", "pixels", "void", "clicks"]
     iou = [f"iou {name}" for name in classes]
-    writer.writerow(["system", "seed", "cycle", *labels, "miou", "full_miou", *iou])
+    lines: list[list[object]] = [["system", "seed", "cycle", *labels, "miou", "full_miou", *iou]]
     for system in systems:
         for seed, run in system.seeds.items():
             clicks = np.cumsum(run.clicks)
@@ -201,8 +198,8 @@ def as_csv(systems: Sequence[System]) -> str:
                 accuracy = [_percent(row["miou"], 3), _percent(run.found.supervised, 3)]
                 counts = [row["cells"], row["labelled_pixels"], row["void_pixels"], so_far]
                 iou = [_percent(row["class_iou"][name], 3) for name in classes]
-                writer.writerow([system.name, seed, row["cycle"], *shares, *counts, *accuracy, *iou])
-    return text.getvalue()
+                lines.append([system.name, seed, row["cycle"], *shares, *counts, *accuracy, *iou])
+    return csv_text(lines)
 
 
 def numbers(systems: Sequence[System]) -> dict[str, float]:
@@ -213,10 +210,6 @@ def numbers(systems: Sequence[System]) -> dict[str, float]:
     if span:
         found |= {f"area/{name}": mean(values.values()) for name, values in area.items() if values}
     return found
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _percent(value: float | None, digits: int = 2) -> str:

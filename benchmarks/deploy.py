@@ -12,8 +12,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.datasets.listing import READ, list_images, named
@@ -24,12 +22,12 @@ from benchmarks.onnx_file import MIN_SIDE, OPSET, export_onnx
 from orchestrator.layout import RunLayout
 from orchestrator.progress import shown
 from orchestrator.recipe_file import is_run
+from orchestrator.terminal import console
 from querying.codecs import UInt8
 from querying.errors import UserError
 from querying.files import NAME_MAX, check_folder, written
 from querying.labels import top_class
 from querying.leftovers import writing_into
-from querying.shown import one_line
 from training.checkpoint import read_meta
 from training.predictor import Predictor
 
@@ -198,5 +196,5 @@ def _print_shares(classes: Sequence[str], pixels_C: npt.NDArray[np.int64]) -> No
     table = Table("class", "% of pixels")
     table.columns[1].justify = "right"
     for place in np.argsort(-pixels_C, kind="stable"):
-        table.add_row(escape(one_line(classes[place])), f"{100 * pixels_C[place] / pixels_C.sum():.2f}")
-    Console().print(table)
+        table.add_row(classes[place], f"{100 * pixels_C[place] / pixels_C.sum():.2f}")
+    console().print(table)

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from orchestrator import terminal
 from querying.errors import DamagedError
 from querying.labels import IGNORE
 from querying.shards import DataIndex, check_ids, paired, read_images, read_truth, verify
@@ -35,7 +34,7 @@ def doctor_command(data: Path) -> None:
     Reads and hashes every shard.  Warnings (a class that is absent from a split, little disk) do not fail.
     """
     index = DataIndex.load(data)
-    console = Console()
+    console = terminal.console()
     environment, problems = _environment(), list(_library_problems())
     console.print(_environment_table(environment, data))
     damaged = list(verify(index))
@@ -46,13 +45,13 @@ def doctor_command(data: Path) -> None:
     console.print(_split_table(index))
     console.print(_class_table(index))
     for warning in (*warnings_of(index, data), *twins.warnings()):
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", soft_wrap=True)
     for problem in problems:
-        console.print(f"problem: {problem}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"problem: {problem}", soft_wrap=True)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DamagedError(f"{problems[0]}{more}")
-    console.print(f"{data}: fine, every shard is what was ingested", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{data}: fine, every shard is what was ingested", soft_wrap=True)
 
 
 class Twins:
@@ -192,7 +191,7 @@ def _environment_table(environment: dict[str, str], data: Path) -> Table:
 
 
 def _split_table(index: DataIndex) -> Table:
-    table = Table("split", title=escape(f"{index.name}, {index.height}x{index.width}"), title_justify="left")
+    table = Table("split", title=f"{index.name}, {index.height}x{index.width}", title_justify="left")
     for heading in ("images", "without mask", "shards", "void %"):
         table.add_column(heading, justify="right")
     for split, shards in index.splits.items():
@@ -214,5 +213,5 @@ def _class_table(index: DataIndex) -> Table:
         pixels_C = class_pixels(index, split)
         shares.append(100 * pixels_C / max(int(pixels_C.sum()), 1))
     for place, name in enumerate(index.classes):
-        table.add_row(escape(name), *(f"{share[place]:.2f}" if share[place] else "absent" for share in shares))
+        table.add_row(name, *(f"{share[place]:.2f}" if share[place] else "absent" for share in shares))
     return table

@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.headroom_plan import SUPERVISED, TRUTH, ceiling_stride, control, few_images
@@ -28,6 +26,7 @@ from benchmarks.splits_command import seed_numbers
 from benchmarks.tables import load_summary
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
+from orchestrator.terminal import console
 from querying.errors import DamagedError
 from querying.files import make_folder, read_json, write_json, write_text
 from querying.ledger import Ledger
@@ -180,7 +179,6 @@ def _known(path: Path, asked: Found) -> Found | None:
 
 
 def show(part: HeadroomPart, found: Found, classes: Sequence[str]) -> None:
-    console = Console(width=None if Console().is_terminal else 100)
     if part is HeadroomPart.ceiling:
         title = f"IoU % that logits at stride {found['stride']} allow, on {found['split']}"
         table = _class_table(title, classes, {"averaged truth": found})
@@ -194,7 +192,7 @@ def show(part: HeadroomPart, found: Found, classes: Sequence[str]) -> None:
         for row in found["seeds"]:
             values = (row["fit"]["miou"], row[SUPERVISED], row[TRUTH], row[TRUTH] - row[SUPERVISED])
             table.add_row(str(row["seed"]), *(f"{100 * value:.2f}" for value in values))
-    console.print(table)
+    console(100).print(table)
     if part is HeadroomPart.control:
         print(verdict(found))
 
@@ -218,5 +216,5 @@ def _class_table(title: str, classes: Sequence[str], columns: dict[str, Found]) 
     table.add_row("mean", *(f"{100 * found['miou']:.1f}" for found in columns.values()))
     for place, name in enumerate(classes):
         values = [found["iou"][place] for found in columns.values()]
-        table.add_row(escape(name), *("-" if value is None else f"{100 * value:.1f}" for value in values))
+        table.add_row(name, *("-" if value is None else f"{100 * value:.1f}" for value in values))
     return table

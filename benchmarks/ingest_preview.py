@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.contact_sheet import write_sheet
 from benchmarks.datasets.source import RawDataset
 from benchmarks.ingest import survey
 from benchmarks.ingest_check import Findings, size_text
+from orchestrator import terminal
 from querying.errors import UserError
 from querying.files import check_folder
 from querying.labels import IGNORE
@@ -27,9 +26,9 @@ def preview(kind: str, src: Path | None, sheet: Path, **options: Any) -> None:
         raise UserError(f"--sheet {sheet}: lies in {src}, where it would be taken for an image; choose another place")
     check_folder(sheet.parent)
     raw, found = survey(kind, src, **options)
-    console = Console()
+    console = terminal.console()
     for line in found.said:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print(_split_table(raw, found))
     if found.masked.total():
         console.print(_class_table(raw, found))
@@ -41,14 +40,14 @@ def preview(kind: str, src: Path | None, sheet: Path, **options: Any) -> None:
 
 
 def _split_table(raw: RawDataset, found: Findings) -> Table:
-    table = Table("split", title=escape(raw.name), title_justify="left")
+    table = Table("split", title=raw.name, title_justify="left")
     for heading in ("images", "with mask", "labelled %", "first"):
         table.add_column(heading, justify="left" if heading == "first" else "right")
     for split, samples in raw.splits.items():
         pixels = found.pixels[split]
         masked = str(found.masked[split]) if found.pixels[split].any() or not hasattr(samples[0], "number") else "drawn"
         share = f"{100 * (1 - pixels[IGNORE] / pixels.sum()):.1f}" if pixels.any() else "-"
-        table.add_row(split, str(len(samples)), masked, share, escape(samples[0].image_id))
+        table.add_row(split, str(len(samples)), masked, share, samples[0].image_id)
     return table
 
 
@@ -61,7 +60,7 @@ def _class_table(raw: RawDataset, found: Findings) -> Table:
              found.pixels.items()}  # fmt: skip
     for label, name in enumerate(raw.classes):
         cells = (f"{100 * share[split][label]:.2f}" if share[split][label] else "absent" for split in raw.splits)
-        table.add_row(escape(name), " ".join(map(str, raw.palette[label])), *cells)
+        table.add_row(name, " ".join(map(str, raw.palette[label])), *cells)
     void = {
         split: f"{100 * pixels[IGNORE] / max(1, np.sum(pixels)):.2f} of all" for split, pixels in found.pixels.items()
     }

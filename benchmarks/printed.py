@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from orchestrator.terminal import console
 
 PLAIN_WIDTH = 10_000
 """Columns where no terminal is: rows are lines there, for `grep` and for logs."""
@@ -18,8 +19,8 @@ PLAIN_WIDTH = 10_000
 
 def print_tables(markdown: str) -> None:
     """Paragraphs and tables of a text that this package wrote; on a terminal with rules, elsewhere in plain columns."""
-    terminal = Console().is_terminal
-    console = Console(width=None if terminal else PLAIN_WIDTH)
+    out = console(PLAIN_WIDTH)
+    terminal = out.is_terminal
     for block in filter(None, markdown.strip().split("\n\n")):
         if not block.startswith("|"):
             print(block)
@@ -30,7 +31,7 @@ def print_tables(markdown: str) -> None:
             table.add_column(Text(head), justify="right" if number else "left")
         for row in rows:
             table.add_row(*map(Text, row))
-        console.print(table)
+        out.print(table)
 
 
 def print_files(files: Sequence[Path]) -> None:
@@ -57,4 +58,6 @@ def after_run(run: Path) -> None:
 
 
 def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])]
+    return [
+        cell.strip().replace("\\|", "|").replace("&lt;", "<") for cell in re.split(r"(?<!\\)\|", line.strip()[1:-1])
+    ]

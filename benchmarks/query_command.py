@@ -3,8 +3,6 @@ bought, and no truth is read."""
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,6 +15,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.backends import check_backend, started
 from benchmarks.findings import data_of, load_findings
+from benchmarks.plain_tables import csv_text, markdown_heads, markdown_row
 from benchmarks.printed import print_files, print_tables
 from orchestrator.config import RunConfig, override
 from orchestrator.interrupt import handled
@@ -152,13 +151,11 @@ def _box(grid: RegionGrid, region: int | None) -> tuple[int, int, int, int]:
 
 
 def as_csv(rows: Sequence[Asked]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "region", "top", "left", "bottom", "right", "score", "reason"])
+    lines: list[list[object]] = [["image", "region", "top", "left", "bottom", "right", "score", "reason"]]
     for row in rows:
         region, score = ("" if value is None else value for value in (row.region, row.score))
-        writer.writerow([row.image_id, region, *row.box, score, row.reason])
-    return text.getvalue()
+        lines.append([row.image_id, region, *row.box, score, row.reason])
+    return csv_text(lines)
 
 
 def as_markdown(rows: Sequence[Asked], label: str, cycle: int, config: RunConfig) -> str:
@@ -167,9 +164,8 @@ def as_markdown(rows: Sequence[Asked], label: str, cycle: int, config: RunConfig
     head = f"{label}: {len(rows):,} {what} to label next, by `{config.query.acquisition}` of the model of cycle {cycle}"
     head += f"; the first {SHOWN}:" if len(rows) > SHOWN else ":"
     heads = ["image", "top, left, bottom, right", "score", "reason"]
-    lines = [head, "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = [head, "", *markdown_heads(heads)]
     for row in rows[:SHOWN]:
         score = "" if row.score is None else f"{row.score:.4f}"
-        image_id = row.image_id.replace("|", "\\|")
-        lines.append(f"| {image_id} | {', '.join(map(str, row.box))} | {score} | {row.reason} |")
+        lines.append(markdown_row([row.image_id, ", ".join(map(str, row.box)), score, row.reason]))
     return "\n".join(lines) + "\n"

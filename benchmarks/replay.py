@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.backends import check_backend, started
 from benchmarks.findings import data_of, load_findings
+from benchmarks.plain_tables import markdown_heads, markdown_row
 from benchmarks.preflight import check_data
 from benchmarks.systems import shared
 from orchestrator.config import RunConfig, override
@@ -136,9 +137,9 @@ def as_markdown(rows: Sequence[Replayed], before: RunConfig, after: RunConfig) -
     ]
     heads = ["after cycle", "cells bought", "cells it would buy", "in both, % of either", "rank correlation of scores"]
     lines = [f"{before.name}, seed {before.seed}, asked again with {', '.join(changes) or 'the same settings'}.", ""]
-    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines += markdown_heads(heads)
     for row in rows:
         agreement = "" if row.agreement is None else f"{row.agreement:.3f}"
         cells = [str(row.cycle), f"{row.asked:,}", f"{row.would_ask:,}", f"{100 * row.both:.1f}", agreement]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(markdown_row(cells))
     return "\n".join(lines) + "\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from benchmarks.drawing import save, styled
 from benchmarks.parts import in_words
+from benchmarks.plain_tables import csv_text, markdown_heads, markdown_row
 from benchmarks.printed import print_files, print_next, print_tables
 from benchmarks.sweep_figures import best_so_far, figures, shown
 from benchmarks.sweep_record import DRAWN, FAILED, FINISHED, PRUNED, Sample, SweepRecord, best, group_of
@@ -131,8 +130,7 @@ def as_markdown(samples: Sequence[Sample], settings: Mapping[str, Any]) -> str:
     head = f"{settings['recipe']['name']}: {len(samples)} trials: "
     head += ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     names = ["trial", "state", objective, "steps", "labelled %", "seconds", *keys]
-    lines = [f"{head}; {mode} of {objective} on val, {settings['scheduler']}.", "", _row(names)]
-    lines.append("|" + "---|" * len(names))
+    lines = [f"{head}; {mode} of {objective} on val, {settings['scheduler']}.", "", *markdown_heads(names)]
     sign = -1 if mode == "max" else 1
 
     def rank(one: Sample) -> tuple[int, float]:
@@ -149,23 +147,17 @@ def as_markdown(samples: Sequence[Sample], settings: Mapping[str, Any]) -> str:
             "" if labels is None else f"{100 * labels:.2f}",
             "" if seconds is None else f"{seconds:.0f}",
         ]
-        lines.append(_row([*cells, *(shown(one.values.get(key, "")) for key in keys)]))
+        lines.append(markdown_row([*cells, *(shown(one.values.get(key, "")) for key in keys)]))
     return "\n".join(lines) + "\n"
 
 
 def as_csv(samples: Sequence[Sample], objective: str) -> str:
     keys = list(dict.fromkeys(key for one in samples for key in one.values))
     numbers = list(dict.fromkeys((objective, *LOGGED)))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["trial", "state", *numbers, "last_val_miou", "steps", *keys, "error"])
+    rows: list[list[object]] = [["trial", "state", *numbers, "last_val_miou", "steps", *keys, "error"]]
     for one in samples:
         last = one.rows[-1] if one.rows else {}
         figures = [one.outcome.get(name, "") for name in numbers]
-        writer.writerow([one.number, one.state, *figures, last.get("miou", ""), last.get("step", "")]
-                        + [one.values.get(key, "") for key in keys] + [one.error])  # fmt: skip
-    return text.getvalue()
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+        values = [one.values.get(key, "") for key in keys]
+        rows.append([one.number, one.state, *figures, last.get("miou", ""), last.get("step", ""), *values, one.error])
+    return csv_text(rows)

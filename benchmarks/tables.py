@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.options import Checkpoint
@@ -15,6 +14,7 @@ from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
+from orchestrator.terminal import console
 from orchestrator.tracking_uri import how_to_see
 from querying.errors import UserError
 from querying.files import read_json
@@ -99,12 +99,11 @@ def outcome_table(summary: dict[str, Any], reference: Mapping[str, Any] | None =
 
 def print_table(layout: RunLayout) -> None:
     """The cycles of a run, and what their intervals are."""
-    console = Console(width=None if Console().is_terminal else 120)
     summary, there = load_summary(layout.root), layout.reference.summary.exists()
     rows = load_summary(layout.reference.root)["cycles"] if there and summary["supervised_miou"] else []
-    console.print(outcome_table(summary, rows[-1] if rows else None))
+    console(120).print(outcome_table(summary, rows[-1] if rows else None))
     if said := about_intervals(summary["cycles"]):
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        print(said)
 
 
 def print_outcome(layout: RunLayout, uri: str, report: Path | None) -> None:
@@ -112,14 +111,14 @@ def print_outcome(layout: RunLayout, uri: str, report: Path | None) -> None:
     print_table(layout)
     print_drift(layout)
     if report:
-        Console().print(f"report:  {report}", markup=False, highlight=False, soft_wrap=True)
+        print(f"report:  {report}")
     print_tracking(uri)
 
 
 def print_tracking(uri: str) -> None:
     """Where to see it in MLflow."""
     if uri != "none":
-        Console().print(f"MLflow:  {how_to_see(uri)}", markup=False, highlight=False, soft_wrap=True)
+        print(f"MLflow:  {how_to_see(uri)}")
 
 
 def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
@@ -136,7 +135,7 @@ def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:
             spread = f" ± {stdev(found):.2f} (n = {len(found)})" if len(found) > 1 else ""
             row.append(f"{mean(found):.2f}{spread}")
         table.add_row(method, *row)
-    Console(width=None if Console().is_terminal else 100).print(table)
+    console(100).print(table)
 
 
 def status_command(path: Path) -> None:

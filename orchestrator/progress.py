@@ -11,6 +11,10 @@ from rich.progress import BarColumn, Progress as Bars, ProgressColumn, Task
 from rich.table import Column
 from rich.text import Text
 
+from orchestrator.guard import guarded
+from orchestrator.terminal import console
+from querying.shown import one_line
+
 LINE_EVERY_S = 15.0
 WORDS, SHORTEST_BAR = 72, 8
 """Columns of a terminal: for the words beside a bar, and of a bar that still shows something."""
@@ -59,7 +63,7 @@ class LineProgress:
         self.say(f"{self.title}: {done}/{total} {note}, about {clock(left)} left")
 
     def say(self, line: str) -> None:
-        print(line, flush=True)
+        print(one_line(line), flush=True)
 
 
 class BarProgress:
@@ -77,7 +81,7 @@ class BarProgress:
         self.bars.update(self.task, completed=done, total=total, note=note)
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False)
+        self.console.print(one_line(line))
 
 
 class _Words(ProgressColumn):
@@ -107,9 +111,9 @@ def shown() -> Iterator[Progress]:
     if not sys.stdout.isatty():
         yield LineProgress()
         return
-    console = Console()
-    with bars_on(console) as bars:
-        yield BarProgress(console, bars)
+    out = console()
+    with bars_on(out) as bars, guarded():  # the bars take what others print, and would obey it
+        yield BarProgress(out, bars)
 
 
 def clock(seconds: float) -> str:

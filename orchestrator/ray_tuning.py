@@ -25,6 +25,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints tables al
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last result of a trial has no metric
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -39,6 +40,8 @@ from querying.errors import InfrastructureError, Interrupted, UserError
 from querying.files import make_folder
 from querying.shown import cause, shortened
 
+PASSED_ON = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+class_cache.ENV_VARS_TO_PROPAGATE -= set(PASSED_ON)  # Tune would put them into the arguments of each trial's actor
 POLL_S = 0.2
 REDUCTION = 3
 """Of the trials that reach a rung, one in so many goes on (ASHA, Li et al. 2020)."""
@@ -226,7 +229,8 @@ def run_trials(
     )  # fmt: skip
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is said in one line by `trials`
     # Not in the main thread, where Tune would take SIGINT for itself.
-    with kept(name, environment), ThreadPoolExecutor(1) as thread:
+    given = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    with kept(name, {**given, **environment}), ThreadPoolExecutor(1) as thread:
         running = thread.submit(tuner.fit)
         try:
             running.result()

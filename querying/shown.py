@@ -36,10 +36,17 @@ def _secrets() -> Iterator[str]:
     yield from sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)
 
 
+def printable(text: str, but: str = "") -> str:
+    """With what a terminal may obey (control characters, direction marks, bytes that are no UTF-8) escaped, except for
+    characters in `but`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in but else c.encode("unicode_escape").decode() for c in text)
+
+
 def one_line(text: str) -> str:
-    """On one line, redacted, and with what is not printable (control characters, bytes that are no UTF-8) escaped."""
-    words = " ".join(redacted(text).split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
+    """On one line, redacted, and printable."""
+    return printable(" ".join(redacted(text).split()))
 
 
 def cause(text: str, limit: int = 300) -> str:

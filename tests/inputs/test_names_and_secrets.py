@@ -17,7 +17,7 @@ from benchmarks import cli
 from benchmarks.datasets.folder import read_classes
 from benchmarks.deploy import find_checkpoint
 from benchmarks.ingest import ingest
-from benchmarks.report_markdown import _cell
+from benchmarks.plain_tables import markdown_cell
 from orchestrator.mlflow_store import metric_name
 from orchestrator.record import Record
 from orchestrator.tracking import MlflowMirror
@@ -93,8 +93,8 @@ def test_a_folder_beside_the_cycles_is_not_taken_for_one(tmp_path):
 
 def test_a_cell_of_the_markdown_table_stays_one_cell():
     for name in NAMES:
-        assert _cell(name).replace("\\|", "").count("|") == 0
-        assert "<" not in _cell(name)
+        assert markdown_cell(name).replace("\\|", "").count("|") == 0
+        assert "<" not in markdown_cell(name)
 
 
 def test_class_names_become_names_that_mlflow_takes_and_stay_different():
