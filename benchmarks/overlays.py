@@ -76,11 +76,11 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
     grid = RegionGrid(index.height, index.width, run.config.query.region_size)
     seen = _last_seen(run, asked, chosen, grid)
     queries = {cycle for cycle, _, _ in seen.values()}
-    truth, store = _truth(index, chosen), ImageStore(index, "train")
+    truth, store = truth_of(index, chosen), ImageStore(index, "train")
     known = np.concatenate([score_R[np.isfinite(score_R)] for _, score_R, _ in seen.values()])
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
 
-    figure, panels = _panels(len(chosen), 4, index, legend=1.35)
+    figure, panels = panels_of(len(chosen), 4, index, legend=1.35)
     heat = None
     for axes, image_id in zip(panels, chosen, strict=True):
         image_HWC, (cycle, score_R, pseudo) = store.image(image_id), seen[image_id]
@@ -100,7 +100,7 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
             axes[3].text(0.5, 0.5, "no mask", transform=axes[3].transAxes, ha="center", color=MUTED)
         else:
             axes[3].imshow(blend(image_HWC, truth_HW, index.palette))
-        axes[0].set_ylabel(_short(image_id), fontsize=8)
+        axes[0].set_ylabel(short(image_id), fontsize=8)
     query = f"the query for cycle {asked}" if queries == {asked} else "the last query that saw it"
     titles = ("image", f"score of {query}", "pseudo-label + bought cells", "truth")
     for axes_, title in zip(panels[0], titles, strict=True):
@@ -116,7 +116,7 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
     marks = [
         Patch(fill=False, edgecolor=cycle_look(c)[0], linewidth=2, label=f"bought for cycle {c}") for c in asked_in
     ]
-    _legend(figure, index, marks)
+    legend_below(figure, index, marks)
     return figure
 
 
@@ -132,12 +132,12 @@ def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
     ranking = sorted(coverage, key=lambda image_id: (coverage[image_id], image_id))
     places = [round(step * (len(ranking) - 1) / (NUM_IMAGES - 1)) for step in range(NUM_IMAGES)]
     chosen = [ranking[place] for place in dict.fromkeys(places)]
-    pseudo, truth, store = _pseudo_labels(run, scored[-1], chosen), _truth(index, chosen), ImageStore(index, "train")
-    figure, panels = _panels(3, len(chosen), index, legend=0.4)
+    pseudo, truth, store = _pseudo_labels(run, scored[-1], chosen), truth_of(index, chosen), ImageStore(index, "train")
+    figure, panels = panels_of(3, len(chosen), index, legend=0.4)
     for column, image_id in enumerate(chosen):
         image_HWC, pseudo_HW, truth_HW = store.image(image_id), decode_label(pseudo[image_id]), truth[image_id]
         panels[0, column].imshow(image_HWC)
-        panels[0, column].set_title(_short(image_id), fontsize=8)
+        panels[0, column].set_title(short(image_id), fontsize=8)
         panels[1, column].imshow(blend(image_HWC, pseudo_HW, index.palette))
         note = f"{100 * coverage[image_id]:.0f} % covered"
         if truth_HW is not None:
@@ -148,7 +148,7 @@ def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
         panels[1, column].set_xlabel(note, fontsize=8.5)
     for row, title in enumerate(("image", f"pseudo-label of cycle {scored[-1]}", "truth")):
         panels[row, 0].set_ylabel(title)
-    _legend(figure, index, [])
+    legend_below(figure, index, [])
     return figure
 
 
@@ -158,7 +158,7 @@ def coverage_of(run: Findings, cycle: int) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _panels(rows: int, columns: int, index: DataIndex, legend: float) -> tuple[Figure, npt.NDArray[np.object_]]:
+def panels_of(rows: int, columns: int, index: DataIndex, legend: float) -> tuple[Figure, npt.NDArray[np.object_]]:
     height = rows * 0.97 * (WIDTH / columns) * index.height / index.width
     figure = Figure((WIDTH, height + legend))
     figure.set_layout_engine("constrained", hspace=0, h_pad=0.03)
@@ -179,7 +179,7 @@ def _outline(axes: Axes, grid: RegionGrid, cell: Cell) -> None:
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=cycle_look(cell.cycle)[0], linewidth=1.6))
 
 
-def _legend(figure: Figure, index: DataIndex, marks: list[Patch]) -> None:
+def legend_below(figure: Figure, index: DataIndex, marks: list[Patch]) -> None:
     classes = [
         Patch(facecolor=f"#{red:02x}{green:02x}{blue:02x}", edgecolor=MUTED, linewidth=0.5, label=name)
         for (red, green, blue), name in zip(index.palette, index.classes, strict=True)
@@ -242,9 +242,9 @@ def _coverage(run: Findings, cycle: int) -> dict[str, float]:
     return found
 
 
-def _truth(index: DataIndex, ids: Sequence[str]) -> dict[str, UInt8 | None]:
-    return {image_id: mask for shard in index.shards("train") for image_id, mask in read_truth(index.root, shard, ids)}
+def truth_of(index: DataIndex, ids: Sequence[str], split: str = "train") -> dict[str, UInt8 | None]:
+    return {image_id: mask for shard in index.shards(split) for image_id, mask in read_truth(index.root, shard, ids)}
 
 
-def _short(image_id: str) -> str:
+def short(image_id: str) -> str:
     return image_id if len(image_id) <= 26 else f"{image_id[:12]}…{image_id[-12:]}"

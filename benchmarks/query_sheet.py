@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from benchmarks.drawing import INK, cycle_look
-from benchmarks.overlays import _panels, _short
+from benchmarks.overlays import panels_of, short
 from querying.regions import RegionGrid
 from querying.shards import DataIndex, ImageStore
 
@@ -26,10 +26,10 @@ def draw_sheet(rows: Sequence[Asked], grid: RegionGrid, index: DataIndex, cycle:
         boxes.setdefault(row.image_id, []).append(row)
     chosen, store = list(boxes)[:IMAGES], ImageStore(index, "train")
     columns = min(COLUMNS, len(chosen))
-    figure, panels = _panels(-(-len(chosen) // columns), columns, index, legend=0.4)
+    figure, panels = panels_of(-(-len(chosen) // columns), columns, index, legend=0.4)
     for axes, image_id in zip(panels.ravel(), chosen, strict=False):
         axes.imshow(store.image(image_id))
-        axes.set_title(_short(image_id), fontsize=8)
+        axes.set_title(short(image_id), fontsize=8)
         for row in boxes[image_id]:
             top, left, bottom, right = row.box
             for colour, width in ((INK, 2.8), (cycle_look(cycle)[0], 1.6)):

@@ -37,7 +37,7 @@ KEYS = (
     "query.region_size", "query.per_image", "query.images", "query.threshold", "query.scales", "query.exclude_border",
 )  # fmt: skip
 """What a reader asks about first; the whole recipe stands below them."""
-PICTURES = ("queried", "pseudo")
+PICTURES = ("final", "queried", "pseudo")
 
 
 def write_report(runs: Sequence[Path], out: Path, index: DataIndex | None = None) -> Path:
@@ -82,9 +82,11 @@ def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dic
     }
     coverage: dict[int, float | None] = {}
     if index:
-        from benchmarks.overlays import coverage_of, draw_pseudo, draw_queried  # these load torch
+        from benchmarks.final_pictures import draw_final  # these load torch
+        from benchmarks.overlays import coverage_of, draw_pseudo, draw_queried
 
-        figures |= {"queried": partial(draw_queried, run, index), "pseudo": partial(draw_pseudo, run, index)}
+        pictures = {"final": draw_final, "queried": draw_queried, "pseudo": draw_pseudo}
+        figures |= {name: partial(draw, run, index) for name, draw in pictures.items()}
         coverage = parts.make(
             "coverage", lambda: {row["cycle"]: coverage_of(run, row["cycle"]) for row in run.cycles}, {}
         )

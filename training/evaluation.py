@@ -1,6 +1,6 @@
 """Count agreements with the truth, shard by shard, at the resolution of the data; whole images or windows."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,11 +73,8 @@ class ShardEvaluator:
         return confusion.to_list(), rows
 
     @torch.inference_mode()
-    def _count(
-        self, ids: list[str], images: list[np.ndarray], masks: list[np.ndarray], rows: dict[str, list[list[int]]]
-    ) -> Confusion:
-        """Of all of them; each one's own counts go to `rows`."""
-        truth_BHW = torch.from_numpy(np.stack(masks))
+    def labels(self, images: list[np.ndarray]) -> Iterator[Tensor]:
+        """The predicted classes (1, H, W) of each of some images (H, W, 3), computed together, at their own size."""
         images_BCHW = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         window = self.settings.window
         if window is None:
@@ -87,10 +84,20 @@ class ShardEvaluator:
         if not torch.isfinite(output_BChw).all():
             raise FloatingPointError("evaluation: the network's output is not finite")
         pulse.done(len(images))
+        for output_Chw in output_BChw:
+            size = images_BCHW.shape[2:]
+            full = F.interpolate(output_Chw[None], size, mode="bilinear", align_corners=self.align_corners)
+            yield top_class(full)[1].cpu()
+
+    @torch.inference_mode()
+    def _count(
+        self, ids: list[str], images: list[np.ndarray], masks: list[np.ndarray], rows: dict[str, list[list[int]]]
+    ) -> Confusion:
+        """Of all of them; each one's own counts go to `rows`."""
+        truth_BHW = torch.from_numpy(np.stack(masks))
         confusion = Confusion.empty(self.num_classes)
-        for image_id, output_Chw, truth_HW in zip(ids, output_BChw, truth_BHW, strict=True):
-            full = F.interpolate(output_Chw[None], truth_HW.shape, mode="bilinear", align_corners=self.align_corners)
-            of_image = Confusion.of(top_class(full)[1].cpu(), truth_HW[None], self.num_classes)
+        for image_id, label_1HW, truth_HW in zip(ids, self.labels(images), truth_BHW, strict=True):
+            of_image = Confusion.of(label_1HW, truth_HW[None], self.num_classes)
             rows[image_id] = image_row(of_image)
             confusion += of_image
         return confusion

@@ -11,6 +11,7 @@ import pytest
 from benchmarks import overlays, report as report_module
 from benchmarks.drawing import BLUE, INK, blend, dimmed, inline, save, styled, svg_text
 from benchmarks.figures import Dots, draw_class_iou
+from benchmarks.final_pictures import WRONG, chosen, draw_final
 from benchmarks.findings import Findings, find_data, load_findings
 from benchmarks.overlays import _heat, _last_seen, coverage_of, draw_queried, queried_cells, spread
 from benchmarks.report import _bought, _clock, _environment, write_report
@@ -28,7 +29,7 @@ from querying.labels import IGNORE
 from querying.regions import RegionGrid
 from querying.shards import read_truth
 from tests.small import small_config, small_run
-from training.interval import INTERVAL
+from training.interval import INTERVAL, ImageCounts
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_every_figure_and_table_is_written(report):
     charts = {f"{name}.{kind}" for name in ("curve", "class_iou", "training", "stage_times", "confusion")
               for kind in ("svg", "png")}  # fmt: skip
     assert {path.name for path in report.parent.iterdir()} == charts | {
-        "queried.png", "pseudo.png", "report.md", "report.html",
+        "final.png", "queried.png", "pseudo.png", "report.md", "report.html",
     }  # fmt: skip
 
 
@@ -451,3 +452,39 @@ def test_an_interval_and_counts_of_images_that_contradict_the_evaluation_are_fou
 
 def run_low(run):
     return image_counts(run / "cycle-001/evaluation/confusion.json").interval()[0]
+
+
+def test_the_images_shown_are_the_worst_the_middle_one_and_the_best(finished, toy_data, run, report):
+    images = image_counts(finished / "cycle-002/evaluation/confusion.json")
+    found = chosen(images)
+    own = dict(zip(images.ids, images.miou_N(), strict=True))
+    ranking = sorted(own.values())
+    assert [(which, miou) for which, miou in found.values()] == [
+        ("worst", ranking[0]), ("median", ranking[2]), ("best", ranking[5]),
+    ]  # fmt: skip
+    assert all(own[image_id] == miou for image_id, (_, miou) in found.items())
+    assert report.with_name("final.png").exists()
+    assert "What the last model sees" in report.read_text()
+    axes = draw_final(run, toy_data).axes
+    checked = 0
+    for column, (image_id, (which, miou)) in enumerate(found.items()):
+        errors = axes[3 * len(found) + column]
+        red = (errors.images[0].get_array() == np.array(WRONG)).all(axis=-1).sum()
+        place = images.ids.index(image_id)
+        known, right = int(images.true_NC[place].sum()), int(images.hit_NC[place].sum())
+        assert red == known - right > 0  # what the evaluation counted, pixel for pixel
+        assert errors.get_xlabel() == f"mIoU {100 * miou:.1f} %, {100 * right / known:.1f} % of the pixels right"
+        assert axes[column].get_title().startswith(f"{which}: ")
+        checked += 1
+    assert checked == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1, ["worst"]), (2, ["worst", "best"]), (3, ["worst", "median", "best"])]
+)
+def test_fewer_images_are_shown_once_each(number, words):
+    one = [[3, 0], [4, 1], [3, 2]]
+    rows = {f"i{place}": [[3 - place, 0], [4, 1], [3, 2]] for place in range(number)}
+    assert [which for which, _ in chosen(ImageCounts.of(rows)).values()] == words
+    assert chosen(ImageCounts.of({"void": [[0, 0]] * 3})) == {}
+    assert len(chosen(ImageCounts.of({"void": [[0, 0]] * 3, "a": one}))) == 1
