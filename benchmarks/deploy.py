@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmarks.datasets.listing import READ, list_images, named
 from benchmarks.drawing import blend
-from benchmarks.images import read_rgb, resize_image
+from benchmarks.images import is_turned, read_rgb, resize_image
 from benchmarks.legend import with_legend
 from benchmarks.onnx_file import MIN_SIDE, OPSET, export_onnx
 from orchestrator.layout import RunLayout
@@ -43,11 +43,12 @@ def predict_command(
 ) -> None:
     """Write OUT/<stem>.png (palette PNG whose pixels are class ids) and OUT/<stem>_overlay.png for every image.
 
-    The network sees an image at the size of the training data: one of another size is resized for it, and its logits
-    are brought back to the image's own size, so masks always have the size of their image.  `images` is a file or a
-    folder (searched through, as by `s4al ingest`); what is left out of it is said.  `legend` writes the classes of an
-    image, with their shares, below its overlay; `confidence` writes OUT/<stem>_confidence.png too: grey, 255 times the
-    probability of the class that was chosen.  `bits`: of images of 16 bits, as in `read_rgb`.
+    Images are turned upright as EXIF says, which is said.  The network sees them at the size of the training data: one
+    of another size is resized for it, and its logits are brought back to the image's own size, so masks always have the
+    size of their image.  `images` is a file or a folder (searched through, as by `s4al ingest`); what is left out of it
+    is said.  `legend` writes the classes of an image, with their shares, below its overlay; `confidence` writes
+    OUT/<stem>_confidence.png too: grey, 255 times the probability of the class that was chosen.  `bits`: of images of
+    16 bits, as in `read_rgb`.
 
     UserError where there is no image, two would be written to the same file, or an image could not be read: that one
     is named and left out, after all others are written.
@@ -61,7 +62,7 @@ def predict_command(
     predict = Predictor(checkpoint)
     pixels_C = np.zeros(len(meta["classes"]), np.int64)
     replaced = sum(file.exists() for paths in files.values() for file in paths)
-    failed, stretched = [], []
+    failed, stretched, turned = [], [], []
     with shown() as progress, writing_into(out, progress.say):
         for line in [*notes, *([f"{out}: {replaced} files of before are replaced"] if replaced else [])]:
             progress.say(line)
@@ -69,6 +70,7 @@ def predict_command(
         for done, path in enumerate(sources, 1):
             try:
                 image_HWC = read_rgb(path, bits)
+                turned += [path] if is_turned(path) else []
             except UserError as error:
                 failed.append(str(error))
                 progress.say(f"left out: {error}")
@@ -89,6 +91,9 @@ def predict_command(
     written_images = len(sources) - len(failed)
     print(f"{out}: {written_images} mask{'s' * (written_images != 1)} (pixel = class id) and as many overlays"
           + (" and confidence maps (255 = certain)" if confidence else ""))  # fmt: skip
+    if turned:
+        print(f"turned upright as EXIF says, and so are their masks: {named(turned, 'image')}; a model of images that"
+              " were ingested with --exif ignore has seen such images as they are stored")  # fmt: skip
     if stretched:
         print(f"not of the shape {size[0]}x{size[1]} that was trained on, hence stretched: {named(stretched)}")
     if pixels_C.any():

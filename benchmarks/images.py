@@ -127,6 +127,12 @@ def look(path: Path, bits: int | None = None) -> Look:
         return Look(stored[::-1] if turned > 4 else stored, stored, turned, tuple(traits))
 
 
+def is_turned(path: Path) -> bool:
+    """Does EXIF say that the stored pixels are not upright?"""
+    with opened(path) as image:
+        return orientation(image) != 1
+
+
 def check_image(path: Path) -> Size:
     """Upright size of an image file, from its header.  PNG chunks are checked against their checksums, too."""
     return look(path).size

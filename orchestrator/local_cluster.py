@@ -15,7 +15,10 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # else it reports to its makers after a minute
 }
 SHARED_MEMORY = "/dev/shm"
-"""Where Ray has its objects; where it is small, Ray takes its folder for temporary files."""
+"""Where Ray has its objects.  Ray itself would ask for 30 % of the machine's memory, and where that is not free there,
+as in most containers, write them to its folder for temporary files."""
+LEAST, MOST, ROOM = 80_000_000, 2_000_000_000, 0.9
+"""Bytes of an object store: Ray's least is 75 MiB.  ROOM: share of what is free that is taken."""
 
 
 def prepare_local_cluster() -> str:
@@ -32,7 +35,25 @@ def prepare_local_cluster() -> str:
     folder, said = temporary_folder()
     os.environ["RAY_TMPDIR"] = str(folder)
     make_private_token()
+    if not object_store():
+        free = _shared_bytes() / 1e6
+        said += "; " * bool(said) + (
+            f"{SHARED_MEMORY} has {free:.0f} MB free, fewer than the {LEAST / 1e6:.0f} that Ray needs: its objects"
+            f" go to {folder}, which is slower (`docker run --shm-size=1g`, or --backend local)"
+        )
     return said
+
+
+def object_store() -> int:
+    """Bytes of a local cluster's object store, so many that they fit into SHARED_MEMORY; 0 where Ray does not find room
+    there for its least, and takes its folder for temporary files.  What we put there is small: files hold the rest."""
+    most = int(ROOM * _shared_bytes())
+    return min(most, MOST) if most >= LEAST else 0
+
+
+def _shared_bytes() -> int:
+    found = os.statvfs(SHARED_MEMORY)
+    return found.f_bsize * found.f_bavail
 
 
 def make_private_token() -> None:

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks import deploy
-from benchmarks.deploy import export_command, export_onnx, find_checkpoint, predict_command
+from benchmarks.deploy import export_command, export_onnx, find_checkpoint, predict_command, segment
 from benchmarks.onnx_file import Agreement, compare_logits
 from querying.errors import DamagedError, InfrastructureError, UserError
 from querying.files import read_json
 from querying.shards import read_images, read_truth
+from tests.small import small_run
 from training.checkpoint import load_model, save_model
 from training.decoder import upsample_shift_matrix
 from training.difficulty import DifficultyBranch
@@ -360,3 +361,45 @@ def test_a_file_is_not_a_folder_to_write_to(finished, photos, tmp_path):
         export_command(finished, tmp_path / "file/x.onnx", None)
     with pytest.raises(UserError, match="file is not a folder"):
         predict_command(finished, photos, tmp_path / "file/x", None)
+
+
+@pytest.mark.parametrize("way", ["--out", "ONNX"])
+def test_a_network_whose_corners_are_aligned_is_used_as_it_was_trained(toy_data, tmp_path_factory, way):
+    """Reference: its logits brought to full size with the corners on each other, which differ from the other way's."""
+    root = tmp_path_factory.mktemp("aligned")
+    small_run(toy_data.root, root / "run", "cycles=0", "train.epochs=1", "model.align_corners=true")
+    checkpoint = root / "run/cycle-000/checkpoint"
+    image_NHWC = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
+    image_NCHW = torch.from_numpy(image_NHWC).permute(0, 3, 1, 2)
+    logits = Predictor(checkpoint, "cpu")(image_NCHW, 1.0)
+    expected, other = (
+        F.interpolate(logits, (48, 64), mode="bilinear", align_corners=aligned).numpy() for aligned in (True, False)
+    )
+    spread = np.ptp(expected)
+    assert np.abs(expected - other).max() > 1e-2 * spread, "or nothing is tested"
+    if way == "--out":
+        Image.fromarray(image_NHWC[0]).save(root / "a.png")
+        label_HW, _ = segment(Predictor(checkpoint, "cpu"), image_NHWC[0], (48, 64), root / "a.png")
+        np.testing.assert_array_equal(label_HW, expected[0].argmax(0))
+        return
+    agreement = export_onnx(checkpoint, root / "model.onnx")
+    assert agreement.relative < 1e-5
+    session = onnxruntime.InferenceSession(root / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": normalise(image_NCHW).contiguous().numpy()})
+    np.testing.assert_allclose(found, expected, atol=1e-4 * spread)
+
+
+def test_a_photograph_is_predicted_upright_and_how_that_fits_the_training_is_said(lively, tmp_path, capsys):
+    from tests.benchmarks.test_images import exif
+
+    noise_HWC = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    for name, turned in (("upright", 1), ("turned", 3)):
+        Image.fromarray(np.rot90(noise_HWC, 2 * (turned == 3))).save(
+            tmp_path / f"{name}.png", exif=b"Exif\0\0" + exif(turned)
+        )
+    predict_command(lively, tmp_path, tmp_path.with_name("out"), None)
+    out = tmp_path.with_name("out")
+    np.testing.assert_array_equal(pixels(out / "turned.png"), pixels(out / "upright.png"))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"turned upright as EXIF says, and so are their masks: 1 image: {tmp_path}/turned.png; a model" in shown
+    assert "ingested with --exif ignore has seen such images as they are stored" in shown

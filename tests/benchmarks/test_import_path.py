@@ -23,6 +23,8 @@ def folder(tmp_path):
     for name in OTHERS:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the user\\'s {name} was imported')\n")
     (tmp_path / "beside_training.py").write_text(MINE)
+    for name in ("training", "orchestrator", "benchmarks"):  # folders, too: data, results
+        (tmp_path / "with_folders" / name).mkdir(parents=True)
     return tmp_path
 
 
@@ -41,11 +43,12 @@ def test_a_command_imports_ours(folder, way):
     if way == "uploaded":  # `ray job submit --working-dir .`, with the user's files in it
         for package in ("benchmarks", "orchestrator", "querying", "training"):
             shutil.copytree(ROOT / package, folder / package, dirs_exist_ok=True)
-    elif way != "-m":
-        (folder / "benchmarks.py").write_text("raise SystemExit('the user's benchmarks was imported')\n")
-    done = ours(folder, *command, "show", "toy_splits")
-    assert done.returncode == 0, done.stderr
-    assert "\nname: toy_splits\n" in done.stdout
+    if way != "-m":  # there it is what Python starts, and nothing of ours ever runs (docs/concepts.md)
+        (folder / "benchmarks.py").write_text("raise SystemExit('the user\\'s benchmarks was imported')\n")
+    for place in (folder, folder / "with_folders") if way != "uploaded" else (folder,):
+        done = ours(place, *command, "show", "toy_splits")
+        assert done.returncode == 0, done.stderr
+        assert "\nname: toy_splits\n" in done.stdout
 
 
 def test_a_users_acquisition_lies_where_the_command_is_started(folder, monkeypatch):

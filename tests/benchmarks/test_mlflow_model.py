@@ -1,5 +1,6 @@
 """The model that MLflow holds: loaded where nothing of this project is, and without unpickling."""
 
+import importlib
 import json
 import os
 import shutil
@@ -84,3 +85,15 @@ def test_the_command_that_is_printed_can_be_pasted_into_a_shell(tmp_path):
     words = how_to_see(uri).replace("mlflow ui", "printf '%s\\n'", 1)
     said = subprocess.run(["sh", "-c", words], capture_output=True, text=True, check=True).stdout.splitlines()
     assert said == ["--backend-store-uri", uri]
+
+
+def test_mlflow_has_nothing_to_say_of_the_code_that_it_copies():
+    """It would say so on the user's terminal: filters of warnings are the whole process's, and it works in a thread."""
+    import warnings
+
+    import orchestrator.mlflow_pyfunc as code
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        importlib.reload(code)
+    assert [str(one.message) for one in said if "hint" in str(one.message)] == []

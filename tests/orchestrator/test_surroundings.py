@@ -46,6 +46,23 @@ def test_without_shared_memory_ray_is_not_even_tried(bare):
         local_cluster.prepare_local_cluster()
 
 
+@pytest.mark.parametrize(("free", "taken"), [(64, 0), (85, 0), (100, 90), (1000, 900), (24000, 2000)])
+def test_little_shared_memory_is_used_as_far_as_it_goes_and_said_where_it_does_not(bare, tmp_path, free, taken):
+    """A container has 64 MB where nobody asks for more."""
+    found = type("Found", (), {"f_bsize": 1_000_000, "f_bavail": free})
+    bare.setattr(local_cluster.os, "statvfs", lambda path: found)
+    bare.setenv("RAY_TMPDIR", "/tmp")
+    said = local_cluster.prepare_local_cluster()
+    assert local_cluster.object_store() == taken * 1_000_000
+    assert said == ("" if taken else (
+        f"/dev/shm has {free} MB free, fewer than the 80 that Ray needs: its objects go to /tmp, which is slower"
+        " (`docker run --shm-size=1g`, or --backend local)"
+    ))  # fmt: skip
+    bare.setenv("TMPDIR", "/nowhere")
+    bare.delenv("RAY_TMPDIR")
+    assert local_cluster.prepare_local_cluster().startswith("TMPDIR=/nowhere: is no folder: Ray's files go to /tmp")
+
+
 @pytest.mark.parametrize("home", ["/dev/null", "/nowhere", None])
 def test_without_a_home_the_token_is_in_the_environment_alone(bare, home):
     """As `docker run --user 12345`: no entry in passwd, so that Python knows no home."""
