@@ -90,8 +90,9 @@ def run_all(
                 f"{task.name}: stopped (SIGSTOP) for {FROZEN_S:.0f} s and ended: the same command continues"
             )
         how = f"status {status}" if status > 0 else signal.Signals(-status).name
+        remedy = "" if status > 0 else "; where it was memory, use a lower --parallel; the same command continues"
         raise ERRORS.get(status, InfrastructureError)(
-            f"{task.name}: ended with {how}: {shortened(last_line(task.log), 300)} (all of it: {task.log})"
+            f"{task.name}: ended with {how}: {shortened(last_line(task.log), 300)} (all of it: {task.log}){remedy}"
         )
 
 

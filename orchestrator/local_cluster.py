@@ -17,7 +17,7 @@ ENVIRONMENT = {
 SHARED_MEMORY = "/dev/shm"
 """Where Ray has its objects.  Ray itself would ask for 30 % of the machine's memory, and where that is not free there,
 as in most containers, write them to its folder for temporary files."""
-LEAST, MOST, ROOM = 80_000_000, 2_000_000_000, 0.9
+LEAST, SLOW, MOST, ROOM = 80_000_000, 500_000_000, 2_000_000_000, 0.9
 """Bytes of an object store: Ray's least is 75 MiB.  ROOM: share of what is free that is taken."""
 
 
@@ -35,7 +35,7 @@ def prepare_local_cluster() -> str:
     folder, said = temporary_folder()
     os.environ["RAY_TMPDIR"] = str(folder)
     make_private_token()
-    if not object_store():
+    if ROOM * _shared_bytes() < LEAST:
         free = _shared_bytes() / 1e6
         said += "; " * bool(said) + (
             f"{SHARED_MEMORY} has {free:.0f} MB free, fewer than the {LEAST / 1e6:.0f} that Ray needs: its objects"
@@ -45,10 +45,10 @@ def prepare_local_cluster() -> str:
 
 
 def object_store() -> int:
-    """Bytes of a local cluster's object store, so many that they fit into SHARED_MEMORY; 0 where Ray does not find room
-    there for its least, and takes its folder for temporary files.  What we put there is small: files hold the rest."""
+    """Bytes of a local cluster's object store: so many that they fit into SHARED_MEMORY; SLOW where Ray's least does
+    not, which goes to its folder for temporary files then.  What we put there is small: files hold the rest."""
     most = int(ROOM * _shared_bytes())
-    return min(most, MOST) if most >= LEAST else 0
+    return min(most, MOST) if most >= LEAST else SLOW
 
 
 def _shared_bytes() -> int:

@@ -18,7 +18,7 @@ class Segmenter(PythonModel):
         facts = self.session.get_modelmeta().custom_metadata_map
         self.mean_3, self.std_3 = (np.array(json.loads(facts[name]), np.float32) for name in ("mean", "std"))
 
-    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> np.ndarray:
+    def predict(self, context: Any, model_input: np.ndarray, params: Any = None) -> Any:
         """RGB images (N, H, W, 3), uint8, to the most probable class of each pixel (N, H, W), uint8."""
         image_NHWC = (np.asarray(model_input, np.float32) / 255 - self.mean_3) / self.std_3
         image_NCHW = np.ascontiguousarray(image_NHWC.transpose(0, 3, 1, 2))

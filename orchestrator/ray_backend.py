@@ -99,8 +99,8 @@ def connected(address: str | None) -> Iterator[RayBackend]:
     joining = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the behaviour Ray announces for the future
     local: dict[str, Any] = {} if joining else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    if not joining and (size := object_store()):
-        local["object_store_memory"] = size
+    if not joining:
+        local["object_store_memory"] = object_store()
     own = ray.job_config.JobConfig(_py_driver_sys_path=_OwnPath([str(CODE)]))
     try:
         ray.init(address=joining or "local", log_to_driver=False, logging_level=logging.ERROR, job_config=own, **local)

@@ -88,7 +88,8 @@ def alone(uri: str) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise InfrastructureError(
-                        f"{path}: another process has held it for {PATIENCE_S:.0f} s: frozen, it seems (fuser names it)"
+                        f"{path}: another process has held it for {PATIENCE_S:.0f} s: frozen, it seems: end it (`fuser`"
+                        " on that file names it)"
                     ) from None
                 time.sleep(0.1)
         yield

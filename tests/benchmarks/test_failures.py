@@ -2,12 +2,19 @@
 
 import errno
 import os
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from benchmarks.failures import REMEDIES, failure
+from orchestrator.child import child_command
 from querying.files import write_json
 from querying.shown import cause
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("orchestrator", "training", "querying", "benchmarks")
 
 
 @pytest.mark.parametrize("number", [*REMEDIES, errno.ECHRNG])
@@ -65,3 +72,30 @@ def test_of_a_long_message_the_cause_is_shown(text, shown):
     assert shown in found
     assert len(found) <= 300
     assert "\n" not in found
+
+
+def test_every_module_that_fails_by_the_machine_is_in_the_document():
+    said = (ROOT / "docs/exit_status.md").read_text()
+    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    raising = [
+        str(path.relative_to(ROOT))
+        for path in modules
+        if re.search(r"InfrastructureError\)?\(|_exit\(InfrastructureError", path.read_text())
+        and "class InfrastructureError" not in path.read_text()
+    ]
+    assert len(raising) > 10
+    assert [name for name in raising if f"`{name}`" not in said] == []
+
+
+def test_a_working_folder_that_was_removed_is_named(tmp_path):
+    """Whichever command it is, before anything is read or begun: a user's mistake, with the remedy."""
+    gone = tmp_path / "gone"
+    for words in (["show", "toy_splits"], ["run", "toy_splits"], ["ingest", "toy", "x"], ["status", "x"]):
+        gone.mkdir()
+        script = 'cd "$1" && rmdir "$1" && shift && exec "$@"'
+        command = ["sh", "-c", script, "sh", str(gone), *child_command(words)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        [line] = done.stderr.splitlines()
+        assert (done.returncode, done.stdout) == (2, "")
+        said = f"s4al: the folder in which this was started ({gone}) has been removed or can not be reached"
+        assert line == f"{said}: `cd` to another"
