@@ -15,6 +15,7 @@ from orchestrator.recipe_file import read_recipe, write_recipe
 from orchestrator.record import Record
 from querying.errors import UserError
 from querying.files import read_json, write_json
+from tests.mlflow_files import sqlite_uri
 from tests.small import small_config
 
 MIOU = {
@@ -181,7 +182,7 @@ def test_the_comparison_goes_to_the_run_of_the_grid(toy_data, tmp_path):
 
     from tests.benchmarks.test_splits_command import grid
 
-    out, uri = tmp_path / "grid", f"sqlite:///{tmp_path}/mlflow.db"
+    out, uri = tmp_path / "grid", sqlite_uri(tmp_path / "mlflow.db")
     grid(toy_data.root, out, methods="supervised", splits="1/4,1/2", tracking=uri)
     compare_command(out, None, "supervised", uri)
     client = MlflowClient(uri)

@@ -15,6 +15,7 @@ from orchestrator.mlflow_grids import log_best
 from orchestrator.tracking import MlflowMirror
 from orchestrator.tracking_uri import how_to_see
 from querying.files import read_json
+from tests.mlflow_files import sqlite_uri
 from tests.small import small_config
 
 LOADED = """
@@ -41,7 +42,7 @@ def test_the_model_of_a_run_and_the_best_of_a_sweep_are_loaded_in_a_fresh_proces
     root = tmp_path / "with 'quote"
     run = Path(shutil.copytree(finished, root / "run"))
     export_onnx(checkpoint, run / "model.onnx")
-    uri = f"sqlite:///{root}/mlflow.db"
+    uri = sqlite_uri(root / "mlflow.db")
     data = {"name": "toy", "digest": "a" * 64, "root": "x"}
     mirror = MlflowMirror(run, small_config(), data, uri)
     mirror.finish(None, run / "model.onnx")

@@ -13,6 +13,7 @@ from querying.files import read_json
 from tests.benchmarks.test_splits_command import TINY, grid
 from tests.faults.common import contents
 from tests.faults.processes import until
+from tests.mlflow_files import sqlite_uri
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +103,7 @@ def command(data, out, *more):
 def test_side_by_side_gives_what_one_after_the_other_gives(toy_data, tmp_path):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = sqlite_uri(tmp_path / "mlflow.db")
     arguments = command(toy_data.root, tmp_path / "side", "--backend", "local", "--tracking", uri)
     subprocess.run(arguments, cwd=ROOT, timeout=300, check=True)
     grid(toy_data.root, tmp_path / "row", methods="supervised,cps,unimatch")

@@ -12,6 +12,7 @@ from orchestrator.interrupt import PARENT
 from orchestrator.local_backend import LocalBackend
 from querying.errors import InfrastructureError, UserError
 from querying.files import read_json
+from tests.mlflow_files import sqlite_uri
 from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +118,7 @@ def test_a_killed_driver_repeats_no_finished_cell(toy_data, tmp_path):
 def test_mlflow_has_one_parent_and_a_child_for_each_cell(toy_data, tmp_path):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = sqlite_uri(tmp_path / "mlflow.db")
     grid(toy_data.root, tmp_path / "grid", seeds="0,1", methods="supervised", tracking=uri)
     client = MlflowClient(uri)
     [experiment] = [e for e in client.search_experiments() if e.name == "toy_splits"]

@@ -25,6 +25,7 @@ from orchestrator.trial_rows import curve, outcome, total_steps
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, write_json
 from tests.faults.processes import until
+from tests.mlflow_files import sqlite_uri
 from tests.small import SMALL, small_config, small_run
 
 ROOT = Path(__file__).parents[2]
@@ -305,7 +306,7 @@ def test_the_first_images_of_every_sample_are_found_before_anything_starts(toy_d
 def test_a_sweep_of_twelve_trials_and_its_best_trial_made_again(toy_data, tmp_path, space):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = sqlite_uri(tmp_path / "mlflow.db")
     out = tmp_path / "sweep"
     sweep(toy_data.root, out, space, tracking=uri)
     record = SweepRecord(out)

@@ -21,6 +21,7 @@ from querying.errors import UserError
 from querying.files import read_json
 from tests.benchmarks.test_space import space
 from tests.benchmarks.test_sweep import SETTINGS, TRIAL
+from tests.mlflow_files import sqlite_uri
 from tests.small import small_config
 
 ROOT = Path(__file__).parents[2]
@@ -193,7 +194,7 @@ def test_mlflow_knows_how_each_trial_ended_and_leaves_those_on_their_way(tmp_pat
 
     record = SweepRecord(tmp_path / "sweep")
     record.begin(SETTINGS)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = sqlite_uri(tmp_path / "mlflow.db")
     for number, state in enumerate((FINISHED, PRUNED, FAILED, DRAWN)):
         sample = record.draw(Listed(*({"train.lr": 0.1 * n} for n in range(1, 5))))
         record.keep(replace(sample, state=state, outcome={"miou": 0.1 * number} if state == FINISHED else {}))

@@ -34,6 +34,7 @@ from querying.ledger import Ledger
 from querying.regions import RegionGrid
 from querying.schemas import LEDGER
 from querying.shards import encode_label
+from tests.mlflow_files import sqlite_uri
 
 LINE = Curve([0.1, 0.2, 0.4], [0.4, 0.6, 0.7])
 
@@ -213,7 +214,7 @@ def test_shares_of_what_was_asked_are_those_of_the_ledger(others, toy_data):
 def test_a_comparison_of_the_same_runs_is_one_run_in_mlflow(others, tmp_path):
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = sqlite_uri(tmp_path / "mlflow.db")
     for order in (others, others[::-1]):
         compare_any(order, tmp_path / "out", None, uri, Checkpoint.last)
     client = MlflowClient(uri)

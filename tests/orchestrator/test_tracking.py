@@ -17,6 +17,7 @@ from orchestrator.tracking import MlflowMirror
 from orchestrator.tracking_uri import check_uri, chosen_uri
 from querying.errors import UserError
 from querying.files import read_json, write_json
+from tests.mlflow_files import sqlite_uri
 from tests.small import small_config
 
 DATA = {"name": "toy", "digest": "a" * 64, "root": "somewhere"}
@@ -59,7 +60,7 @@ def points(uri):
 
 
 def sqlite(tmp_path):
-    return f"sqlite:///{tmp_path}/mlflow.db"
+    return sqlite_uri(tmp_path / "mlflow.db")
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +295,9 @@ def test_four_processes_share_a_database_that_none_has_made_yet(run, tmp_path):
         (one / "metrics.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
     command = [sys.executable, "-W", "ignore", "-c", TOGETHER]
     processes = [
-        subprocess.Popen([*command, str(one), sqlite(tmp_path)], cwd=ROOT, env=os.environ, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, str(one), f"sqlite:///{tmp_path}/mlflow.db"], cwd=ROOT, env=os.environ, stderr=subprocess.PIPE
+        )
         for one in runs
     ]
     deadline = time.monotonic() + 120
@@ -309,7 +312,7 @@ def test_four_processes_share_a_database_that_none_has_made_yet(run, tmp_path):
     expected = {}
     for one in runs:
         expected |= {name.replace("run", one.name, 1): found for name, found in EXPECTED.items()}
-    assert points(sqlite(tmp_path)) == expected
+    assert points(f"sqlite:///{tmp_path}/mlflow.db") == expected
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:./mlruns", "ftp://host"])
@@ -326,7 +329,7 @@ def test_the_variable_is_named_where_it_holds_the_address(tmp_path, monkeypatch)
         chosen_uri("file:///y", tmp_path)
     assert chosen_uri("none", tmp_path) == "none"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert chosen_uri(None, tmp_path / "run") == sqlite(tmp_path)
+    assert chosen_uri(None, tmp_path / "run") == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def runs_of(uri, name="toy_s4al_plus"):

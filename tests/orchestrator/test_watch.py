@@ -15,6 +15,7 @@ from orchestrator import tracking_uri
 from orchestrator.children import Child
 from orchestrator.watch import FROZEN_S
 from querying.errors import InfrastructureError
+from tests.mlflow_files import sqlite_uri
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -110,7 +111,7 @@ def test_a_frozen_service_ends_the_process_and_one_that_answers_does_not():
 
 def test_a_lock_that_is_held_for_ever_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking_uri, "PATIENCE_S", 0.2)
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    uri = sqlite_uri(tmp_path / "mlflow.db")
     with (
         tracking_uri.alone(uri),
         pytest.raises(InfrastructureError, match="another process has held it"),

@@ -1,0 +1,22 @@
+"""SQLite files for MLflow.  Its migrations of a new one take seconds, so they are made once in a process and copied."""
+
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
+
+@functools.cache
+def _migrated() -> Path:
+    from mlflow import MlflowClient
+
+    path = Path(tempfile.mkdtemp(prefix="s4al-mlflow-")) / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of the store at `path`, a new and empty one where there is none."""
+    if not path.exists():
+        shutil.copy(_migrated(), path)
+    return f"sqlite:///{path}"
