@@ -21,8 +21,8 @@ from querying.oracle import SimulatedOracle
 from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
 from querying.shards import DataIndex, check_ids
-from training.method_settings import ON_THE_FLY
 from training.settings import VAL_SPLIT
+from training.traits import TRAITS
 
 ANSWER_WITHIN_S = 3.0
 _log = logging.getLogger(__name__)
@@ -108,10 +108,10 @@ def _check_first(config: RunConfig, images: int, masked: int) -> Iterator[str]:
     first = initial_count(config, images)
     if config.initial.list and first > masked:
         yield f"initial.list={config.initial.list}: names {first} images, the train split has {masked} masks"
-    if config.train.method in ON_THE_FLY and first >= images:
+    if TRAITS[config.train.method].labels_pool and first >= images:
         yield f"train.method={config.train.method}: all {images} train images are labelled, no pool is left"
     last = first + config.cycles * config.query.images if config.query.unit == "image" else first
-    if config.train.method in ON_THE_FLY and min(last, images * (config.budget or 1.0)) >= images:
+    if TRAITS[config.train.method].labels_pool and min(last, images * (config.budget or 1.0)) >= images:
         yield (
             f"query.images={config.query.images}: after {config.cycles} queries all {images} train images are labelled,"
             f" and train.method={config.train.method} needs a pool"

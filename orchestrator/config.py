@@ -15,7 +15,7 @@ from orchestrator.older_recipes import as_it_was
 from orchestrator.strict_yaml import MAX_YAML_BYTES, parse_yaml
 from querying.errors import UserError
 from querying.settings import DIFFICULTY_NAMES, QuerySettings, Settings
-from training.method_settings import ON_THE_FLY, MethodSettings, check_method, check_network
+from training.method_settings import MethodSettings, check_method, check_network
 from training.settings import (
     AugmentSettings,
     EvaluateSettings,
@@ -24,6 +24,7 @@ from training.settings import (
     TeacherSettings,
     TrainSettings,
 )
+from training.traits import TRAITS
 
 
 class DataSettings(Settings):
@@ -83,10 +84,10 @@ class RunConfig(Settings):
                 if getattr(train, key) % train.workers:
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
             # Supervised training has no pool where a query buys nothing, or the last cell of every image asked about.
-            pool = 0 if train.method == "supervised" else train.batch_size_unlabelled
+            pool = 0 if TRAITS[train.method].pool == "bought" else train.batch_size_unlabelled
             if (train.batch_size + pool) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
-        in_pool = self.cycles and self.query.buys_parts and self.train.method not in (*ON_THE_FLY, "deal")
+        in_pool = self.cycles and self.query.buys_parts and TRAITS[self.train.method].pool in ("bought", "pseudo")
         if in_pool and not self.train.batch_size_unlabelled:
             raise ValueError("train.batch_size_unlabelled=0 would leave the bought cells out of the training")
         if self.evaluate.best_on_val and not self.train.validate_epochs:
@@ -103,14 +104,14 @@ class RunConfig(Settings):
     def train_at(self, cycle: int, *, last: bool) -> TrainSettings:
         """Settings of one cycle: the teacher's in cycle 0, a longer `last` cycle where asked for."""
         changes: dict[str, Any] = {}
-        if cycle == 0 and self.train.method not in ON_THE_FLY:
+        traits = TRAITS[self.train.method]
+        if cycle == 0 and not traits.labels_pool:
             set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
-            method = self.train.method if self.train.method in ("st++", "deal") else "supervised"
-            changes = {"method": method, "batch_size_unlabelled": 0} | set_keys
-        elif self.train.method == "deal" or (self.train.method == "supervised" and not self.query.buys_parts):
+            changes = {"method": traits.first or self.train.method, "batch_size_unlabelled": 0} | set_keys
+        elif traits.pool == "nothing" or (traits.pool == "bought" and not self.query.buys_parts):
             changes = {"batch_size_unlabelled": 0}
-        elif self.train.method == "st++":
-            changes = {"method": "self_training"}
+        elif traits.later:
+            changes = {"method": traits.later}
         if cycle and last and self.train.last_epochs:
             changes["epochs"] = self.train.last_epochs
         return self.train.model_copy(update=changes)

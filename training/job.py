@@ -33,6 +33,7 @@ from training.new_network import new_networks
 from training.optim import poly_lr
 from training.precision import keep_float32, trains_in_bf16
 from training.settings import AugmentSettings, EvaluateSettings, ModelSettings, ReCoSettings, TrainSettings
+from training.traits import TRAITS
 from training.validation import MIOU, Validator, best_epoch, due
 from training.worker import Worker
 
@@ -100,7 +101,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
     if job.backbone and job.backbone_sha256 not in (None, sha256(job.backbone)):
         raise DamagedError(f"{job.backbone}: was altered under the run, which began from other weights")
     grid = RegionGrid(index.height, index.width, job.region_size)
-    kind = METHODS[job.train.method]
+    kind, traits = METHODS[job.train.method], TRAITS[job.train.method]
     gpu = worker.device.type == "cuda"
     if gpu:
         sys.setswitchinterval(SWITCH_S)
@@ -110,12 +111,12 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
         Ledger(job.ledger),
         job.cycle,
         grid,
-        job.pseudo if kind.pseudo_labelled else (),
+        job.pseudo if traits.pool == "pseudo" else (),
         augment=job.augment,
         crop=job.train.crop or (index.height, index.width),
         seed=job.seed,
-        views=kind.views(job.methods),
-        cells_in_pool=kind.cells_in_pool,
+        views=kind.views(job.methods) if traits.labels_pool else None,
+        cells_in_pool=traits.cells_in_pool,
         looks_apart=gpu,
     )
     generator = torch.Generator(worker.device)

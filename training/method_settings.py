@@ -11,9 +11,7 @@ from pydantic import Field, model_validator
 from querying.settings import Settings
 from training.settings import ModelSettings, ReCoSettings, TrainSettings
 from training.system_settings import DEALSettings, EquALSettings, S4ALSettings, Share
-
-ON_THE_FLY = ("mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael", "s4al", "equal")
-"""Methods (`train.method`) that need no pseudo-labels from the cycle before."""
+from training.traits import TRAITS
 
 
 class Area(Settings):
@@ -184,15 +182,21 @@ class MethodSettings(Settings):
 
 def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, queried: int) -> None:
     """ValueError where a method can not label the pool as it is meant to; `queried` is what a cycle asks per image."""
-    if train.method == "st++" and cycles != 2:
-        raise ValueError(f"train.method=st++ trains a teacher and two students: it needs cycles=2, not {cycles}")
-    if train.method == "st++" and queried:
-        raise ValueError("train.method=st++ asks nothing: it needs query.per_image=0 (query.images=0 for whole images)")
-    if train.pool_labels == "truth" and train.method not in ("self_training", "st++"):
+    traits = TRAITS[train.method]
+    if traits.cycles not in (None, cycles):
+        raise ValueError(
+            f"train.method={train.method} trains a teacher and two students: it needs cycles={traits.cycles},"
+            f" not {cycles}"
+        )
+    if queried and not traits.queries:
+        raise ValueError(
+            f"train.method={train.method} asks nothing: it needs query.per_image=0 (query.images=0 for whole images)"
+        )
+    if train.pool_labels == "truth" and traits.pool != "pseudo":
         raise ValueError(f"train.pool_labels=truth needs train.method=self_training or st++, not {train.method}")
-    if train.method in ("self_training", "st++") and train.ohem is not None and methods.self_training.mean != "apart":
+    if traits.pool == "pseudo" and train.ohem is not None and methods.self_training.mean != "apart":
         raise ValueError("train.ohem is a mean of its own: it needs methods.self_training.mean=apart")
-    if train.method not in ON_THE_FLY:
+    if not traits.labels_pool:
         return
     if cycles and not queried:
         raise ValueError(
@@ -215,7 +219,7 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         for key in ("batch_size", "batch_size_unlabelled"):
             if getattr(train, key) // train.workers < 2:
                 raise ValueError(f"methods.cps.passes=separate needs at least 2 images per worker: train.{key}")
-    mixes = train.method in ("unimatch", "u2pl", "ael", "s4al") or (train.method == "cps" and methods.cps.cutmix)
+    mixes = traits.mixes or (train.method == "cps" and methods.cps.cutmix)
     if train.batch_size_unlabelled // train.workers < 1 + mixes:
         needed = "2 pool images per worker (CutMix)" if mixes else "a pool image per worker"
         raise ValueError(f"train.method={train.method} needs at least {needed} in a step: train.batch_size_unlabelled")

@@ -3,9 +3,11 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from querying.settings import Settings
+from training.traits import TRAITS
 
 VAL_SPLIT = "val"
 """What is looked at during training, where anything is."""
@@ -111,13 +113,10 @@ class AugmentSettings(Settings):
 
 
 class TrainSettings(Settings):
-    method: Literal[
-        "supervised", "self_training", "st++", "mean_teacher", "cps", "unimatch", "u2pl", "cct", "ael",
-        "s4al", "equal", "deal",
-    ] = "self_training"  # fmt: skip
+    method: str = Field("self_training", examples=list(TRAITS))
     """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet, `st++` is too, and then
-    self-training on the most reliable images first; the methods of ON_THE_FLY label the pool while they train, and
-    need no cycle before; `supervised` and `deal` learn what people labelled alone, with `teacher`'s keys in cycle 0."""
+    self-training on the most reliable images first; `supervised` and `deal` learn what people labelled alone, with
+    `teacher`'s keys in cycle 0; all others label the pool while they train, and need no cycle before."""
     epochs: int = Field(100, ge=1)
     """Epochs of a training; the rates fall over them."""
     last_epochs: int | None = Field(None, ge=1)
@@ -172,6 +171,14 @@ class TrainSettings(Settings):
     """Epochs between two resumable checkpoints."""
     validate_epochs: int = Field(0, ge=0)
     """Epochs between two evaluations of the val split during training, the last epoch included; 0 makes none."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if value in TRAITS:
+            return value
+        *names, last = (repr(name) for name in TRAITS)
+        raise PydanticCustomError("literal_error", f"Input should be {', '.join(names)} or {last}")
 
 
 class TeacherSettings(Settings):

@@ -9,11 +9,11 @@ from torch import nn
 from querying.labels import IGNORE
 from tests.training.tiny import SMALL_U2PL, TinyNet, batch, method, step, total
 from training.batch import Batch
-from training.method_settings import ON_THE_FLY
 from training.methods.registry import METHODS
 from training.model import Output, normalise
 from training.optim import set_lr
 from training.settings import ReCoSettings
+from training.traits import TRAITS
 
 MILD = {"mean_teacher": {"weight": 1}, "cct": {"weight": 1}, "u2pl": SMALL_U2PL}
 APART = {"self_training": {"mean": "apart"}}
@@ -30,8 +30,12 @@ class Uniform(nn.Module):
         return Output(torch.zeros(len(x), 3, 2, 2, requires_grad=True), None)
 
 
-def test_the_settings_know_which_methods_label_on_the_fly():
-    assert set(ON_THE_FLY) == {name for name, kind in METHODS.items() if kind.on_the_fly}
+def test_every_row_names_a_method_of_its_own_and_other_rows_that_exist():
+    assert len(set(METHODS.values())) == len(METHODS) == len(TRAITS)
+    for name, traits in TRAITS.items():
+        assert {traits.first or name, traits.later or name} <= set(TRAITS)
+        assert not (traits.labels_pool and traits.first), "a method that labels the pool itself trains from cycle 0"
+        assert traits.pool != "pseudo" or traits.first or traits.later, name
 
 
 def test_uniform_logits_cost_the_logarithm_of_the_number_of_classes():

@@ -14,13 +14,17 @@ from tests.training.tiny import SMALL_U2PL, batch, method, step, total
 from tests.training.two_ranks import TwoRanks
 from training.checkpoint import TrainingStates
 from training.loop import TIMINGS, Progress
-from training.method_settings import ON_THE_FLY
 from training.methods.registry import METHODS
+from training.traits import TRAITS
 
 METHODS_SETTINGS = {"cps": {"cutmix": True}, "u2pl": SMALL_U2PL, "s4al": {"frequent": (0, 1), "rare": (2,)}}
 
 CASES = {
-    **{name: (f"train.method={name}", "methods.u2pl.memory=50", "methods.s4al.cold_start=1") for name in ON_THE_FLY},
+    **{
+        name: (f"train.method={name}", "methods.u2pl.memory=50", "methods.s4al.cold_start=1")
+        for name in TRAITS
+        if TRAITS[name].labels_pool
+    },
     "deal": ("train.method=deal",),
     "cps with cutmix": ("train.method=cps", "methods.cps.cutmix=true"),
 }

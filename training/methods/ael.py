@@ -28,8 +28,6 @@ from training.upsampled import full_size, wide
 
 
 class AEL(Method):
-    on_the_fly = True
-
     confidence: Tensor
     """(C,): the bank b; 0 for a class that no label has shown yet."""
     sightings: Tensor

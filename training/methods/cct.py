@@ -24,8 +24,6 @@ from training.upsampled import wide
 
 
 class CCT(Method):
-    on_the_fly = True
-
     def __init__(self, new_network: NewNetwork, step: Step) -> None:
         super().__init__(new_network, step)
         settings = step.methods.cct

@@ -26,8 +26,6 @@ from training.upsampled import full_size
 
 
 class CPS(Method):
-    on_the_fly = True
-
     def __init__(self, new_network: NewNetwork, step: Step) -> None:
         super().__init__(new_network, step)
         self.second = new_network(False)

@@ -26,9 +26,6 @@ from training.upsampled import full_size, wide
 
 
 class EquAL(Method):
-    on_the_fly = True
-    cells_in_pool = True
-
     @classmethod
     def views(cls, methods: MethodSettings) -> int | None:
         """None: of the pool, only images with a bought cell."""

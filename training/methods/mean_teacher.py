@@ -19,7 +19,6 @@ from training.upsampled import full_size, wide
 
 
 class MeanTeacher(Method):
-    on_the_fly = True
     strong_views = 1
 
     def __init__(self, new_network: NewNetwork, step: Step) -> None:

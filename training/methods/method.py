@@ -23,14 +23,8 @@ class Method(nn.Module):
     Before each call all buffers are copied from rank 0, those of a teacher included.
     """
 
-    on_the_fly: ClassVar[bool] = False
-    """Takes the pool without pseudo-labels, and labels it while training: `image_u` is then weakly augmented."""
     strong_views: ClassVar[int] = 0
     """How many strongly augmented views of each pool image it wants in `Batch.strong_u`."""
-    pseudo_labelled: ClassVar[bool] = False
-    """Learns the pool from pseudo-labels of the cycle before it."""
-    cells_in_pool: ClassVar[bool] = False
-    """Learns bought cells from `Batch.target_u`; otherwise their images are drawn with the labelled ones, too."""
     one_forward: ClassVar[bool] = False
     """Calls `network` as a whole and once a step: on a GPU it can be a CUDA graph."""
 
@@ -43,8 +37,9 @@ class Method(nn.Module):
 
     @classmethod
     def views(cls, methods: MethodSettings) -> int | None:
-        """Strong views of each pool image, where the method takes the pool without pseudo-labels; else None."""
-        return cls.strong_views if cls.on_the_fly else None
+        """Strong views of each pool image, for a method that labels the pool itself (`training.traits`): `image_u` is
+        then weakly augmented.  None: it takes no pool at all."""
+        return cls.strong_views
 
     def forward(self, batch: Batch, step: Step) -> Parts:
         raise NotImplementedError

@@ -1,30 +1,15 @@
 """All methods by the name that a recipe uses (`train.method`)."""
 
-from training.methods.ael import AEL
-from training.methods.cct import CCT
-from training.methods.cps import CPS
-from training.methods.deal import DEAL
-from training.methods.equal import EquAL
-from training.methods.mean_teacher import MeanTeacher
-from training.methods.method import Method
-from training.methods.s4al import S4AL
-from training.methods.self_training import SelfTraining
-from training.methods.st_plus_plus import STPlusPlus
-from training.methods.supervised import Supervised
-from training.methods.u2pl import U2PL
-from training.methods.unimatch import UniMatch
+import importlib
 
-METHODS: dict[str, type[Method]] = {
-    "supervised": Supervised,
-    "self_training": SelfTraining,
-    "st++": STPlusPlus,
-    "mean_teacher": MeanTeacher,
-    "cps": CPS,
-    "unimatch": UniMatch,
-    "u2pl": U2PL,
-    "cct": CCT,
-    "ael": AEL,
-    "s4al": S4AL,
-    "equal": EquAL,
-    "deal": DEAL,
-}
+from training.methods.method import Method
+from training.traits import TRAITS
+
+
+def _load(implementation: str) -> type[Method]:
+    module, _, name = implementation.partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), name)
+    return found
+
+
+METHODS: dict[str, type[Method]] = {name: _load(traits.implementation) for name, traits in TRAITS.items()}

@@ -53,9 +53,7 @@ class Labelled(NamedTuple):
 
 
 class S4AL(Method):
-    on_the_fly = True
     strong_views = 1
-    cells_in_pool = True
 
     def __init__(self, new_network: NewNetwork, step: Step) -> None:
         super().__init__(new_network, step)

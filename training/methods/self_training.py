@@ -18,8 +18,6 @@ from training.model import normalise
 
 
 class SelfTraining(Supervised):
-    pseudo_labelled = True
-
     def forward(self, batch: Batch, step: Step) -> Parts:
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
         target = torch.cat([batch.target, batch.target_u])

@@ -14,7 +14,6 @@ from training.model import normalise
 
 
 class Supervised(Method):
-    cells_in_pool = True
     one_forward = True
 
     def __init__(self, new_network: NewNetwork, step: Step) -> None:

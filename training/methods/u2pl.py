@@ -29,8 +29,6 @@ from training.upsampled import full_size, wide
 
 
 class U2PL(Method):
-    on_the_fly = True
-
     memory: Tensor
     """(C, S, D): teacher embeddings of pixels that are not of the class."""
     entered: Tensor

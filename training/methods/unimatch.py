@@ -22,7 +22,6 @@ from training.upsampled import full_size, wide
 
 
 class UniMatch(Method):
-    on_the_fly = True
     strong_views = 2
 
     def forward(self, batch: Batch, step: Step) -> Parts:
