@@ -15,7 +15,7 @@ from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
 from orchestrator.terminal import console
-from orchestrator.tracking_uri import how_to_see
+from orchestrator.tracking_uri import how_to_see, page
 from querying.errors import UserError
 from querying.files import read_json
 from training.interval import INTERVAL
@@ -116,9 +116,11 @@ def print_outcome(layout: RunLayout, uri: str, report: Path | None) -> None:
 
 
 def print_tracking(uri: str) -> None:
-    """Where to see it in MLflow."""
+    """Where to see it in MLflow: the command, or the server, and the page for trainings."""
     if uri != "none":
         print(f"MLflow:  {how_to_see(uri)}")
+        if where := page(uri):
+            print(f"         {where}")
 
 
 def print_cells(cells: Sequence[tuple[str, str, float]], title: str) -> None:

@@ -66,6 +66,12 @@ def how_to_see(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {where}"
 
 
+def page(uri: str) -> str:
+    """What to open in a browser then: MLflow 3's own first page is for GenAI, whatever kind an experiment has."""
+    where = redacted(uri).rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    return "" if uri.startswith("databricks") else f"{where}/#/experiments?workflowType=machine_learning"
+
+
 def check_uri(uri: str, source: str = "--tracking") -> None:
     if not uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql", "databricks")):
         raise UserError(f"{source} {redacted(uri)!r}: expected sqlite:///FILE, an http(s) server, or none")

@@ -40,7 +40,8 @@ def conclude(finished, toy_data, tmp_path, monkeypatch):
 
     def conclude():
         mirror, progress = Mirror(), Progress()
-        conclude_run(RunLayout(run), read_json(run / "summary.json"), toy_data, mirror, progress)
+        page = conclude_run(RunLayout(run), read_json(run / "summary.json"), toy_data, mirror, progress)
+        assert page == (run / "report/report.html" if ("report", None) in mirror.finished else None)
         return mirror.finished, progress.said, run
 
     return conclude

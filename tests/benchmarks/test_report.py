@@ -418,6 +418,7 @@ def test_the_interval_of_every_miou_stands_in_table_page_markdown_and_record(fin
     printed = capsys.readouterr().out
     assert shown in printed
     assert "interval: of 95 %" in printed
+    assert "report:" not in printed  # none was made: that has been said
     assert shown in report.read_text()
     assert shown in report.with_name("report.md").read_text()
     [recorded] = [r for r in latest(finished / "metrics.jsonl")

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import cli
 from benchmarks.splits_command import splits_command
-from orchestrator.tracking_uri import HANDED_ON, chosen_uri, how_to_see
+from orchestrator.tracking_uri import HANDED_ON, chosen_uri, how_to_see, page
 from querying.files import read_json
 from querying.shown import redacted
 from tests.benchmarks.test_splits_command import TINY
@@ -78,6 +78,8 @@ def test_an_option_that_holds_a_password_is_said_and_the_command_to_see_it_holds
     assert chosen_uri("http://host", tmp_path) == "http://host"
     assert caplog.text == ""
     assert how_to_see(SERVER) == "http://***@127.0.0.1:9"
+    assert page(SERVER + "/") == "http://***@127.0.0.1:9/#/experiments?workflowType=machine_learning"
+    assert page("sqlite:///a.db") == "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
     assert how_to_see(f"postgresql://me:{CANARY}@h/db") == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
 
 
