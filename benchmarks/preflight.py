@@ -22,7 +22,7 @@ from querying.own_acquisition import own_acquisition
 from querying.regions import RegionGrid
 from querying.shards import DataIndex, check_ids
 from training.settings import VAL_SPLIT
-from training.traits import TRAITS
+from training.traits import traits_of
 
 ANSWER_WITHIN_S = 3.0
 _log = logging.getLogger(__name__)
@@ -65,6 +65,10 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
         )
     if ":" in config.query.acquisition:
         own_acquisition(config.query.acquisition)
+    if ":" in config.train.method:
+        from training.methods.registry import method_class  # loads torch
+
+        method_class(config.train.method)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     if config.query.leaves_border_out and config.cycles and config.query.asked and grid.border().all():
         yield (
@@ -108,10 +112,10 @@ def _check_first(config: RunConfig, images: int, masked: int) -> Iterator[str]:
     first = initial_count(config, images)
     if config.initial.list and first > masked:
         yield f"initial.list={config.initial.list}: names {first} images, the train split has {masked} masks"
-    if TRAITS[config.train.method].labels_pool and first >= images:
+    if traits_of(config.train.method).labels_pool and first >= images:
         yield f"train.method={config.train.method}: all {images} train images are labelled, no pool is left"
     last = first + config.cycles * config.query.images if config.query.unit == "image" else first
-    if TRAITS[config.train.method].labels_pool and min(last, images * (config.budget or 1.0)) >= images:
+    if traits_of(config.train.method).labels_pool and min(last, images * (config.budget or 1.0)) >= images:
         yield (
             f"query.images={config.query.images}: after {config.cycles} queries all {images} train images are labelled,"
             f" and train.method={config.train.method} needs a pool"

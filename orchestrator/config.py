@@ -24,7 +24,7 @@ from training.settings import (
     TeacherSettings,
     TrainSettings,
 )
-from training.traits import TRAITS
+from training.traits import traits_of
 
 
 class DataSettings(Settings):
@@ -84,10 +84,10 @@ class RunConfig(Settings):
                 if getattr(train, key) % train.workers:
                     raise ValueError(f"train.{key}={getattr(train, key)} is not divisible by {train.workers} workers")
             # Supervised training has no pool where a query buys nothing, or the last cell of every image asked about.
-            pool = 0 if TRAITS[train.method].pool == "bought" else train.batch_size_unlabelled
+            pool = 0 if traits_of(train.method).pool == "bought" else train.batch_size_unlabelled
             if (train.batch_size + pool) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
-        in_pool = self.cycles and self.query.buys_parts and TRAITS[self.train.method].pool in ("bought", "pseudo")
+        in_pool = self.cycles and self.query.buys_parts and traits_of(self.train.method).pool in ("bought", "pseudo")
         if in_pool and not self.train.batch_size_unlabelled:
             raise ValueError("train.batch_size_unlabelled=0 would leave the bought cells out of the training")
         if self.evaluate.best_on_val and not self.train.validate_epochs:
@@ -104,7 +104,7 @@ class RunConfig(Settings):
     def train_at(self, cycle: int, *, last: bool) -> TrainSettings:
         """Settings of one cycle: the teacher's in cycle 0, a longer `last` cycle where asked for."""
         changes: dict[str, Any] = {}
-        traits = TRAITS[self.train.method]
+        traits = traits_of(self.train.method)
         if cycle == 0 and not traits.labels_pool:
             set_keys = {k: v for k, v in self.teacher.model_dump().items() if v is not None}
             changes = {"method": traits.first or self.train.method, "batch_size_unlabelled": 0} | set_keys

@@ -19,7 +19,7 @@ from querying.environment import code, libraries, machine
 from querying.errors import DamagedError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
-from querying.own_acquisition import read_source
+from querying.own_code import read_source
 from querying.shards import DataIndex
 
 ENVIRONMENT = ("commit", "code", "own_code", "device", "machine", "libraries")
@@ -30,9 +30,10 @@ SEED_KEYS = ("seed", "initial.list", "reference", "train.validate_epochs", "eval
 """May differ between seeds of one recipe: what a seed or a list draws, and what changes nothing that is trained."""
 
 
-def provenance(index: DataIndex, backbone: Path, device: str = "unknown", acquisition: str = "") -> dict[str, Any]:
-    """What decides a run beside its recipe; `own_code` where its `acquisition` is a function of the user's own."""
-    own = read_source(acquisition) if ":" in acquisition else None
+def provenance(index: DataIndex, backbone: Path, device: str = "unknown", named: Sequence[str] = ()) -> dict[str, Any]:
+    """What decides a run beside its recipe; `own_code` is what is made by the user, of all that its recipe has `named`
+    (acquisition, method)."""
+    own = [read_source(name) for name in named if ":" in name]
     return {
         "schema": 1,
         "id": uuid.uuid4().hex,
@@ -40,10 +41,10 @@ def provenance(index: DataIndex, backbone: Path, device: str = "unknown", acquis
         "data": {"root": str(index.root.resolve()), "name": index.name, "sha256": index.digest},
         "commit": _commit(),
         "code": code(),
-        "own_code": own.hashes if own else {},
+        "own_code": {module: digest for one in own for module, digest in one.hashes.items()},
         "device": device,
         "machine": machine(device),
-        "libraries": dict(libraries(own.installed if own else frozenset())),
+        "libraries": dict(libraries(frozenset().union(*(one.installed for one in own)))),
     }
 
 

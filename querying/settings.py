@@ -1,10 +1,11 @@
 """Validated settings of the query.  Imports nothing heavy: a wrong key must be found before torch is loaded."""
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
+
+from querying.own_code import IMPORT_PATH
 
 
 class Settings(BaseModel):
@@ -35,7 +36,6 @@ Unit = Literal["cell", "image", "pixel"]
 Extra = Literal["classes", "mixtures", "features"]
 """Files beside the scores: see `querying.extras`."""
 EXTRAS: tuple[Extra, ...] = ("classes", "mixtures", "features")
-OWN_ACQUISITION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
 
 class QuerySettings(Settings):
@@ -82,7 +82,7 @@ class QuerySettings(Settings):
     @field_validator("acquisition")
     @classmethod
     def _known_acquisition(cls, value: str) -> str:
-        if value in ACQUISITION_NAMES or OWN_ACQUISITION.fullmatch(value):
+        if value in ACQUISITION_NAMES or IMPORT_PATH.fullmatch(value):
             return value
         names = ", ".join(repr(name) for name in ACQUISITION_NAMES)
         raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:function")

@@ -27,13 +27,13 @@ from training.heartbeat import Heartbeat
 from training.loop import STOPPED, train
 from training.method_settings import MethodSettings
 from training.methods.parts import Step
-from training.methods.registry import METHODS
+from training.methods.registry import method_class
 from training.model import parameter_groups
 from training.new_network import new_networks
 from training.optim import poly_lr
 from training.precision import keep_float32, trains_in_bf16
 from training.settings import AugmentSettings, EvaluateSettings, ModelSettings, ReCoSettings, TrainSettings
-from training.traits import TRAITS
+from training.traits import traits_of
 from training.validation import MIOU, Validator, best_epoch, due
 from training.worker import Worker
 
@@ -75,6 +75,8 @@ class TrainJob:
     """Of the index: a data set that is ingested again under a run is another one.  None takes what there is."""
     backbone_sha256: str | None = None
     """Of the weight file, likewise."""
+    modules: Path = field(default_factory=Path.cwd)
+    """Where the user's own method may lie, besides PYTHONPATH: where the job was made, not where a worker is."""
     out: Path
     """Receives `model.safetensors` and `meta.json`; early networks in `step-<number>/`, the best in `best_on_val/`."""
 
@@ -101,7 +103,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
     if job.backbone and job.backbone_sha256 not in (None, sha256(job.backbone)):
         raise DamagedError(f"{job.backbone}: was altered under the run, which began from other weights")
     grid = RegionGrid(index.height, index.width, job.region_size)
-    kind, traits = METHODS[job.train.method], TRAITS[job.train.method]
+    kind, traits = method_class(job.train.method, job.modules), traits_of(job.train.method)
     gpu = worker.device.type == "cuda"
     if gpu:
         sys.setswitchinterval(SWITCH_S)

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from querying.settings import Settings
 from training.settings import ModelSettings, ReCoSettings, TrainSettings
 from training.system_settings import DEALSettings, EquALSettings, S4ALSettings, Share
-from training.traits import TRAITS
+from training.traits import traits_of
 
 
 class Area(Settings):
@@ -182,7 +182,7 @@ class MethodSettings(Settings):
 
 def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, queried: int) -> None:
     """ValueError where a method can not label the pool as it is meant to; `queried` is what a cycle asks per image."""
-    traits = TRAITS[train.method]
+    traits = traits_of(train.method)
     if traits.cycles not in (None, cycles):
         raise ValueError(
             f"train.method={train.method} trains a teacher and two students: it needs cycles={traits.cycles},"

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from querying.settings import Settings
-from training.traits import TRAITS
+from training.traits import TRAITS, is_method
 
 VAL_SPLIT = "val"
 """What is looked at during training, where anything is."""
@@ -116,7 +116,8 @@ class TrainSettings(Settings):
     method: str = Field("self_training", examples=list(TRAITS))
     """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet, `st++` is too, and then
     self-training on the most reliable images first; `supervised` and `deal` learn what people labelled alone, with
-    `teacher`'s keys in cycle 0; all others label the pool while they train, and need no cycle before."""
+    `teacher`'s keys in cycle 0; all others label the pool while they train, and need no cycle before.  A method of
+    your own is `package.module:Class`."""
     epochs: int = Field(100, ge=1)
     """Epochs of a training; the rates fall over them."""
     last_epochs: int | None = Field(None, ge=1)
@@ -175,10 +176,10 @@ class TrainSettings(Settings):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: str) -> str:
-        if value in TRAITS:
+        if is_method(value):
             return value
-        *names, last = (repr(name) for name in TRAITS)
-        raise PydanticCustomError("literal_error", f"Input should be {', '.join(names)} or {last}")
+        names = ", ".join(repr(name) for name in TRAITS)
+        raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:Class")
 
 
 class TeacherSettings(Settings):

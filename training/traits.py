@@ -1,10 +1,15 @@
 """What each method is, a row a method: recipes, checks, stages and the registry read it here.
 
 Imports nothing heavy (see querying/settings.py).  A new method is a row here, a file in `training/methods` and a test.
+A method of the user's own, `package.module:Class`, has its row as `Class.traits`; it is imported to read it.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
+
+from querying.errors import UserError
+from querying.own_code import IMPORT_PATH, load_own
 
 Pool = Literal["nothing", "bought", "pseudo", "own"]
 """What a method learns of the pool: nothing; the images of which something is bought, as they were bought; all images,
@@ -13,9 +18,9 @@ by the pseudo-labels of the cycle before; all images, by labels that it makes wh
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    implementation: str
-    """`module:Class`, a `training.methods.method.Method`; imported when something is trained."""
     pool: Pool
+    implementation: str = ""
+    """`module:Class`, a `training.methods.method.Method`; imported for a training.  Empty: the user's own."""
     first: str | None = None
     """The method that trains in cycle 0 instead, where nothing is pseudo-labelled or bought yet."""
     later: str | None = None
@@ -37,22 +42,43 @@ class Traits:
 
 # fmt: off
 TRAITS: dict[str, Traits] = {
-    "supervised": Traits("training.methods.supervised:Supervised", "bought", cells_in_pool=True),
+    "supervised": Traits("bought", "training.methods.supervised:Supervised", cells_in_pool=True),
     "self_training": Traits(
-        "training.methods.self_training:SelfTraining", "pseudo", first="supervised", cells_in_pool=True,
+        "pseudo", "training.methods.self_training:SelfTraining", first="supervised", cells_in_pool=True,
     ),
     "st++": Traits(
-        "training.methods.st_plus_plus:STPlusPlus", "pseudo", later="self_training", cells_in_pool=True, cycles=2,
+        "pseudo", "training.methods.st_plus_plus:STPlusPlus", later="self_training", cells_in_pool=True, cycles=2,
         queries=False,
     ),
-    "mean_teacher": Traits("training.methods.mean_teacher:MeanTeacher", "own"),
-    "cps": Traits("training.methods.cps:CPS", "own"),
-    "unimatch": Traits("training.methods.unimatch:UniMatch", "own", mixes=True),
-    "u2pl": Traits("training.methods.u2pl:U2PL", "own", mixes=True),
-    "cct": Traits("training.methods.cct:CCT", "own"),
-    "ael": Traits("training.methods.ael:AEL", "own", mixes=True),
-    "s4al": Traits("training.methods.s4al:S4AL", "own", cells_in_pool=True, mixes=True),
-    "equal": Traits("training.methods.equal:EquAL", "own", cells_in_pool=True),
-    "deal": Traits("training.methods.deal:DEAL", "nothing"),
+    "mean_teacher": Traits("own", "training.methods.mean_teacher:MeanTeacher"),
+    "cps": Traits("own", "training.methods.cps:CPS"),
+    "unimatch": Traits("own", "training.methods.unimatch:UniMatch", mixes=True),
+    "u2pl": Traits("own", "training.methods.u2pl:U2PL", mixes=True),
+    "cct": Traits("own", "training.methods.cct:CCT"),
+    "ael": Traits("own", "training.methods.ael:AEL", mixes=True),
+    "s4al": Traits("own", "training.methods.s4al:S4AL", cells_in_pool=True, mixes=True),
+    "equal": Traits("own", "training.methods.equal:EquAL", cells_in_pool=True),
+    "deal": Traits("nothing", "training.methods.deal:DEAL"),
 }
 # fmt: on
+
+
+def is_method(name: str) -> bool:
+    """Whether a recipe may name it so; whether one of the user's own exists is seen when it is loaded."""
+    return name in TRAITS or IMPORT_PATH.fullmatch(name) is not None
+
+
+def traits_of(method: str) -> Traits:
+    """The row of a method; UserError where the user's own is not there, or brings none."""
+    return TRAITS[method] if method in TRAITS else _own(method)
+
+
+@cache
+def _own(method: str) -> Traits:
+    traits = getattr(load_own("train.method", method), "traits", None)
+    if not isinstance(traits, Traits):
+        raise UserError(f"train.method={method}: has no `traits = Traits(...)` (training/traits.py), its row")
+    for name in (traits.first, traits.later):
+        if name not in (None, *TRAITS):
+            raise UserError(f"train.method={method}: its traits name {name!r}; there are {', '.join(TRAITS)}")
+    return traits

@@ -227,7 +227,7 @@ def test_an_own_acquisition_that_is_edited_while_the_run_is_stopped_is_noted_wit
     from benchmarks.tables import status_command
     from benchmarks.verify_command import verify_command
     from orchestrator.stages import Stages
-    from querying import own_acquisition
+    from querying import own_code
 
     lab = tmp_path / "lab_on_disk"
     lab.mkdir()
@@ -247,7 +247,7 @@ def test_an_own_acquisition_that_is_edited_while_the_run_is_stopped_is_noted_wit
     with pytest.raises(KeyboardInterrupt):
         run()
     helper.write_text("def raised(log_p): return log_p.exp().amax(1)\n")
-    own_acquisition._read.clear()  # as in a process of its own
+    own_code._read.clear()  # as in a process of its own
     with pytest.raises(KeyboardInterrupt):
         run()
     for command in (status_command, verify_command):

@@ -7,7 +7,8 @@ import pytest
 
 from querying import environment
 from querying.environment import ONLY_TELLS, libraries, machine, variables
-from querying.own_acquisition import _read, own_acquisition, read_source
+from querying.own_acquisition import own_acquisition
+from querying.own_code import _read, read_source
 from querying.sources import own_sources
 
 TREE = {

@@ -1,7 +1,10 @@
 """All methods by the name that a recipe uses (`train.method`)."""
 
 import importlib
+from pathlib import Path
 
+from querying.errors import UserError
+from querying.own_code import load_own
 from training.methods.method import Method
 from training.traits import TRAITS
 
@@ -13,3 +16,14 @@ def _load(implementation: str) -> type[Method]:
 
 
 METHODS: dict[str, type[Method]] = {name: _load(traits.implementation) for name, traits in TRAITS.items()}
+
+
+def method_class(name: str, folder: Path | None = None) -> type[Method]:
+    """One of METHODS, or the user's own `package.module:Class`, which may lie in `folder`; UserError where that is no
+    Method."""
+    if name in METHODS:
+        return METHODS[name]
+    found = load_own("train.method", name, folder)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"train.method={name}: is no subclass of training.methods.method.Method")
+    return found
