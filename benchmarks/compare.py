@@ -24,9 +24,10 @@ from orchestrator.mlflow_store import tolerated
 from orchestrator.provenance import SEED_KEYS, recipe_difference
 from orchestrator.recipe_file import read_recipe
 from orchestrator.record import latest
+from orchestrator.shapes import read_summary
 from orchestrator.tracking_uri import chosen_uri
 from querying.errors import UserError
-from querying.files import check_folder, read_json, write_text
+from querying.files import check_folder, write_text
 from querying.leftovers import writing_into
 from querying.shown import redacted
 
@@ -80,7 +81,7 @@ def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
     have no such checkpoint."""
     results = []
     for path in sorted(root.glob(CELLS)):
-        summary = read_json(path)
+        summary = read_summary(path)
         if summary["finished"]:
             results.append(_result(path.parent, summary, checkpoint))
     if not results:

@@ -10,9 +10,9 @@ from typing import Any
 from benchmarks.parts import in_words
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest
+from orchestrator.products import MODEL_NOTE, exported_from
 from orchestrator.progress import Progress
 from orchestrator.record import Mirror
-from orchestrator.verify import MODEL_NOTE, exported_from
 from querying.errors import Interrupted
 from querying.files import sha256, write_json
 from querying.shards import DataIndex

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from benchmarks.backends import check_backend, started
 from benchmarks.findings import data_of, load_findings
@@ -20,6 +19,7 @@ from benchmarks.printed import print_files, print_tables
 from orchestrator.config import RunConfig, override
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout
+from orchestrator.published import read_query
 from querying.errors import UserError
 from querying.files import check_folder, make_folder, write_text
 from querying.ledger import Ledger
@@ -110,7 +110,8 @@ def _selected(
     """The query that the run has published after this cycle, where it is of these settings; else made anew."""
     published = layout.query(cycle) / "query.parquet"
     if published.exists() and before.query == config.query:
-        return pq.read_table(published)
+        regions = RegionGrid(index.height, index.width, config.query.region_size).num_regions
+        return read_query(published.parent, regions)
     from orchestrator.stages import Stages
 
     bought_on, grid = (RegionGrid(index.height, index.width, one.query.region_size) for one in (before, config))

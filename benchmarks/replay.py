@@ -21,6 +21,7 @@ from benchmarks.systems import shared
 from orchestrator.config import RunConfig, override
 from orchestrator.interrupt import handled
 from orchestrator.layout import RunLayout
+from orchestrator.published import read_query
 from querying.errors import UserError
 from querying.files import check_folder, make_folder, write_text, written
 from querying.ledger import Ledger
@@ -91,8 +92,8 @@ def replay_command(
 def _compared(
     before: RunConfig, after: RunConfig, layout: RunLayout, index: DataIndex, cycle: int, query: pa.Table, scores: Path
 ) -> Replayed:
-    asked = pq.read_table(layout.query(cycle) / "query.parquet")
     grids = [RegionGrid(index.height, index.width, one.query.region_size) for one in (before, after)]
+    asked = read_query(layout.query(cycle), grids[0].num_regions)
     both = shared(_regions(asked), grids[0], _regions(query), grids[1])
     agreement = None
     if grids[0] == grids[1]:

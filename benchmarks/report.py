@@ -22,8 +22,8 @@ from benchmarks.preflight import few_images
 from benchmarks.report_markdown import as_markdown, percent
 from benchmarks.tables import about_intervals, interval_of
 from orchestrator.config import RunConfig, flatten
+from orchestrator.products import REPORT_NOTE
 from orchestrator.provenance import drift_lines
-from orchestrator.verify import REPORT_NOTE
 from querying.files import check_folder, sha256, write_json, write_text
 from querying.leftovers import writing_into
 from querying.shards import DataIndex

@@ -24,10 +24,10 @@ from orchestrator.layout import RunLayout, locked
 from orchestrator.mlflow_grids import grid_run
 from orchestrator.mlflow_store import Group, noted, tolerated
 from orchestrator.record import Record
+from orchestrator.shapes import read_summary
 from orchestrator.tracking import copy_now, mirrored
 from orchestrator.tracking_uri import chosen_uri, handed_on
 from querying.errors import DamagedError, S4ALError, UserError
-from querying.files import read_json
 from querying.shards import DataIndex
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def plan(
 def finished(one: Cell) -> bool:
     """Is its summary there, intact, and that of a run that came to its end?  Then the cell is not touched again."""
     try:
-        return bool(read_json(one.layout.summary)["finished"])
+        return bool(read_summary(one.layout.summary)["finished"])
     except DamagedError:
         return False
 
@@ -212,7 +212,7 @@ def _tags(one: Cell) -> dict[str, str]:
 
 def _miou(one: Cell) -> float:
     """Of the last cycle, in 0..1."""
-    miou: float = read_json(one.layout.summary)["cycles"][-1]["miou"]
+    miou: float = read_summary(one.layout.summary)["cycles"][-1]["miou"]
     return miou
 
 

@@ -12,6 +12,7 @@ from orchestrator.layout import LOCK, RunLayout
 from orchestrator.lock_file import held
 from orchestrator.progress import clock
 from orchestrator.recipe_file import is_run, read_recipe
+from orchestrator.shapes import read_summary
 from querying.errors import DamagedError, UserError
 from querying.files import read_json
 
@@ -51,7 +52,7 @@ def _line(run: Path) -> str:
     """Running, by whom and how far; or stopped, and what comes next; or finished."""
     layout, by = RunLayout(run), held(run / LOCK)
     with suppress(DamagedError):
-        if read_json(layout.summary)["finished"] and not by:
+        if read_summary(layout.summary)["finished"] and not by:
             return "finished"
     coming = f"next: {next_stage(layout, read_recipe(layout.recipe)[0])}"
     return f"running ({by}), {coming}{_steps(layout)}" if by else f"stopped, {coming}"

@@ -14,10 +14,10 @@ from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
+from orchestrator.shapes import read_summary
 from orchestrator.terminal import console
 from orchestrator.tracking_uri import how_to_see, page
 from querying.errors import UserError
-from querying.files import read_json
 from training.interval import INTERVAL
 
 
@@ -27,7 +27,7 @@ def load_summary(run: Path) -> dict[str, Any]:
     if not path.exists():
         hint = "no cycle is finished yet" if is_run(run) else "not a run folder"
         raise UserError(f"{run}: {hint} (no summary.json)")
-    return read_json(path)
+    return read_summary(path)
 
 
 def protocol(config: RunConfig, checkpoint: Checkpoint = Checkpoint.last) -> str:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
+from orchestrator.shapes import read_summary
 from querying.errors import DamagedError
 from querying.files import read_json
 from querying.regions import RegionGrid
@@ -73,7 +74,7 @@ def _is_empty(query: Path) -> bool:
 def _ends_early(layout: RunLayout, config: RunConfig, cycle: int) -> bool:
     """Has this cycle reached `stop_at`, or spent the budget?  As far as the summary tells."""
     try:
-        summary, meta = read_json(layout.summary), read_json(layout.checkpoint(0) / "meta.json")
+        summary, meta = read_summary(layout.summary), read_json(layout.checkpoint(0) / "meta.json")
     except DamagedError:
         return False
     if cycle >= len(summary["cycles"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.manifest import set_aside
+from orchestrator.shapes import LabelledSet, read_shaped
 from querying.arrow_file import unaltered
 from querying.errors import DamagedError, UserError
-from querying.files import read_json, user_path, write_json
+from querying.files import user_path, write_json
 from querying.oracle import SimulatedOracle
 
+LOG = logging.getLogger(__name__)
 LISTS = Path(__file__).parent / "split_lists"
 """Published lists that come with the program; origin and licence are in its README."""
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|jpe|jfif|bmp|p[pgn]m|tiff?)$", re.IGNORECASE)
@@ -32,12 +35,14 @@ def labelled_set(
     """
     if path.exists():
         try:
-            return read_json(path)
-        except DamagedError:
-            set_aside(path)
-    source, digest = f"drawn with seed {config.seed}", None
-    if config.initial.list:
-        source = f"list {config.initial.list}"
+            there = read_shaped(path, LabelledSet)
+            if same_source(there["source"], config):
+                return there
+            why = f"{path}: {there['source']}, where the recipe says: {source_of(config)}"
+        except DamagedError as error:
+            why = str(error)
+        LOG.warning("%s: set aside as %s, decided again", why, set_aside(path).name)
+    source, digest = source_of(config), None
     with unaltered():
         if bought is not None:
             ids = list(bought)
@@ -51,6 +56,17 @@ def labelled_set(
     found = {"source": source, "source_sha256": digest, "sha256": ids_sha256(ids), "ids": ids}
     write_json(path, found)
     return found
+
+
+def source_of(config: RunConfig) -> str:
+    """Where the first images are from, in words."""
+    return f"list {config.initial.list}" if config.initial.list else f"drawn with seed {config.seed}"
+
+
+def same_source(there: str, config: RunConfig) -> bool:
+    """May a set that is from `there` be this recipe's?  A list may lie elsewhere now."""
+    here = source_of(config)
+    return there == here or bool(config.initial.list and there.startswith("list "))
 
 
 def initial_count(config: RunConfig, total: int) -> int:

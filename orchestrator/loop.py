@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.ahead import images_after
 from orchestrator.backend import Backend
@@ -18,6 +17,7 @@ from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout, discard, once, sweep
 from orchestrator.manifest import digest, set_aside
 from orchestrator.progress import Progress
+from orchestrator.published import read_query
 from orchestrator.record import Mirror, Record, epoch_rows, evaluation_key, live_rows
 from orchestrator.stages import Stages, whole_images, write_query
 from orchestrator.summary import cycle_row, flat_numbers, known_cycles, write_summary
@@ -111,7 +111,7 @@ def run(
         select = partial(write_query, partial(stages.select, cycle))
         query = publish(layout.query(cycle), select, "select", cycle)
         rows[-1] = cycle_row(layout, ledger, index, cycle, scored=True)
-        wanted = pq.read_table(query / "query.parquet")
+        wanted = read_query(query, grid.num_regions)
         if not wanted.num_rows and config.query.asked:
             progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")
             break

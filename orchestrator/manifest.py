@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.keys import Value, differing
+from orchestrator.shapes import Manifest, read_shaped
 from querying.errors import DamagedError
-from querying.files import read_json, sha256, write_json
+from querying.files import sha256, write_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -86,4 +87,4 @@ def set_aside(path: Path) -> Path:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return read_json(folder / MANIFEST, reads=SCHEMA)
+    return read_shaped(folder / MANIFEST, Manifest, reads=SCHEMA)

@@ -15,6 +15,7 @@ from orchestrator.config import RunConfig, flatten
 from orchestrator.mlflow_grids import group_run
 from orchestrator.mlflow_store import NOTE, Group, create, described, experiment_id, find, prepare
 from orchestrator.recipe_file import read_recipe
+from orchestrator.shapes import read_summary
 from orchestrator.tracking_uri import alone
 from orchestrator.work_times import (
     Span,
@@ -230,7 +231,7 @@ class MlflowRun:
 
 def _finished(run: Path) -> bool:
     with suppress(DamagedError, UserError):
-        return bool(read_json(run / "summary.json")["finished"])
+        return bool(read_summary(run / "summary.json")["finished"])
     return False
 
 

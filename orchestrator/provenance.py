@@ -15,9 +15,10 @@ from orchestrator.config import RunConfig
 from orchestrator.keys import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.layout import RunLayout
 from orchestrator.recipe_file import read_recipe, write_recipe
+from orchestrator.shapes import read_summary
 from querying.environment import code, libraries, machine
 from querying.errors import DamagedError
-from querying.files import read_json, sha256
+from querying.files import sha256
 from querying.ledger import Ledger
 from querying.own_code import read_source
 from querying.shards import DataIndex
@@ -153,7 +154,7 @@ def _with_commit(found: Mapping[str, Any]) -> str:
 
 def _finished(layout: RunLayout) -> bool:
     try:
-        return bool(read_json(layout.summary)["finished"])
+        return bool(read_summary(layout.summary)["finished"])
     except DamagedError:
         return False
 

@@ -13,6 +13,7 @@ import yaml
 from orchestrator.config import RunConfig, load_yaml
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import set_aside
+from orchestrator.shapes import Provenance, shaped
 from orchestrator.strict_yaml import parse_yaml
 from querying.errors import DamagedError
 from querying.files import check_schema, write_text
@@ -50,6 +51,7 @@ def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
         raise DamagedError(f"{path}: not what was written: its seal is broken")
     provenance: dict[str, Any] = parse_yaml(text.decode(), str(path), LARGEST)["provenance"]
     check_schema(provenance, path)  # before its keys, which may be unknown here
+    shaped(provenance, Provenance, path)
     return load_yaml(path, LARGEST), provenance
 
 

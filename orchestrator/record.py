@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.manifest import digest, set_aside
+from orchestrator.shapes import Row, shaped
 from querying.errors import DamagedError
 from querying.files import read_json, sealed, unsealed, write_text
 
@@ -72,7 +73,10 @@ def read_record(path: Path) -> Iterator[dict[str, Any]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.endswith(b"\n"):
-                    yield unsealed(line, path.with_name(f"{path.name}, line {number}"))
+                    where = path.with_name(f"{path.name}, line {number}")
+                    row = unsealed(line, where)
+                    shaped(row, Row, where)
+                    yield row
 
 
 def latest(path: Path) -> list[dict[str, Any]]:

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from orchestrator.config import RunConfig
-from orchestrator.initial import ids_sha256
+from orchestrator.initial import ids_sha256, same_source, source_of
 from orchestrator.layout import RunLayout
-from orchestrator.record import evaluation_key
-from orchestrator.recount_ledger import recount_labels, recount_query
+from orchestrator.record import epoch_rows, evaluation_key, row_key
+from orchestrator.recount_ledger import recount_choice, recount_labels, recount_query
+from orchestrator.shapes import LabelledSet, read_shaped, read_summary
 from orchestrator.summary import BEST_COUNTS, COUNTS, IMAGES, image_counts, interval_row
 from querying.errors import DamagedError
 from querying.files import read_json
 from querying.ledger import Ledger, Spent
 from querying.regions import RegionGrid
-from training.checkpoint import META
+from training.checkpoint import META, best_folder
 from training.interval import INTERVAL
 from training.metrics import Confusion
+from training.validation import MIOU
 
 _LEDGER = ("image_id", "region", "cycle", "pixels", "void_pixels", "score", "label")
 
@@ -46,6 +49,7 @@ def recounted(layout: RunLayout, config: RunConfig, rows: Sequence[Mapping[str, 
     first = metas[min(metas)]
     grid = RegionGrid(first["height"], first["width"], config.query.region_size)
     bought: dict[str, set[int]] = {}
+    total = _total(layout, ledger)
     spent: list[Spent] = []
     for cycle in range(cycles):
         try:
@@ -55,9 +59,19 @@ def recounted(layout: RunLayout, config: RunConfig, rows: Sequence[Mapping[str, 
         yield from recount_labels(ledger, cycle, table, grid, len(first["classes"]), bought)
         if cycle:
             yield from recount_query(layout, config, ledger, cycle, table, grid)
+            yield from recount_choice(layout, config, ledger, cycle, grid, total)
         sums = [int(np.sum(table[column].to_numpy())) for column in ("pixels", "void_pixels")]
         spent.append((spent[-1] if spent else Spent()) + Spent(table.num_rows, *sums))
     yield from _recount_summary(layout, config, ledger, first["classes"], spent, rows, name)
+
+
+def _total(layout: RunLayout, ledger: Ledger) -> int | None:
+    """Pixels of the train split, as the summary's first share tells."""
+    summary = _read(layout.summary, read_summary)
+    share = summary["cycles"][0]["labelled_fraction"] if summary and summary["cycles"] else None
+    with suppress(DamagedError):
+        return round(ledger.spent(0).pixels / share) if share else None
+    return None
 
 
 def _unbroken(ledger: Ledger) -> int:
@@ -98,21 +112,22 @@ def _recount_summary(
     layout: RunLayout, config: RunConfig, ledger: Ledger, classes: Sequence[str], spent: Sequence[Spent],
     rows: Sequence[Mapping[str, Any]], name: str,
 ) -> Iterator[str]:  # fmt: skip
-    summary = _read(layout.summary)
+    summary = _read(layout.summary, read_summary)
     if summary is None:
         return
     where = layout.summary
     wanted: dict[str, Any] = {"recipe": config.name, "seed": config.seed, "evaluated_on": config.data.evaluate_on}
     yield from _differences(str(where), summary, wanted)
-    yield from _recount_first(layout, ledger, summary)
+    yield from _recount_first(layout, config, ledger, summary)
     if name == "main" and config.reference and (summary.get("supervised_miou") is not None or summary["finished"]):
-        reference = _read(layout.reference.summary)
+        reference = _read(layout.reference.summary, read_summary)
         if reference is None:
             yield f"{layout.reference.summary}: does not exist, although the recipe asks for a reference"
         else:
             wanted = {"supervised_miou": reference["cycles"][-1]["miou"]}
             yield from _differences(str(where), summary, wanted)
-    totals: set[int] = set()
+    totals: dict[str, set[int]] = {"pixels": set(), "pixels that are not void": set()}
+    yield from _recount_history(layout, rows, name)
     for number, row in enumerate(summary["cycles"][: len(spent)]):
         yield from _recount_images(layout.evaluation(number))
         found = dict(_expected(layout, config, classes, number, spent, row, totals))
@@ -131,23 +146,28 @@ def _recount_summary(
                             if value is not None and (key not in INTERVAL or key in recorded)
                         }
                         yield from _differences(f"{layout.metrics}: {name} cycle {number}", recorded, flat)
-    if len(totals) > 1:
-        yield f"{where}: its cycles are shares of {' and of '.join(map(str, sorted(totals)))} pixels"
+    for what, found_in in totals.items():
+        if len(found_in) > 1:
+            yield f"{where}: its cycles are shares of {' and of '.join(map(str, sorted(found_in)))} {what}"
 
 
 def _expected(
     layout: RunLayout, config: RunConfig, classes: Sequence[str], cycle: int, spent: Sequence[Spent],
-    row: Mapping[str, Any], totals: set[int],
+    row: Mapping[str, Any], totals: dict[str, set[int]],
 ) -> Iterator[tuple[str, Any]]:  # fmt: skip
     """What a cycle's row must say; the pixels that its share is of are added to `totals`."""
     yield from (("cycle", cycle), ("labelled_pixels", spent[cycle].pixels), ("cells", spent[cycle].cells))
     yield "void_pixels", spent[cycle].void_pixels
     share = row.get("labelled_fraction")
     if isinstance(share, float) and 0 < share <= 1:
-        totals.add(total := round(spent[cycle].pixels / share))
+        totals["pixels"].add(total := round(spent[cycle].pixels / share))
         pool = total - spent[0].pixels
         yield "labelled_fraction", spent[cycle].pixels / total
         yield "queried_fraction_pool", (spent[cycle].pixels - spent[0].pixels) / pool if pool else 0.0
+    valid, known = row.get("labelled_fraction_valid"), spent[cycle].pixels - spent[cycle].void_pixels
+    if isinstance(valid, float) and valid > 0:
+        totals["pixels that are not void"].add(of := max(1, round(known / valid)))
+        yield "labelled_fraction_valid", known / of
     for file, key in ((COUNTS, None), (BEST_COUNTS, "best_on_val")):
         counts = _read(layout.evaluation(cycle) / file)
         if counts is None:
@@ -160,7 +180,25 @@ def _expected(
         with suppress(DamagedError):  # said where it lies
             found |= interval_row(layout.evaluation(cycle) / file)
         found["class_iou"] = dict(zip(classes, iou, strict=True))
+        if key:
+            with suppress(DamagedError):
+                meta = read_json(best_folder(layout.checkpoint(cycle)) / META)
+                found |= {"epoch": meta["epoch"], "val_miou": meta[MIOU]}
         yield from found.items() if key is None else [(key, found)]
+
+
+def _recount_history(layout: RunLayout, rows: Sequence[Mapping[str, Any]], name: str) -> Iterator[str]:
+    """Does the record say of each epoch what the checkpoint that it is from says?"""
+    for cycle in sorted({row["cycle"] for row in rows if row["stage"] == "train"}):
+        with suppress(DamagedError):  # said where it lies
+            made = {row_key(row): row for row in epoch_rows(layout.checkpoint(cycle), name, cycle)}
+            for row in rows:
+                of = made.get(row_key(row))
+                if of and row.get("from") in (None, of["from"]):
+                    wanted = {key: value for key, value in of.items() if key != "from"}
+                    yield from _differences(
+                        f"{layout.metrics}: {name} cycle {cycle}, epoch {row['epoch']}", row, wanted
+                    )
 
 
 def _recount_images(evaluation: Path) -> Iterator[str]:
@@ -172,11 +210,13 @@ def _recount_images(evaluation: Path) -> Iterator[str]:
                 yield f"{evaluation / of_images}: does not add up to {file}"
 
 
-def _recount_first(layout: RunLayout, ledger: Ledger, summary: Mapping[str, Any]) -> Iterator[str]:
-    """The images of cycle 0: as decided, as bought, as the summary counts them."""
-    first = _read(layout.labelled_set)
+def _recount_first(layout: RunLayout, config: RunConfig, ledger: Ledger, summary: Mapping[str, Any]) -> Iterator[str]:
+    """The images of cycle 0: as decided for this recipe, as bought, as the summary counts them."""
+    first = _read(layout.labelled_set, partial(read_shaped, shape=LabelledSet))
     if first is None:
         return
+    if not same_source(first["source"], config):
+        yield f"{layout.labelled_set}: {first['source']}, where the recipe says: {source_of(config)}"
     with suppress(DamagedError):
         if sorted(ledger.images(0)) != sorted(first["ids"]) or ids_sha256(first["ids"]) != first["sha256"]:
             yield f"{layout.labelled_set}: names other images than {ledger.path(0)} has, or their hash is another"
@@ -199,7 +239,7 @@ def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
 
 
-def _read(path: Any) -> dict[str, Any] | None:
+def _read(path: Path, read: Callable[[Path], dict[str, Any]] = read_json) -> dict[str, Any] | None:
     with suppress(DamagedError):
-        return read_json(path)
+        return read(path)
     return None

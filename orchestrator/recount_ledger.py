@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.ahead import pixels_left
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
+from querying.choice import ScoredPool, choose
 from querying.codecs import UNREADABLE, decode_label
 from querying.errors import DamagedError
 from querying.labels import IGNORE
@@ -83,6 +85,29 @@ def recount_query(
     if closed:
         image_id, region = closed[0]
         yield f"{ledger.path(cycle)}: image {image_id}, region {region} was not open to be asked{_more(closed)}"
+
+
+def recount_choice(
+    layout: RunLayout, config: RunConfig, ledger: Ledger, cycle: int, grid: RegionGrid, total: int | None
+) -> Iterator[str]:
+    """What was asked is what the scores of the cycle before choose.  `total`: pixels of the train split."""
+    query, before, path = config.query, cycle - 1, layout.query(cycle - 1) / "query.parquet"
+    if not total or not query.asked or query.acquisition == "coreset" or query.select == "diverse":
+        return  # distances may round otherwise on another machine
+    try:
+        asked = _cells(pq.read_table(path, page_checksum_verification=True))
+        spent = ledger.spent(before).pixels
+        chosen = _cells(
+            choose(
+                query, ScoredPool(layout.scores(before), grid), pixels=pixels_left(config, total, spent),
+                images=total // int(grid.areas().sum()), labelled=(), seed=config.seed, cycle=before,
+            )
+        )  # fmt: skip
+    except (OSError, pa.ArrowException, DamagedError):  # said where it lies
+        return
+    if asked.keys() != chosen.keys():
+        both = sorted(asked.keys() ^ chosen.keys())
+        yield f"{path}: image {both[0][0]}, region {both[0][1]}: not what the scores of its cycle choose{_more(both)}"
 
 
 def _cells(table: pa.Table) -> dict[tuple[str, int], float | None]:

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import seconds
+from orchestrator.shapes import read_summary
 from querying.errors import DamagedError
 from querying.files import read_json, write_json
 from querying.ledger import Ledger, shares
@@ -104,7 +105,7 @@ def write_summary(
 def known_cycles(layout: RunLayout) -> int:
     """How many cycles the summary lists; none where it is missing or damaged."""
     try:
-        return len(read_json(layout.summary)["cycles"])
+        return len(read_summary(layout.summary)["cycles"])
     except DamagedError:
         return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
+from orchestrator.shapes import read_summary
 from orchestrator.summary import flat_numbers
 from querying.errors import DamagedError
 from querying.files import read_json
@@ -52,7 +53,7 @@ def _evaluations(layout: RunLayout, cycle: int) -> list[dict[str, Any]]:
 def outcome(root: Path) -> dict[str, float] | None:
     """The numbers of the last cycle and `seconds` of all stages; None where the run is not finished."""
     try:
-        summary = read_json(RunLayout(root).summary)
+        summary = read_summary(RunLayout(root).summary)
     except DamagedError:
         return None
     if not summary["finished"]:

@@ -13,8 +13,10 @@ from orchestrator.config import RunConfig
 from orchestrator.keys import MACHINE_KEYS, changed_keys, deciding
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import MANIFEST, digest, notes_settings, problems
+from orchestrator.products import audit_model, audit_report
 from orchestrator.recipe_file import read_recipe, recipe_copy
 from orchestrator.record import KEY, epoch_rows, evaluation_key, is_live, latest_of, read_record, row_key, same_result
+from orchestrator.shapes import LabelledSet, read_shaped, read_summary
 from querying.errors import DamagedError, UserError
 from querying.files import read_json, sha256
 from querying.ledger import Ledger
@@ -25,10 +27,6 @@ T = TypeVar("T")
 
 STAGES = {"train": "checkpoint", "evaluate": "evaluation", "score": "scores", "select": "query"}
 """What a stage does -> the folder of a cycle that it publishes."""
-REPORT_NOTE = "report.json"
-"""Beside `report/`: the SHA-256 of each file in it."""
-MODEL_NOTE = "model.json"
-"""Beside `model.onnx`: its SHA-256 and the cycle that it comes from."""
 
 
 def stage_inputs(layout: RunLayout, ledger: Ledger, stage: str, cycle: int) -> dict[str, str]:
@@ -72,14 +70,14 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     for file in (layout.recipe, recipe_copy(layout.recipe)):
         yield from _sealed(partial(read_recipe, file))
     yield from _audit_recipes(layout)
-    yield from _audit_report(layout.root)
+    yield from audit_report(layout.root)
     yield from _audit_first_weights(layout)
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
     for part in (layout, layout.reference):
         if part.decided:
-            yield from _sealed(partial(read_json, part.labelled_set))
-    yield from _audit_model(layout.root)
+            yield from _sealed(partial(read_shaped, part.labelled_set, LabelledSet))
+    yield from audit_model(layout)
     rows: list[dict[str, Any]] | None = None
     try:
         rows = [row for row in read_record(layout.metrics) if not is_live(row)]
@@ -129,7 +127,7 @@ def _audit_cycles(
     evaluated = max((row["cycle"] + 1 for row in recorded if row["stage"] == "evaluate"), default=0)
     try:
         if evaluated or layout.summary.exists():
-            summary = read_json(layout.summary)
+            summary = read_summary(layout.summary)
             listed, finished = len(summary["cycles"]), summary["finished"]
             if listed < evaluated:
                 yield f"{layout.summary}: lists {listed} of the {evaluated} cycles that the record has"
@@ -194,20 +192,6 @@ def _audit_recipes(layout: RunLayout) -> Iterator[str]:
             yield f"{layout.recipe}: contradicts its copy {copy}: {', '.join(keys[:3])}; the seals of both are right"
 
 
-def _audit_report(root: Path) -> Iterator[str]:
-    note = root / REPORT_NOTE
-    if note.exists():
-        try:
-            for name, digest_ in read_json(note).items():
-                path = root / "report" / Path(name).name
-                if not path.is_file():
-                    yield f"{path}: does not exist"
-                elif sha256(path) != digest_:
-                    yield f"{path}: differs from what was written: s4al report makes it anew"
-        except DamagedError as error:
-            yield str(error)
-
-
 def _audit_first_weights(layout: RunLayout) -> Iterator[str]:
     try:
         wanted = read_recipe(layout.recipe)[1].get("first_weights")
@@ -219,28 +203,8 @@ def _audit_first_weights(layout: RunLayout) -> Iterator[str]:
         yield f"{layout.backbone}: not what the run began from"
 
 
-def _audit_model(root: Path) -> Iterator[str]:
-    onnx, note = root / "model.onnx", root / MODEL_NOTE
-    try:
-        if onnx.exists() and sha256(onnx) != read_json(note)["sha256"]:
-            yield f"{onnx}: differs from what was exported"
-        elif note.exists() and not onnx.exists():
-            yield f"{onnx}: does not exist"
-    except DamagedError as error:
-        yield str(error)
-
-
 def _sealed(read: Callable[[], object]) -> Iterator[str]:
     try:
         read()
     except DamagedError as error:
         yield str(error)
-
-
-def exported_from(root: Path, model: Mapping[str, object]) -> bool:
-    """Is `model.onnx` there, intact, and the export of this `model` (cycle and digest of its checkpoint)?"""
-    try:
-        note = read_json(root / MODEL_NOTE)
-        return {**model, "sha256": sha256(root / "model.onnx")} == note
-    except (DamagedError, OSError):
-        return False

@@ -3,17 +3,20 @@
 A few cases of each by default; `pytest --hypothesis-profile=fuzz tests/inputs/test_fuzz.py` makes a thousand of each.
 """
 
+import hashlib
 import io
 import json
 import shutil
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -23,12 +26,16 @@ from torch import nn
 from benchmarks.datasets import camvid, folder
 from benchmarks.images import check_image, read_mask, read_rgb
 from benchmarks.recipes import find
+from benchmarks.tables import load_summary, outcome_table
 from orchestrator.config import RunConfig, flat_keys, load_yaml, override
 from orchestrator.manifest import problems, seal
+from orchestrator.provenance import drift_lines
+from orchestrator.published import read_query
 from orchestrator.recipe_file import read_recipe, write_recipe
 from orchestrator.record import Record, read_record
+from orchestrator.shapes import LabelledSet, read_shaped
 from querying import arrow_file
-from querying.errors import S4ALError
+from querying.errors import DamagedError, S4ALError
 from querying.files import _seal, read_json, sha256, write_json
 from querying.ledger import Ledger
 from querying.oracle import SimulatedOracle
@@ -312,3 +319,77 @@ def places(tree):
         yield tree, key
         if isinstance(value, (dict, list)):
             yield from places(value)
+
+
+RUN_1 = Path(__file__).parents[1] / "fixtures/run-1"
+HOLD = {
+    "summary.json": lambda run: outcome_table(load_summary(run)),
+    "cycle-000/checkpoint/manifest.json": lambda run: (problems(run / "cycle-000/checkpoint", {"labels": "x"}), 1),
+    "metrics.jsonl": lambda run: (list(read_record(run / "metrics.jsonl")), Record(run / "metrics.jsonl").seen),
+    "recipe.yaml": lambda run: drift_lines(read_recipe(run / "recipe.yaml")[1]),
+    "labelled_set.json": lambda run: read_shaped(run / "labelled_set.json", LabelledSet)["ids"][0],
+}
+
+
+@pytest.mark.parametrize("name", HOLD)
+@CASES
+@given(data=st.data())
+def test_files_of_a_run_of_any_shape_with_a_right_seal(tmp_path_factory, name, data):
+    """Whatever they hold: they are read, or one line names the file and the key."""
+    run = tmp_path_factory.mktemp("run")
+    path = run / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name == "recipe.yaml":
+        text, _, _ = (RUN_1 / name).read_text().partition("provenance:\n")
+        tree = read_recipe(RUN_1 / name)[1]
+        tree |= {"drift": [{"time": "t", "from": "f", "changes": ["c"]}]}
+    elif name == "labelled_set.json":
+        tree = {"source": "drawn with seed 0", "source_sha256": None, "sha256": "0" * 64, "ids": ["a"]}
+    elif name == "metrics.jsonl":
+        tree = next(read_record(RUN_1 / name))
+    else:
+        tree = read_json(RUN_1 / name)
+    parent, key = data.draw(st.sampled_from(list(places(tree))))
+    if key == "schema":
+        return
+    parent[key] = data.draw(TREES | st.sampled_from(["../../x", "/etc/passwd", -1, 10**400]))
+    if name == "recipe.yaml":
+        text += yaml.safe_dump({"provenance": tree}, sort_keys=False)
+        path.write_text(f"{text}# seal: {hashlib.sha256(text.encode()).hexdigest()}\n")
+    else:
+        path.write_text(json.dumps({**tree, "seal": _seal(tree)}) + "\n")
+    holds(partial(HOLD[name], run), path)
+
+
+QUERIES = {
+    "a region": ({"region": 12}, "region 12 is none of the 12"),
+    "no image": ({"image_id": ""}, "image '': an id"),
+    "an escape": ({"image_id": "a\x1b[2J"}, r"image 'a\\x1b\[2J': an id"),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_a_query_that_no_run_asks_is_refused_though_its_hash_is_right(tmp_path, name):
+    change, message = QUERIES[name]
+    rows = [{"image_id": "a", "region": 0, "score": 1.0}]
+    for row, wrong in ((rows[0], None), (rows[0] | change, message)):
+        pq.write_table(pa.Table.from_pylist([row], schema=QUERY), tmp_path / "query.parquet")
+        seal(tmp_path, inputs={}, seconds=1)
+        if wrong is None:
+            assert read_query(tmp_path, 12).to_pylist() == rows
+        else:
+            with pytest.raises(DamagedError, match=rf"query\.parquet: {wrong}"):
+                read_query(tmp_path, 12)
+    (tmp_path / "query.parquet").write_bytes(b"x")
+    with pytest.raises(DamagedError, match="differs from its manifest"):
+        read_query(tmp_path, 12)
+
+
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "a/../../b", ""])
+def test_a_manifest_names_nothing_outside_its_folder(tmp_path, name):
+    seal(tmp_path, inputs={}, seconds=1)
+    manifest = read_json(tmp_path / "manifest.json")
+    write_json(tmp_path / "manifest.json", {**manifest, "files": {name: {"size": 1, "sha256": "0" * 64}}})
+    [line] = problems(tmp_path)
+    assert "holds what s4al did not write: key files" in line
+    assert "a name inside the folder was expected" in line

@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 
 from orchestrator.layout import RunLayout
 from orchestrator.manifest import digest, seal
+from orchestrator.products import exported_from, foreign
 from orchestrator.record import latest
-from orchestrator.verify import STAGES, audit_run, exported_from, stage_inputs, unnoted_settings
+from orchestrator.verify import STAGES, audit_run, stage_inputs, unnoted_settings
 from querying.files import read_json, sealed, sha256, write_json
 from querying.ledger import Ledger, _link
-from querying.schemas import LEDGER
+from querying.schemas import LEDGER, QUERY
+from querying.scores import read_scores
 from querying.shards import encode_label
 from tests.faults.flips import same_values
 from tests.small import small_run
@@ -378,12 +380,55 @@ def first_set(run):
     write_json(run.labelled_set, {**found, "ids": found["ids"][1:]})
 
 
+def set_of_another_seed(run):
+    found = read_json(run.labelled_set)
+    write_json(run.labelled_set, {**found, "source": "drawn with seed 77"})
+
+
+def model_of_another_checkpoint(run):
+    (run.root / "model.onnx").write_bytes(b"graph")
+    note = {"cycle": 1, "checkpoint": digest(run.checkpoint(0), "*.safetensors")}
+    write_json(run.root / "model.json", {**note, "sha256": sha256(run.root / "model.onnx")})
+
+
+def better_epoch(run):
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    for row in rows:
+        del row["seal"]
+        if (row["run"], row["stage"], row["cycle"]) == ("main", "train", 1):
+            row["train/loss" if "train/loss" in row else next(k for k in row if k.startswith("train/"))] = 1e-9
+    run.metrics.write_text("".join(sealed(row) + "\n" for row in rows))
+
+
+def chosen_by_hand(run):
+    """Another open cell of the same size is asked about and bought, with its own score and all hashes right."""
+    path = run.query(0) / "query.parquet"
+    rows = pq.read_table(path).to_pylist()
+    taken = {(row["image_id"], row["region"]) for row in rows}
+    for file in sorted(run.scores(0).glob("regions-*.arrow")):
+        ids, score_NR = read_scores(file, 12)
+        for image_id, score_R in zip(ids, score_NR, strict=True):
+            for region in np.flatnonzero(score_R > -np.inf).tolist():
+                if image_id == rows[0]["image_id"] and (image_id, region) not in taken:
+                    rows[0] |= {"region": region, "score": float(score_R[region])}
+    assert (rows[0]["image_id"], rows[0]["region"]) not in taken
+    pq.write_table(pa.Table.from_pylist(rows, schema=QUERY), path)
+    rewritten(run, 1, lambda bought: _rebought(bought, rows[0], taken, rows))
+    note = read_json(run.ledger / "cycle-001.json")
+    write_json(run.ledger / "cycle-001.json", {**note, "query": digest(run.query(0), "*.parquet")})
+
+
+def _rebought(bought, new, taken, rows):
+    [old] = [r for r in bought if (r["image_id"], r["region"]) not in {(a["image_id"], a["region"]) for a in rows}]
+    old |= {"region": new["region"], "score": new["score"]}
+
+
 def strange_summary(run):
     write_json(run.summary, {"cycles": [None, 3], "finished": True})
 
 
 FORGERIES = {
-    "a summary of something else": (strange_summary, "holds what s4al did not write"),
+    "a summary of something else": (strange_summary, "holds what s4al did not write: key recipe"),
     "a region charged twice in a cycle": (
         lambda run: rewritten(run, 1, lambda rows: [*rows, rows[0]]),
         r"cycle-001\.parquet: image \w+, region \d+ is charged twice",
@@ -424,6 +469,13 @@ FORGERIES = {
     "the first images": (first_set, r"labelled_set\.json: names other images"),
     "classes of a checkpoint": (other_classes, r"cycle-001/checkpoint/meta\.json: classes is"),
     "network of a checkpoint": (other_network, r"meta\.json: model\.aspp_channels is 16, where the run has 8"),
+    "a set of another seed": (set_of_another_seed, "drawn with seed 77, where the recipe says: drawn with seed 0"),
+    "a model of another checkpoint": (model_of_another_checkpoint, r"model\.onnx: was exported from other weights"),
+    "an epoch": (better_epoch, r"metrics\.jsonl: main cycle 1, epoch .*: train/.* is 1e-09"),
+    "a query by hand": (chosen_by_hand, r"query\.parquet: .*: not what the scores of its cycle choose"),
+    "a share without void": (
+        change_summary(lambda s: s["cycles"][1].update(labelled_fraction_valid=0.9)), "pixels that are not void",
+    ),
     "the copy of the recipe": (another_copy, r"recipe\.yaml: contradicts its copy .*: seed"),
     "the reference with its rows": (without_reference, r"reference/summary\.json: does not exist"),
     "a cycle from elsewhere": (lambda run: shutil.copytree(run.cycle(0), run.cycle(7)), "cycle-007: of a cycle that"),
@@ -438,3 +490,17 @@ def test_a_run_whose_sums_do_not_agree_is_named_though_all_seals_are_right(run, 
     found = list(audit_run(run))
     assert any(re.search(message, line) for line in found), found
     assert not any("differs from its manifest" in line or "its seal" in line for line in found)
+
+
+def test_files_and_folders_that_are_none_of_a_run_are_named(run):
+    assert list(foreign(run)) == []
+    (run.root / "notes.txt").write_text("")
+    (run.root / "cycle-000/old").mkdir()
+    (run.reference.ledger / "x.parquet").write_text("")
+    (run.root / "report").mkdir()
+    (run.root / "report/a.png").write_text("")
+    write_json(run.root / "report.json", {})
+    assert [line.partition(": ")[0] for line in foreign(run)] == [
+        f"{run.root}/notes.txt", f"{run.reference.ledger}/x.parquet", f"{run.root}/cycle-000/old",
+        f"{run.root}/report/a.png",
+    ]  # fmt: skip
