@@ -12,6 +12,7 @@ from rich.table import Table
 from benchmarks.options import Checkpoint
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
+from orchestrator.machines import machine_lines
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
 from orchestrator.shapes import read_summary
@@ -148,5 +149,5 @@ def status_command(path: Path) -> None:
 
 
 def print_drift(layout: RunLayout) -> None:
-    for line in drift_lines(read_recipe(layout.recipe)[1]):
+    for line in (*drift_lines(read_recipe(layout.recipe)[1]), *machine_lines(layout)):
         print(line)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.layout import RunLayout
+from orchestrator.machines import machine_lines
 from orchestrator.products import foreign
 from orchestrator.provenance import drift_lines
 from orchestrator.recipe_file import is_run, read_recipe
@@ -46,7 +47,7 @@ def _audit_surroundings(layout: RunLayout, data: Path | None, notes: list[str]) 
     except DamagedError:  # said already
         return
     notes += [line for part in (layout, layout.reference) for line in unnoted_settings(part)]
-    notes += [*foreign(layout), *drift_lines(provenance)]
+    notes += [*foreign(layout), *machine_lines(layout), *drift_lines(provenance)]
     root = data_root(provenance, data)
     if data or (root / "index.json").exists():
         yield from audit_data(provenance, root)

@@ -23,7 +23,7 @@ class Child:
 
     def frozen(self, seconds: float) -> bool:
         """After so many more seconds: has it been stopped (SIGSTOP) for `FROZEN_S` of them in a row?"""
-        self.stopped_s = self.stopped_s + seconds if _is_stopped(self.process.pid) else 0.0
+        self.stopped_s = self.stopped_s + seconds if is_stopped(self.process.pid) else 0.0
         return self.stopped_s > FROZEN_S
 
     def kill(self) -> None:
@@ -51,7 +51,7 @@ def end_all(processes: list[subprocess.Popen[Any]]) -> None:
             process.wait()
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
     except (OSError, IndexError):  # it has just ended, or this is no Linux

@@ -15,6 +15,7 @@ from orchestrator.config import RunConfig
 from orchestrator.initial import labelled_set
 from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout, discard, once, sweep
+from orchestrator.machines import Kinds
 from orchestrator.manifest import digest, set_aside
 from orchestrator.progress import Progress
 from orchestrator.published import read_query
@@ -61,11 +62,14 @@ def run(
     oracle = SimulatedOracle(index, grid)
     stages = Stages(config, index, grid, layout, ledger, backend, progress, name, live=live,
                     later=lambda cycle: later + images_after(config, layout, cycle))  # fmt: skip
-    inputs = partial(stage_inputs, layout, ledger)
+    inputs, kinds = partial(stage_inputs, layout, ledger), Kinds()
 
     def publish(folder: Path, make: Callable[[Path], None], stage: str, cycle: int) -> Path:
         settings = deciding(config, cycle)
-        return once(folder, make, inputs=inputs(stage, cycle), settings=settings, say=progress.say)
+        made = once(folder, make, inputs=inputs(stage, cycle), settings=settings, say=progress.say)
+        for line in kinds.look(made):
+            progress.say(line)
+        return made
 
     rows: list[dict[str, Any]] = []
     known = known_cycles(layout)

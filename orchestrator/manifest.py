@@ -3,16 +3,19 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.keys import Value, differing
 from orchestrator.shapes import Manifest, read_shaped
+from querying.environment import MACHINE, note_machine
 from querying.errors import DamagedError
-from querying.files import sha256, write_json
+from querying.files import read_json, sha256, write_json
 
+T = TypeVar("T")
 MANIFEST = "manifest.json"
 SCHEMA = 1
 
@@ -20,14 +23,35 @@ SCHEMA = 1
 def seal(
     folder: Path, *, inputs: Mapping[str, str], seconds: float, settings: Mapping[str, Value] | None = None
 ) -> None:
-    """Write the manifest of a finished folder; its files must be on the disk already."""
+    """Write the manifest of a finished folder; its files must be on the disk already.  What the processes that made it
+    have noted of their machines (`noted`) goes into it."""
+    notes = sorted(folder.glob(f"{MACHINE}*.json"))
+    machines = sorted({str(read_json(path)["machine"]) for path in notes})
+    for path in notes:
+        path.unlink()
     files = {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
     made = {"schema": SCHEMA, "seconds": seconds, "inputs": dict(inputs), "files": files}
-    write_json(folder / MANIFEST, made if settings is None else {**made, "settings": dict(settings)})
+    made |= {"settings": dict(settings)} if settings is not None else {}
+    write_json(folder / MANIFEST, made | ({"made_on": machines} if machines else {}))
+
+
+def noted(make: Callable[[], T], folder: Path, gpu: bool) -> Callable[[], T]:
+    """`make`, wherever it is called, after a note in `folder` of what that process computes with."""
+    return partial(_make_noted, make, folder, gpu)
+
+
+def _make_noted(make: Callable[[], T], folder: Path, gpu: bool) -> T:
+    note_machine(folder, gpu)
+    return make()
+
+
+def machines(folder: Path) -> list[str]:
+    """On what the processes ran that made a published folder; empty where an earlier version made it."""
+    return [str(one) for one in _read(folder).get("made_on") or []]
 
 
 def problems(

@@ -13,6 +13,7 @@ import ray
 
 from orchestrator.child import CODE
 from orchestrator.interrupt import take_back
+from orchestrator.leaving import FrozenWatch, leave
 from orchestrator.local_cluster import object_store
 from orchestrator.watch import FROZEN_S, Watch, uses_tls
 from querying.errors import InfrastructureError, UserError
@@ -21,6 +22,7 @@ from querying.shown import cause
 from training.job import TrainJob, device_name
 from training.ray_trainer import fit
 
+LOG = logging.getLogger(__name__)
 PATIENCE_S = 1.0
 """What is refused for so long is dead; a signal that ends it and this process together is noticed here before that."""
 GCS_PATIENCE_S = 50.0
@@ -109,13 +111,14 @@ def connected(address: str | None) -> Iterator[RayBackend]:
         why = cause(str(error)) or type(error).__name__
         raise InfrastructureError(f"Ray {what}: {why}") from None
     take_back()
-    watches = _watches(GCS_PATIENCE_S if joining else PATIENCE_S)
+    watches: list[Watch | FrozenWatch] = [*_watches(GCS_PATIENCE_S if joining else PATIENCE_S)]
+    watches += [] if joining else [FrozenWatch(LOG.warning)]
     try:
         yield RayBackend()
     finally:
         for watch in watches:
             watch.stop()
-        ray.shutdown()
+        leave(ray.shutdown)
 
 
 def _watches(gcs_patience: float) -> list[Watch]:

@@ -97,10 +97,11 @@ def recount_choice(
     try:
         asked = _cells(pq.read_table(path, page_checksum_verification=True))
         spent = ledger.spent(before).pixels
+        images = total // int(grid.areas().sum()) - len(ledger.whole(before, grid.num_regions))
         chosen = _cells(
             choose(
                 query, ScoredPool(layout.scores(before), grid), pixels=pixels_left(config, total, spent),
-                images=total // int(grid.areas().sum()), labelled=(), seed=config.seed, cycle=before,
+                images=images, labelled=(), seed=config.seed, cycle=before,
             )
         )  # fmt: skip
     except (OSError, pa.ArrowException, DamagedError):  # said where it lies

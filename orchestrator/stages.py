@@ -18,7 +18,7 @@ from orchestrator.following import followed
 from orchestrator.interrupt import deferred
 from orchestrator.keys import deciding
 from orchestrator.layout import RunLayout
-from orchestrator.manifest import inputs_key
+from orchestrator.manifest import inputs_key, noted
 from orchestrator.memory import memory_for
 from orchestrator.progress import Progress
 from orchestrator.summary import BEST_COUNTS, COUNTS, IMAGES
@@ -137,7 +137,7 @@ class Stages:
         self.progress.stage(f"{self.name} cycle {cycle}: evaluate {which}on {split}")
         confusion = Confusion.empty(self.index.num_classes)
         images: dict[str, list[list[int]]] = {}
-        for done, (counts, rows) in enumerate(self._map(make, "evaluate_images", tasks), 1):
+        for done, (counts, rows) in enumerate(self._map(make, "evaluate_images", tasks, out.parent), 1):
             confusion += Confusion.from_list(counts)
             images |= rows
             self.progress.update(done, len(tasks), "shards")
@@ -169,7 +169,7 @@ class Stages:
         shards = self.index.shards("train")
         self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")
         images, seconds = 0, 0.0
-        for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle)), 1):
+        for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle), out), 1):
             images, seconds = images + summary.images, seconds + summary.seconds
             self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
         if self.config.train.pool_labels == "truth":
@@ -221,11 +221,11 @@ class Stages:
         checkpoint, query = self.layout.checkpoint(0).resolve(), self.config.query
         make = partial(ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads, self.device)
         self.progress.stage(f"{self.name} cycle 0: rank the pool by reliability")
-        found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0)) for pair in pairs]
+        found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0), out) for pair in pairs]
         write_reliability(out, found, self.config.methods.st_plus_plus.reliable)
 
-    def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any]) -> Iterator[Any]:
-        query = self.config.query
+    def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any], out: Path) -> Iterator[Any]:
+        query, make = self.config.query, noted(make, out.resolve(), self.device == "cuda")
         with memory_for(method, ("query.batch_size",)):
             yield from self.backend.map(
                 make, method, tasks, actors=query.actors, threads=query.threads,

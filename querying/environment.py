@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from querying.files import sha256
+from querying.files import sha256, write_json
 from querying.sources import OURS, sources
 
 STAGES = ("orchestrator.loop", "orchestrator.local_backend", "orchestrator.ray_backend")
@@ -26,6 +26,8 @@ CHOOSES_KERNELS = re.compile(
 """Variables of the environment that choose the kernels of a library, or its threads ..."""
 ONLY_TELLS = re.compile(r"VERBOSE|DEBUG|LOG|DISPLAY|WARN|_DIR$|_FILE$")
 """... but for those that say what it writes, and where."""
+MACHINE = "machine-"
+NETWORK = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 SHARE = ("OMP_NUM_THREADS",)
 """Ray sets it for each of its workers, whose stages set the number of threads themselves."""
 
@@ -61,6 +63,20 @@ def machine(device: str) -> dict[str, str]:
     """Processor, kernel libraries, system and Python of this process, and the GPUs where `device` is `cuda`; what
     chooses kernels among the variables of the environment, each as `variable NAME`."""
     return {**_hardware(device.startswith("cuda")), **variables(os.environ)}
+
+
+def identity(gpu: bool) -> str:
+    """What this process computes with, as far as the machine decides it, on one line."""
+    chosen = {k: v for k, v in variables(os.environ).items() if k.partition(" ")[2] not in (*SHARE, *NETWORK)}
+    return "; ".join(f"{key} {value}" for key, value in {**_hardware(gpu), **chosen}.items())
+
+
+def note_machine(folder: Path, gpu: bool) -> None:
+    """Leave in a folder that is being made what this process computes with; the same for each that is alike."""
+    said = identity(gpu)
+    path = folder / f"{MACHINE}{hashlib.sha256(said.encode()).hexdigest()[:16]}.json"
+    if not path.exists():
+        write_json(path, {"machine": said})
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:

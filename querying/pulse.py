@@ -89,8 +89,8 @@ class Vigil:
     Only the time counts in which the driver has listened: that it stood still itself is no fault of the worker's.
     """
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self.timeout = path, timeout
+    def __init__(self, path: Path, timeout: float, start: float = START_S) -> None:
+        self.path, self.timeout, self.start = path, timeout, max(timeout, start)
         self.last: Beat | None = None
         self.rest()
 
@@ -111,8 +111,7 @@ class Vigil:
         )  # fmt: skip
         self._hear(read_beat(self.path))
         if self.last is None:
-            limit = max(self.timeout, START_S)
-            return f"not begun in {limit:g} s" if self.silent > limit else None
+            return f"not begun in {self.start:g} s" if self.silent > self.start else None
         if self.silent > self.timeout:
             return f"frozen: nothing was heard of it for {self.timeout:g} s"
         if self.still > self.timeout:
@@ -124,7 +123,7 @@ class Vigil:
     def warning(self) -> str | None:
         """Once in a while that is quiet: what is waited for, and until when."""
         quiet = self.still if self.last else self.silent
-        limit = self.timeout if self.last else max(self.timeout, START_S)
+        limit = self.timeout if self.last else self.start
         if self.warned or quiet < min(WARN_S, limit / 2):
             return None
         self.warned = True

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+from querying import pulse
 from querying.files import write_text
 from training.loop import Progress
 from training.validation import MIOU
@@ -26,6 +27,7 @@ class Heartbeat:
 
     def step(self, progress: Progress, loss: float) -> None:
         now = time.monotonic()
+        pulse.done()
         if self.rank:
             return
         if now >= self.next or progress.step == self.total:

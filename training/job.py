@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from querying.allocator import keep_freed_memory
 from querying.arrow_file import unaltered
+from querying.environment import note_machine
 from querying.errors import DamagedError, InfrastructureError, Interrupted, UserError
 from querying.files import make_folder, sha256
 from querying.ledger import Ledger
@@ -105,6 +106,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
     grid = RegionGrid(index.height, index.width, job.region_size)
     kind, traits = method_class(job.train.method, job.modules), traits_of(job.train.method)
     gpu = worker.device.type == "cuda"
+    note_machine(job.out, gpu)
     if gpu:
         sys.setswitchinterval(SWITCH_S)
         keep_float32()

@@ -1,10 +1,15 @@
 """The only Ray in training: give every worker its rank, call the same `run_job`, wait for the end."""
 
+import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
@@ -17,9 +22,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from querying.errors import InfrastructureError, Interrupted, S4ALError
+from querying.files import make_folder
+from querying.pulse import BEAT_S, START_S, Vigil, keep_beating
 from querying.shown import cause
 from training.job import TrainJob, run_job
 from training.worker import Worker
+
+LOG = logging.getLogger(__name__)
+GROUP_START_S = 1200.0
+"""In so long the first worker must have begun; Ray starts a group anew, `train.max_failures` times, before that."""
+PULSE = "pulse.json"
+"""In the training's scratch: signs of life of rank 0."""
 
 
 def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
@@ -51,9 +64,12 @@ def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
         ),
     )
     try:
-        # Not in the main thread, where Ray would take SIGINT for itself and end the workers without a last state.
-        with ThreadPoolExecutor(1) as thread:
-            result: Any = thread.submit(trainer.fit).result()
+        result = _watched(trainer.fit, job)
+    except ray.exceptions.RayActorError as error:  # its controller has died, or was frozen and killed
+        raise InfrastructureError(
+            f"training: Ray's controller was lost: {cause(str(error))}; the same command continues from the last saved"
+            " state"
+        ) from None
     except TrainingFailedError as error:
         for failure in getattr(error, "worker_failures", {}).values():
             if isinstance(failure, S4ALError):
@@ -64,6 +80,38 @@ def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
         ) from error
     if isinstance(result.return_value, Exception):
         raise result.return_value
+
+
+def _watched(run: Callable[[], Any], job: TrainJob) -> Any:
+    """What `run` gives.  InfrastructureError when the training has not moved for longer than Ray needs to notice a
+    frozen worker and to start its group again: then Ray would wait for ever, for a frozen controller for example.
+
+    Not in the main thread, where Ray would take SIGINT for itself and end the workers without a last state; and in none
+    that is waited for at the end of the process.
+    """
+    done: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(run())
+        except BaseException as error:
+            done.set_exception(error)
+
+    beats = job.work / PULSE
+    beats.unlink(missing_ok=True)
+    vigil, heard = Vigil(beats, 2 * job.train.timeout + START_S, GROUP_START_S), time.monotonic()
+    threading.Thread(target=work, daemon=True, name="training").start()
+    while not wait([done], timeout=BEAT_S).done:
+        heard, before = time.monotonic(), heard
+        why = vigil.listen(min(heard - before, 3 * BEAT_S))
+        if warning := vigil.warning():
+            LOG.warning("training: %s", warning)
+        if why:
+            raise InfrastructureError(
+                f"training: {vigil.who}: {why}, and Ray has not replaced it; the same command continues from the last"
+                " saved state"
+            )
+    return done.result()
 
 
 def _resources(job: TrainJob, use_gpu: bool) -> dict[str, float]:
@@ -84,6 +132,9 @@ def _worker(config: dict[str, Any]) -> Exception | None:
         report=ray.train.report,
     )
     try:
+        if worker.rank == 0:
+            make_folder(config["job"].work)
+            keep_beating(config["job"].work / PULSE)
         run_job(config["job"], worker)
     except (FloatingPointError, Interrupted) as error:
         return error

@@ -14,6 +14,7 @@ from pathlib import Path
 RAYLET = "raylet/raylet "
 GCS = "gcs/gcs_server "
 TRAIN_WORKER = "ray::RayTrainWorker"
+CONTROLLER = "ray::TrainController"
 SCORER = "ray::_Host"
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.common import Figure, contents, leftovers
-from tests.faults.processes import GCS, RAYLET, SCORER, TRAIN_WORKER, Program, kill, ranks, until
+from tests.faults.processes import CONTROLLER, GCS, RAYLET, SCORER, TRAIN_WORKER, Program, kill, ranks, until
 from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -381,6 +381,8 @@ KINDS: list[tuple[str, int, Callable[[Trials, int], Iterator[Broken]]]] = [
     ("worker killed while its group restarts", 6, lambda t, n: t.lost_workers(n, signal.SIGKILL, again=True)),
     ("driver killed again 0-5 s after its start", 6, lambda t, n: t.lost_driver(n, soon=True)),
     ("worker frozen (SIGSTOP)", 5, lambda t, n: t.lost_workers(n, signal.SIGSTOP)),
+    ("worker frozen (SIGSTOP) while its group restarts", 2, lambda t, n: t.lost_workers(n, signal.SIGSTOP, again=True)),
+    ("Train's controller frozen (SIGSTOP)", 2, lambda t, n: t.lost_service(n, CONTROLLER, signal.SIGSTOP)),
     ("scorer frozen (SIGSTOP)", 4, lambda t, n: t.lost_scorers(n, signal.SIGSTOP)),
     ("evaluator frozen (SIGSTOP)", 2, lambda t, n: t.frozen_evaluators(n)),
     ("raylet frozen (SIGSTOP)", 2, lambda t, n: t.lost_service(n, RAYLET, signal.SIGSTOP)),
@@ -390,7 +392,7 @@ KINDS: list[tuple[str, int, Callable[[Trials, int], Iterator[Broken]]]] = [
     ("node of two lost in training", 3, lambda t, n: t.lost_node(n, scoring=False)),
     ("node of two lost in scoring", 2, lambda t, n: t.lost_node(n, scoring=True)),
 ]
-"""What is done, how often, and how; 75 in all."""
+"""What is done, how often, and how; 79 in all."""
 
 
 def figures(trials: Trials, times: float, only: str) -> Iterator[tuple[Figure, float]]:
