@@ -65,9 +65,8 @@ class TrainJob:
     work: Path
     """States to continue from and progress; may vanish once `out` is published."""
     evaluate: EvaluateSettings
-    """On val during training."""
     evaluate_batch: int
-    """Images at a time there."""
+    """Images at a time, on val during training."""
     made_from: str
     """A key of labels, pseudo-labels and first weights: states of other ones are not continued from."""
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -105,8 +104,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
         raise DamagedError(f"{job.backbone}: was altered under the run, which began from other weights")
     grid = RegionGrid(index.height, index.width, job.region_size)
     kind, traits = method_class(job.train.method, job.modules), traits_of(job.train.method)
-    gpu = worker.device.type == "cuda"
-    note_machine(job.out, gpu)
+    note_machine(job.out, gpu := worker.device.type == "cuda")
     if gpu:
         sys.setswitchinterval(SWITCH_S)
         keep_float32()
