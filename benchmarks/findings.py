@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
+from benchmarks.scored import ScoredPool
 from benchmarks.tables import load_summary
 from orchestrator.config import RunConfig
 from orchestrator.layout import RunLayout
@@ -100,9 +102,20 @@ class Findings:
     def _count(self, cycle: int) -> Counts:
         count_256 = np.zeros(256, np.int64)
         for column in self.ledger.read(cycle, ["label"]).itercolumns():
-            for png in column:
-                count_256 += np.bincount(decode_label(png.as_buffer()).ravel(), minlength=256)
+            for equal in pc.value_counts(column):  # many a small cell is of one class, as others are
+                pixels_256 = np.bincount(decode_label(equal["values"].as_buffer()).ravel(), minlength=256)
+                count_256 += equal["counts"].as_py() * pixels_256
         return np.append(count_256[: len(self.classes)], count_256[IGNORE])
+
+    @cached_property
+    def _scored(self) -> dict[int, ScoredPool]:
+        return {}
+
+    def scored(self, cycle: int) -> ScoredPool:
+        """The pool as the cycle has scored it, read once."""
+        if cycle not in self._scored:
+            self._scored[cycle] = ScoredPool.read(self.layout.scores(cycle))
+        return self._scored[cycle]
 
     def rates(self, index: DataIndex | None) -> dict[int, dict[str, float]]:
         """Cycle -> stage -> images per wall second.  Evaluation and scoring need the data set's counts."""

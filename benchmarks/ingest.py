@@ -18,7 +18,7 @@ from benchmarks.datasets.source import Pixels, RawDataset, Sample
 from benchmarks.images import Size, resize_image, resize_mask
 from benchmarks.ingest_check import Findings, check, ordered, size_text
 from querying.errors import InfrastructureError, UserError
-from querying.files import check_folder, make_folder, sync
+from querying.files import check_folder, flush_below, make_folder, sync
 from querying.leftovers import folder_beside, remove_beside
 from querying.limits import MAX_PIXELS, MIN_SIDE
 from querying.shard_writer import ShardWriter
@@ -163,8 +163,7 @@ def _write(
                 splits[split] = writer.close()
             palette = tuple(raw.palette)
             DataIndex(staging, raw.name, tuple(raw.classes), palette, *size, encoding, source, splits).save()
-            for folder_ in (staging / "images", staging / "truth", staging):
-                sync(folder_)
+            flush_below(staging)
             os.replace(staging, target)
             sync(target.parent)
     except (PermissionError, NotADirectoryError) as error:

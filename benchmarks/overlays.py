@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from benchmarks.drawing import INK, MUTED, blend, cycle_look, dimmed
 from benchmarks.findings import Findings
-from querying.arrow_file import scored_file
 from querying.codecs import UInt8
 from querying.labels import IGNORE
 from querying.regions import RegionGrid
-from querying.schemas import PSEUDO_LABELS
-from querying.scores import read_scores
-from querying.shards import DataIndex, ImageStore, decode_label, read_truth
+from querying.shards import DataIndex, decode_label, paired, read_images, read_truth
 
 WIDTH, NUM_IMAGES = 11.0, 4  # inches, images
 SCORE_NAMES = {
@@ -42,18 +40,31 @@ SCORE_NAMES = {
 class Cell:
     region: int
     cycle: int
-    score: float
     label: bytes
 
 
-def queried_cells(run: Findings) -> dict[str, list[Cell]]:
-    """Image id -> the cells that queries bought; the images labelled whole at the start are left out."""
-    cells: dict[str, list[Cell]] = {}
+def asked_most(run: Findings) -> list[str]:
+    """Images of which queries bought cells, those with the most first, then by their highest score, then as they were
+    asked; the images labelled whole at the start are left out."""
+    tables = [run.ledger.read(row["cycle"], ["image_id", "score"]) for row in run.cycles[1:]]
+    if not any(table.num_rows for table in tables):
+        return []
+    bought = pa.concat_tables(tables)
+    image = bought["image_id"].combine_chunks().dictionary_encode()
+    best_I = np.full(len(image.dictionary), -math.inf)
+    np.maximum.at(best_I, image.indices, bought["score"].fill_null(-math.inf).to_numpy())
+    order_I = np.lexsort((-best_I, -np.bincount(image.indices)))
+    return image.dictionary.take(pa.array(order_I)).to_pylist()  # type: ignore[no-any-return]
+
+
+def queried_cells(run: Findings, ids: Sequence[str]) -> dict[str, list[Cell]]:
+    """Image id -> the cells of it that queries bought, for some images."""
+    cells: dict[str, list[Cell]] = {image_id: [] for image_id in ids}
     for row in run.cycles[1:]:
-        table = run.ledger.read(row["cycle"], ["image_id", "region", "score", "label"])
-        for image_id, region, score, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            score = -math.inf if score is None else score
-            cells.setdefault(image_id, []).append(Cell(region, row["cycle"], score, label))
+        table = run.ledger.read(row["cycle"], ["image_id", "region", "label"])
+        table = table.filter(pc.is_in(table["image_id"], pa.array(ids, pa.string())))
+        for image_id, region, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            cells[image_id].append(Cell(region, row["cycle"], label))
     return cells
 
 
@@ -67,23 +78,23 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
 
     None where nothing was queried.
     """
-    cells = queried_cells(run)
-    if not cells:
+    ranking = asked_most(run)
+    if not ranking:
         return None
-    ranking = sorted(cells, key=lambda image_id: (-len(cells[image_id]), -max(c.score for c in cells[image_id])))
     chosen = spread(ranking)
-    asked = max(cell.cycle for of_image in cells.values() for cell in of_image)
+    cells = queried_cells(run, chosen)
+    asked = max(row["cycle"] for row in run.cycles[1:] if run.ledger.images(row["cycle"]))
     grid = RegionGrid(index.height, index.width, run.config.query.region_size)
     seen = _last_seen(run, asked, chosen, grid)
     queries = {cycle for cycle, _, _ in seen.values()}
-    truth, store = truth_of(index, chosen), ImageStore(index, "train")
+    pixels = _pixels(index, {image_id: run.scored(cycle - 1).shard(image_id) for image_id, (cycle, *_) in seen.items()})
     known = np.concatenate([score_R[np.isfinite(score_R)] for _, score_R, _ in seen.values()])
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
 
     figure, panels = panels_of(len(chosen), 4, index, legend=1.35)
     heat = None
     for axes, image_id in zip(panels, chosen, strict=True):
-        image_HWC, (cycle, score_R, pseudo) = store.image(image_id), seen[image_id]
+        (image_HWC, truth_HW), (cycle, score_R, pseudo) = pixels[image_id], seen[image_id]
         axes[0].imshow(image_HWC)
         for cell in cells[image_id]:
             _outline(axes[0], grid, cell)
@@ -95,7 +106,6 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
         for cell in cells[image_id]:
             target_HW[grid.box(cell.region)] = decode_label(cell.label)
         axes[2].imshow(blend(image_HWC, target_HW, index.palette))
-        truth_HW = truth[image_id]
         if truth_HW is None:
             axes[3].text(0.5, 0.5, "no mask", transform=axes[3].transAxes, ha="center", color=MUTED)
         else:
@@ -126,20 +136,21 @@ def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
     None where no cycle was scored.
     """
     scored = [row["cycle"] for row in run.cycles if run.layout.scores(row["cycle"]).exists()]
-    coverage = _coverage(run, scored[-1]) if scored else {}
-    if not coverage:
+    if not scored or not len(run.scored(scored[-1]).ids):
         return None
-    ranking = sorted(coverage, key=lambda image_id: (coverage[image_id], image_id))
+    pool = run.scored(scored[-1])
+    ranking = pool.by_coverage()
     places = [round(step * (len(ranking) - 1) / (NUM_IMAGES - 1)) for step in range(NUM_IMAGES)]
-    chosen = [ranking[place] for place in dict.fromkeys(places)]
-    pseudo, truth, store = _pseudo_labels(run, scored[-1], chosen), truth_of(index, chosen), ImageStore(index, "train")
+    best = [ranking[place].as_py() for place in dict.fromkeys(places)]
+    chosen = [pool.ids[place].as_py() for place in best]
+    pseudo, pixels = pool.pseudo_labels(chosen), _pixels(index, {image_id: pool.shard(image_id) for image_id in chosen})
     figure, panels = panels_of(3, len(chosen), index, legend=0.4)
-    for column, image_id in enumerate(chosen):
-        image_HWC, pseudo_HW, truth_HW = store.image(image_id), decode_label(pseudo[image_id]), truth[image_id]
+    for column, (place, image_id) in enumerate(zip(best, chosen, strict=True)):
+        (image_HWC, truth_HW), pseudo_HW = pixels[image_id], decode_label(pseudo[image_id])
         panels[0, column].imshow(image_HWC)
         panels[0, column].set_title(short(image_id), fontsize=8)
         panels[1, column].imshow(blend(image_HWC, pseudo_HW, index.palette))
-        note = f"{100 * coverage[image_id]:.0f} % covered"
+        note = f"{100 * pool.coverage_N[place]:.0f} % covered"
         if truth_HW is not None:
             panels[2, column].imshow(blend(image_HWC, truth_HW, index.palette))
             both = (pseudo_HW != IGNORE) & (truth_HW != IGNORE)
@@ -154,8 +165,8 @@ def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
 
 def coverage_of(run: Findings, cycle: int) -> float | None:
     """Mean share of a pool image's pixels that got a pseudo-label; None where the cycle was not scored."""
-    values = list(_coverage(run, cycle).values())
-    return float(np.mean(values)) if values else None
+    coverage_N = run.scored(cycle).coverage_N
+    return float(np.mean(coverage_N)) if len(coverage_N) else None
 
 
 def panels_of(rows: int, columns: int, index: DataIndex, legend: float) -> tuple[Figure, npt.NDArray[np.object_]]:
@@ -209,36 +220,18 @@ def _last_seen(
     found: dict[str, tuple[int, npt.NDArray[np.float32], bytes]] = {}
     for cycle in range(asked, 0, -1):
         if left := [image_id for image_id in ids if image_id not in found]:
-            scores, pseudo = _scores(run, cycle - 1, left, grid), _pseudo_labels(run, cycle - 1, left)
+            scores, pseudo = run.scored(cycle - 1).scores(left, grid), run.scored(cycle - 1).pseudo_labels(left)
             found |= {image_id: (cycle, scores[image_id], pseudo[image_id]) for image_id in scores}
     return found
 
 
-def _scores(run: Findings, cycle: int, ids: Sequence[str], grid: RegionGrid) -> dict[str, npt.NDArray[np.float32]]:
-    found: dict[str, npt.NDArray[np.float32]] = {}
-    for path in sorted(run.layout.scores(cycle).glob("regions-*.arrow")):
-        shard_ids, score_NR = read_scores(path, grid.num_regions)
-        found |= {image_id: score_NR[place] for place, image_id in enumerate(shard_ids) if image_id in ids}
-    return found
-
-
-def _pseudo_rows(run: Findings, cycle: int) -> list[pa.Table]:
-    paths = sorted(run.layout.scores(cycle).glob("pseudo-*.arrow"))
-    return [scored_file(path, PSEUDO_LABELS).table() for path in paths]
-
-
-def _pseudo_labels(run: Findings, cycle: int, ids: Sequence[str]) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for table in _pseudo_rows(run, cycle):
-        pairs = zip(table["image_id"].to_pylist(), table["label"], strict=True)
-        found |= {image_id: label.as_py() for image_id, label in pairs if image_id in ids}
-    return found
-
-
-def _coverage(run: Findings, cycle: int) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for table in _pseudo_rows(run, cycle):
-        found |= dict(zip(table["image_id"].to_pylist(), table["coverage"].to_pylist(), strict=True))
+def _pixels(index: DataIndex, shard_of: Mapping[str, int | None]) -> dict[str, tuple[UInt8, UInt8 | None]]:
+    """Image and truth of some images, by their shards in the train split."""
+    found: dict[str, tuple[UInt8, UInt8 | None]] = {}
+    for number in {number for number in shard_of.values() if number is not None}:
+        shard = index.shards("train")[number]
+        pair = read_images(index.root, shard, shard_of), read_truth(index.root, shard, shard_of)
+        found |= {image_id: (image_HWC, mask_HW) for image_id, image_HWC, mask_HW in paired(index.root, shard, *pair)}
     return found
 
 

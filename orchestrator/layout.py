@@ -16,7 +16,7 @@ from orchestrator.manifest import inputs_key, problems, seal, set_aside
 from querying.arrow_file import unaltered
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
-from querying.files import check_folder, make_folder, read_json, sync, write_json
+from querying.files import check_folder, flush_below, make_folder, read_json, sync, write_json
 from querying.ledger import Ledger
 from querying.reliability import RELIABILITY
 
@@ -139,6 +139,8 @@ def once(
     (staging / ATTEMPT).unlink()
     sweep(staging)  # what a worker that was killed and replaced was writing
     failpoint(f"{place}:made")
+    flush_below(staging)
+    failpoint(f"{place}:flushed")
     seal(staging, inputs=inputs, seconds=time.perf_counter() - started, settings=settings)
     failpoint(f"{place}:sealed")
     os.replace(staging, folder)

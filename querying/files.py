@@ -11,6 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,23 +25,31 @@ SEAL = "seal"
 NO_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
 """What `fsync` of a folder gives where there is none; EIO, ENOSPC and others are failures of the disk."""
 _said: list[Path] = []
+FLUSHERS = 16
+"""Files that are flushed at a time."""
 NAME_MAX = 255
 """Bytes of a file's name on the usual file systems."""
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
+def written(path: Path, *, flush: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync it and rename it to `path`, on failure remove it.
+
+    Without `flush` a power cut may leave anything under the name, whatever order it was written in: only for a file
+    that is hashed before it is used again, in a folder that `flush_below` flushes before it is published.
+    """
     make_folder(path.parent)
     staged = path.with_name(_staged_name(path.name))
     try:
         failpoint(f"{path.name}:opened")
         yield staged
-        sync(staged)
+        if flush:
+            sync(staged)
         failpoint(f"{path.name}:written")
         os.replace(staged, path)
         failpoint(f"{path.name}:renamed")
-        sync(path.parent)
+        if flush:
+            sync(path.parent)
     except OSError as error:
         if error.filename is None:  # as of a write on a full disk
             error.filename = str(path)
@@ -57,8 +66,8 @@ def _staged_name(name: str) -> str:
     return f".tmp-{os.getpid()}-{hashlib.sha256(os.fsencode(name)).hexdigest()}{Path(name).suffix[:16]}"
 
 
-def write_text(path: Path, text: str) -> None:
-    with written(path) as staged:
+def write_text(path: Path, text: str, *, flush: bool = True) -> None:
+    with written(path, flush=flush) as staged:
         staged.write_text(text)
 
 
@@ -97,8 +106,8 @@ def check_schema(data: Mapping[str, Any], where: Path, reads: int = 1) -> None:
         )
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps({**data, SEAL: _seal(data)}, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, data: Mapping[str, Any], *, flush: bool = True) -> None:
+    write_text(path, json.dumps({**data, SEAL: _seal(data)}, indent=1, allow_nan=False) + "\n", flush=flush)
 
 
 def read_json(path: Path, reads: int = 1) -> dict[str, Any]:
@@ -172,6 +181,35 @@ def sync(path: Path) -> None:
         _without_folders(path, error, NO_SYNC)
     finally:
         os.close(descriptor)
+
+
+def flush_below(folder: Path) -> None:
+    """Flush a folder's files, then all folders, so that it can be published whole by one rename.
+
+    Several at a time, which a disk flushes together: one after the other, each would wait for the disk on its own.  A
+    file that fails is removed before the error is raised: the system takes its pages for flushed from then on, and the
+    next attempt would believe them.
+    """
+    files, folders = list[Path](), [folder]
+    for path in folder.rglob("*"):
+        (folders if path.is_dir() else files).append(path)
+    with ThreadPoolExecutor(FLUSHERS) as threads:
+        failed = [error for error in threads.map(_flushed, files) if error]
+    if failed:
+        raise failed[0]
+    for path in reversed(folders):
+        sync(path)
+
+
+def _flushed(path: Path) -> OSError | None:
+    try:
+        sync(path)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        path.unlink(missing_ok=True)
+        return error
+    return None
 
 
 def _without_folders(path: Path, error: OSError, harmless: Collection[int]) -> None:

@@ -1,7 +1,7 @@
 """The label ledger: which region was bought in which cycle, and what it showed.  Append-only, one file per cycle."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from querying.errors import DamagedError
 from querying.files import read_json, sha256, write_json, written
 from querying.regions import WHOLE
 from querying.schemas import LEDGER
+
+MANY_GROUPS, GROUP_ROWS = 1_024, 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ class Ledger:
             raise FileExistsError(f"cycle {cycle} is already in the ledger: {self.path(cycle)}")
         bought = self._regions(cycle - 1)
         with written(self.path(cycle)) as staged, pq.ParquetWriter(staged, LEDGER, write_page_checksum=True) as writer:
-            for batch in batches:
+            for batch in _gathered(batches):
                 for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
                     had, wanted = bought.get(image_id, 0), _bits(region)
                     if had & wanted:
@@ -144,6 +146,19 @@ class Ledger:
                 for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
                     bits[image_id] = bits.get(image_id, 0) | _bits(region)
         return bits
+
+
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, each of which becomes a row group; those after many are put together, since what a reader has to
+    know of thousands of groups is larger than what is in them."""
+    waiting: list[pa.RecordBatch] = []
+    for number, batch in enumerate(batches):
+        waiting.append(batch)
+        if number < MANY_GROUPS or sum(part.num_rows for part in waiting) >= GROUP_ROWS:
+            yield pa.concat_batches(waiting)
+            waiting.clear()
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def _bits(region: int) -> int:

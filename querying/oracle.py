@@ -1,6 +1,7 @@
 """The simulated annotator: the only reader of the pool's truth besides the evaluation."""
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +47,34 @@ class SimulatedOracle:
 
         UserError names an image that has no mask; a wanted image that does not exist is one, too.
         """
-        rows_of = _rows_by_image(query)
-        region_S, score_S = query["region"].to_numpy(), query["score"]
-        left = set(rows_of)
+        span_of, order_S = _rows_by_image(query)
+        region_S, score_S = query["region"].to_numpy()[order_S], query["score"].to_numpy()[order_S]
+        unscored_S = query["score"].is_null().to_numpy()[order_S]
+        box = cache(self.grid.box)
         for shard in self.index.shards("train"):
-            rows = []
-            for image_id, mask_HW in read_truth(self.index.root, shard, ids=left):
+            ids: list[str] = []
+            rows: list[int] = []
+            cells: list[np.ndarray] = []
+            for image_id, mask_HW in read_truth(self.index.root, shard, ids=span_of):
                 if mask_HW is None:
                     raise UserError(f"image {image_id}: no mask, so the simulated annotator can not answer")
-                left.discard(image_id)
-                for s in rows_of[image_id]:
-                    rows.append(self._row(cycle, image_id, mask_HW, int(region_S[s]), score_S[s].as_py()))
+                first, end = span_of.pop(image_id)
+                ids += [image_id] * (end - first)
+                rows += range(first, end)
+                cells += [mask_HW[box(region)] for region in region_S[first:end].tolist()]
             if rows:
-                yield pa.RecordBatch.from_pylist(rows, schema=LEDGER)
-        if left:
-            raise UserError(f"image {min(left)}: not in the train split of {self.index.root}")
+                columns = {
+                    "image_id": ids,
+                    "region": region_S[rows],
+                    "cycle": np.full(len(rows), cycle, np.int32),
+                    "pixels": [cell.size for cell in cells],
+                    "void_pixels": [np.count_nonzero(cell == IGNORE) for cell in cells],
+                    "score": pa.array(score_S[rows], mask=unscored_S[rows]),
+                    "label": [encode_label(cell) for cell in cells],
+                }
+                yield pa.RecordBatch.from_pydict(columns, schema=LEDGER)
+        if span_of:
+            raise UserError(f"image {min(span_of)}: not in the train split of {self.index.root}")
 
     def replace_pseudo_labels(self, scores: Path) -> None:
         """Give every image in a folder of scores its true label instead of the network's, as a control; again gives the
@@ -74,29 +88,15 @@ class SimulatedOracle:
                     raise UserError(f"image {image_id}: no mask, so train.pool_labels=truth can not be given")
                 coverage = float((mask_HW != IGNORE).mean())
                 rows.append({"image_id": image_id, "label": encode_label(mask_HW), "coverage": coverage})
-            with written(path) as staged, pa.ipc.new_file(staged, PSEUDO_LABELS) as file:
+            with written(path, flush=False) as staged, pa.ipc.new_file(staged, PSEUDO_LABELS) as file:
                 file.write_table(pa.Table.from_pylist(rows, schema=PSEUDO_LABELS))
-            write_json(note, {**read_json(note), path.name: sha256(path)})
-
-    def _row(
-        self, cycle: int, image_id: str, mask_HW: np.ndarray, region: int, score: float | None
-    ) -> dict[str, object]:
-        cell = np.ascontiguousarray(mask_HW[self.grid.box(region)])
-        return {
-            "image_id": image_id,
-            "region": region,
-            "cycle": cycle,
-            "pixels": cell.size,
-            "void_pixels": int((cell == IGNORE).sum()),
-            "score": score,
-            "label": encode_label(cell),
-        }
+            write_json(note, {**read_json(note), path.name: sha256(path)}, flush=False)
 
 
-def _rows_by_image(query: pa.Table) -> dict[str, np.ndarray]:
-    """Image id -> its rows in the query, without a Python object per row."""
+def _rows_by_image(query: pa.Table) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
+    """Image id -> from where to where its rows are among those of the whole query, which come second in that order."""
     encoded = query["image_id"].combine_chunks().dictionary_encode()
     code_S = encoded.indices.to_numpy()
-    order_S = np.argsort(code_S, kind="stable")
-    end_I = np.bincount(code_S, minlength=len(encoded.dictionary)).cumsum()
-    return dict(zip(encoded.dictionary.to_pylist(), np.split(order_S, end_I[:-1]), strict=True)) if len(code_S) else {}
+    ids = encoded.dictionary.to_pylist()
+    end_I = np.bincount(code_S, minlength=len(ids)).cumsum().tolist()
+    return dict(zip(ids, zip([0, *end_I][:-1], end_I, strict=True), strict=True)), np.argsort(code_S, kind="stable")

@@ -117,7 +117,7 @@ class ShardScorer:
     def score_shard(self, task: ScoreTask) -> ScoreSummary:
         """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, where asked for one more file (see
         `querying.extras`), and their hashes as `shard-<number>.json`; files that are there and have these hashes are
-        kept."""
+        kept.  Nothing is flushed: who publishes the folder does that for all shards at once."""
         started, self.forward_seconds = time.perf_counter(), 0.0
         schemas = {"pseudo": PSEUDO_LABELS, "regions": REGION_SCORES}
         if self.extra:
@@ -128,7 +128,9 @@ class ShardScorer:
         if not _intact(done):
             with unaltered(), ExitStack() as files:
                 writers = {
-                    kind: files.enter_context(pa.ipc.new_file(files.enter_context(written(path)), schemas[kind]))
+                    kind: files.enter_context(
+                        pa.ipc.new_file(files.enter_context(written(path, flush=False)), schemas[kind])
+                    )
                     for kind, path in paths.items()
                 }
                 for rows in self._scored(task):
@@ -139,7 +141,7 @@ class ShardScorer:
                     for ids, images_BCHW in pool_batches(task, self.batch_size, whole=True):
                         _, features = self._forward(ids, images_BCHW)
                         writers[self.extra].write_batch(extra_batch(self.extra, ids, features))
-            write_json(done, {path.name: sha256(path) for path in paths.values()})
+            write_json(done, {path.name: sha256(path) for path in paths.values()}, flush=False)
         return ScoreSummary(images, time.perf_counter() - started, self.forward_seconds)
 
     def score(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -22,7 +21,7 @@ from querying.shards import BATCH_ROWS
 class ShardWriter:
     """Streams one split into shards of `shard_size` images: `with ShardWriter(...) as writer: writer.add(...)`.
 
-    At most BATCH_ROWS images are in memory; a full shard is flushed to the disk.
+    At most BATCH_ROWS images are in memory.  Nothing is flushed to the disk: see `querying.files.flush_below`.
     """
 
     def __init__(
@@ -101,8 +100,6 @@ class _Part:
         self._flush()
         for writer, file in zip(self._writers, self._files, strict=True):
             writer.close()
-            file.flush()
-            os.fsync(file.fileno())
             file.close()
         images, truth = self._names
         return Shard(

@@ -96,8 +96,7 @@ def read_truth(root: Path, shard: Shard, ids: Collection[str] | None = None) -> 
         label_HW = None if data is None else _decoded(partial(_label, shard), data, file, image_id, "the mask of image")
         if label_HW is not None and shard.content:
             classes = shard.content.num_classes
-            strange = label_HW[(label_HW >= classes) & (label_HW != IGNORE)]
-            if len(strange):
+            if label_HW.max() >= classes and len(strange := label_HW[(label_HW >= classes) & (label_HW != IGNORE)]):
                 raise DamagedError(
                     f"{file.path}: label {strange.min()} is none of the {classes} classes (image {image_id})"
                 )

@@ -2,7 +2,10 @@
 
 import json
 
+from benchmarks.performance import bench_shards
 from benchmarks.performance.bench_memory import _prepare, drive
+from orchestrator.layout import RunLayout
+from querying.ledger import Ledger
 
 
 def test_the_memory_benchmark_selects_and_buys(tmp_path, capsys):
@@ -10,3 +13,14 @@ def test_the_memory_benchmark_selects_and_buys(tmp_path, capsys):
     drive(tmp_path)
     assert json.loads(capsys.readouterr().out)["peak_mb"] > 0
     assert (tmp_path / "run/ledger/cycle-001.parquet").exists()
+
+
+def test_the_benchmark_of_many_shards_scores_buys_and_reports(tmp_path):
+    """As in the processes that it starts."""
+    bench_shards.prepare(tmp_path, 100)
+    found = {part: bench_shards.measure(part, tmp_path, 1) for part in bench_shards.PARTS}
+    assert all(one["seconds"] > 0 for one in found.values())
+    run = RunLayout(tmp_path / "run")
+    assert len(list(run.scores(0).glob("regions-*.arrow"))) == 4
+    assert Ledger(run.ledger).spent(1).cells == 4 * 4 + 96
+    assert (run.root / "report/queried.png").exists()

@@ -3,6 +3,7 @@
 import re
 import shutil
 import statistics
+from collections import Counter
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +14,16 @@ from benchmarks.drawing import BLUE, INK, blend, dimmed, inline, save, styled, s
 from benchmarks.figures import Dots, draw_class_iou
 from benchmarks.final_pictures import WRONG, chosen, draw_final
 from benchmarks.findings import Findings, find_data, load_findings
-from benchmarks.overlays import _heat, _last_seen, coverage_of, draw_queried, queried_cells, spread
+from benchmarks.overlays import (
+    NUM_IMAGES,
+    _heat,
+    _last_seen,
+    asked_most,
+    coverage_of,
+    draw_queried,
+    queried_cells,
+    spread,
+)
 from benchmarks.report import _bought, _clock, _environment, write_report
 from benchmarks.run_command import _provenance
 from benchmarks.tables import about_intervals, interval_of, print_outcome
@@ -23,6 +33,7 @@ from orchestrator.recipe_file import read_recipe, write_recipe
 from orchestrator.record import latest
 from orchestrator.summary import image_counts
 from orchestrator.verify import audit_run
+from querying.arrow_file import ArrowFile
 from querying.errors import DamagedError, Interrupted, UserError
 from querying.files import read_json, sha256, write_json
 from querying.labels import IGNORE
@@ -136,20 +147,44 @@ def test_class_shares_of_the_bought_cells_are_those_of_the_truth_under_them(run,
 
 
 def test_the_outlined_cells_are_the_queries_of_the_ledger(run):
-    found = {(image_id, cell.region, cell.cycle) for image_id, cells in queried_cells(run).items() for cell in cells}
+    ranking = asked_most(run)
+    found = {(i, cell.region, cell.cycle) for i, cells in queried_cells(run, ranking).items() for cell in cells}
     rows = [row for cycle in (1, 2) for row in pq.read_table(run.ledger.path(cycle)).to_pylist()]
     assert found == {(row["image_id"], row["region"], row["cycle"]) for row in rows}
     assert len(rows) == run.queried_cells
+    scores = {}
+    for row in rows:
+        scores.setdefault(row["image_id"], []).append(row["score"])
+    assert ranking == sorted(scores, key=lambda image_id: (-len(scores[image_id]), -max(scores[image_id])))
+    assert queried_cells(run, ranking[:1]) == {ranking[0]: queried_cells(run, ranking)[ranking[0]]}
 
 
 def test_coverage_is_the_share_of_pixels_that_got_a_pseudo_label(run):
-    from benchmarks.overlays import _pseudo_rows
     from querying.shards import decode_label
 
-    pngs = [png for table in _pseudo_rows(run, 1) for png in table["label"].to_pylist()]
-    assert len(pngs) == 24 - 5
+    ids = run.scored(1).ids.to_pylist()
+    pngs = list(run.scored(1).pseudo_labels([*ids, "of another cycle"]).values())
+    assert len(pngs) == len(ids) == 24 - 5
     assert coverage_of(run, 1) == pytest.approx(np.mean([decode_label(png) != IGNORE for png in pngs]), abs=1e-6)
     assert coverage_of(run, 2) is None
+
+
+def test_a_report_opens_a_shard_once_to_know_it_and_again_only_to_show_it(finished, tmp_path, monkeypatch):
+    """Ten passes over all shards were a minute and a half of the report of a pool of 9,375."""
+    opened = Counter()
+    opening = ArrowFile.__init__
+
+    def counted(file, path, *rest):
+        opened[path] += 1
+        opening(file, path, *rest)
+
+    monkeypatch.setattr(ArrowFile, "__init__", counted)
+    write_report([finished], tmp_path)
+    assert len(opened) >= 10  # of two cycles, 5 shards each
+    once = [path for path in opened if path.name.startswith("pseudo-")]
+    assert len(once) == 10
+    assert sum(opened[path] for path in once) <= len(once) + 2 * NUM_IMAGES
+    assert sum(count for path, count in opened.items() if path not in once) <= 6 * NUM_IMAGES
 
 
 def test_rates_are_images_over_seconds(run, toy_data):
@@ -243,7 +278,7 @@ def test_images_that_are_labelled_whole_show_the_last_query_that_saw_them(toy_da
     write_recipe(tmp_path / "run/recipe.yaml", small_config(*words), _provenance(toy_data, tmp_path / "none"))
     small_run(toy_data.root, tmp_path / "run", *words)
     run = load_findings([tmp_path / "run"])[0]
-    bought = {image_id: cells[0].cycle for image_id, cells in queried_cells(run).items()}
+    bought = {image_id: cells[0].cycle for image_id, cells in queried_cells(run, asked_most(run)).items()}
     assert sorted(bought.values()) == [1, 1, 2, 2]
     grid = RegionGrid(48, 64, run.config.query.region_size)
     assert {image_id: cycle for image_id, (cycle, _, _) in _last_seen(run, 2, list(bought), grid).items()} == bought

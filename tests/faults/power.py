@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class Trace:
 
     def __init__(self, root: Path, store: Path) -> None:
         self.root, self.store = root, store
+        self._one = threading.RLock()
         self.flushed: dict[int, str] = {}
         """Inode of a file -> its contents at the last fsync."""
         self.entries: dict[int, dict[str, int]] = {}
@@ -52,10 +54,11 @@ class Trace:
 
     def _traced(self, call: Callable[..., object], then: Callable[..., object]) -> Callable[..., None]:
         def traced(*arguments: object) -> None:
-            self._cut()
-            call(*arguments)
-            then(*arguments)
-            self._cut()
+            with self._one:  # a stage's files are flushed by several threads
+                self._cut()
+                call(*arguments)
+                then(*arguments)
+                self._cut()
 
         return traced
 

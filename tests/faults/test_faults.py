@@ -33,7 +33,7 @@ def test_every_stage_and_file_has_its_failpoints(trials):
     for file in ("cycle-001.parquet", "cycle-001.json", "step-00000004", "summary.json", "query.parquet"):
         assert {f"{file}:written", f"{file}:renamed"} <= names
     for stage in ("checkpoint", "evaluation", "scores", "query"):
-        assert {f"cycle-000/{stage}:{when}" for when in ("made", "sealed", "published")} <= names
+        assert {f"cycle-000/{stage}:{when}" for when in ("made", "flushed", "sealed", "published")} <= names
 
 
 @pytest.mark.parametrize(("action", "status"), [("kill", -signal.SIGKILL), ("enospc", FULL)])

@@ -130,3 +130,24 @@ def test_a_folder_that_is_renamed_while_it_is_worked_on_is_named_with_the_way_on
 def test_an_error_in_a_folder_that_is_where_it_was_stays_as_it_is(tmp_path):
     with pytest.raises(FileNotFoundError), locked(tmp_path / "run"):
         (tmp_path / "nothing").stat()
+
+
+def test_all_of_a_stage_is_on_the_disk_before_its_manifest(tmp_path, monkeypatch):
+    flushed = []
+    true = os.fsync
+
+    def fsync(descriptor):
+        flushed.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")).removeprefix(".tmp-"))
+        true(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    def make(staging):
+        flushed.clear()
+        (staging / "inner").mkdir()
+        for name in ("a", "inner/b"):
+            write_json(staging / name, {}, flush=False)
+
+    once(tmp_path / "scores", make)
+    [manifest] = [place for place, name in enumerate(flushed) if name.endswith("manifest.json")]
+    assert {"a", "b", "inner"} <= set(flushed[:manifest])

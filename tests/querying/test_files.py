@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import pytest
 
 from querying.errors import DamagedError, UserError
 from querying.failpoints import failpoint
-from querying.files import check_folder, read_json, sealed, unsealed, write_json, written
+from querying.files import check_folder, flush_below, make_folder, read_json, sealed, unsealed, write_json, written
 
 DATA = {"a": [1, 2.5, None, "é"], "b": {"c": True}, "number": 0.1 + 0.2}
 
@@ -108,3 +109,33 @@ def test_a_folder_that_can_not_be_made_is_named_and_none_is_made(tmp_path, monke
     with pytest.raises(UserError, match=r"b: can not be written: .* is not ours to write"):
         check_folder(tmp_path / "a/b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "lost"]
+
+
+def test_a_folder_is_flushed_with_all_that_is_below_it(tmp_path, monkeypatch):
+    """What `written` was told not to flush: nothing before, then contents before the folders that name them."""
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    for name in ("a", "inner/b", "inner/c"):
+        make_folder((tmp_path / name).parent)
+        order.clear()
+        write_json(tmp_path / name, {}, flush=False)
+    assert order == []
+    flush_below(tmp_path)
+    files = [str(tmp_path / name) for name in ("a", "inner/b", "inner/c")]
+    assert sorted(order[:3]) == files
+    assert order[3:] == [str(tmp_path / "inner"), str(tmp_path)]
+
+
+def test_a_file_that_can_not_be_flushed_is_not_believed_by_the_next_attempt(tmp_path, monkeypatch):
+    """Its pages count as flushed once the error has been told, and read as what was written."""
+    for name in ("good", "bad"):
+        write_json(tmp_path / name, {}, flush=False)
+
+    def fsync(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("bad"):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"Input/output error.*bad"):
+        flush_below(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]

@@ -1,4 +1,5 @@
 import math
+import os
 from functools import partial
 
 import numpy as np
@@ -312,3 +313,11 @@ def test_what_is_seen_in_the_mirror_alone_is_inconsistent(tmp_path, acquisition)
     expected = pixels.reshape(2, 4, 2, 4).mean(axis=(1, 3)).ravel()
     assert expected.min() > 0.01
     np.testing.assert_allclose(regions["score"][0].as_py(), expected, atol=1e-6)
+
+
+def test_a_shard_is_not_flushed_by_itself(toy_data, tmp_path, monkeypatch):
+    """Six flushes of each of 9,375 small shards were most of the time that scoring them took."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    scorer(tmp_path, RegionGrid(48, 64, 16)).score_shard(task(toy_data, 1))
+    assert flushed == []
