@@ -220,8 +220,7 @@ def _run_job(job: TrainJob, worker: Worker, check_files: Callable[[], None]) -> 
         check_files()
         meta = _meta(job, index, data, progress.history)
         for step, network in method.early().items():
-            folder = early_folder(job.out, step)
-            make_folder(folder)
+            make_folder(folder := early_folder(job.out, step))
             save_model(folder, network.state_dict(), {**meta, "history": []})
         if states.best:
             make_folder(best_folder(job.out))
