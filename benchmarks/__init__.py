@@ -1,0 +1,1 @@
+"""What we run, what we feed it, and what we show."""

@@ -13,6 +13,6 @@ import benchmarks.import_path  # noqa: F401
 
 del sys.path[0]  # nor is what else lies beside the packages anybody's business
 
-from benchmarks.cli import main  # noqa: E402
+from benchmarks.cli.app import main  # noqa: E402
 
 main()

@@ -1,0 +1,1 @@
+"""The experiment: runs, many runs, where they run and where they are tracked."""

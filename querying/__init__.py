@@ -1,0 +1,1 @@
+"""What is known of which pixel, and what to ask next."""

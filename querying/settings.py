@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from querying.own_code import IMPORT_PATH
+from querying.base.own_code import IMPORT_PATH
 
 
 class Settings(BaseModel):
@@ -34,7 +34,7 @@ ACQUISITION_NAMES = (
 )  # fmt: skip
 Unit = Literal["cell", "image", "pixel"]
 Extra = Literal["classes", "mixtures", "features"]
-"""Files beside the scores: see `querying.extras`."""
+"""Files beside the scores: see `querying.scoring.extra_files`."""
 EXTRAS: tuple[Extra, ...] = ("classes", "mixtures", "features")
 
 

@@ -38,7 +38,7 @@ def local_ray():
 @pytest.fixture(scope="session")
 def toy_data(tmp_path_factory):
     """A small generated data set: 24 train, 4 val, 6 test scenes of 48x64, 6 classes, in shards of 5."""
-    from benchmarks.ingest import ingest
+    from benchmarks.datasets.ingest import ingest
 
     root = tmp_path_factory.mktemp("data") / "toy"
     return ingest("toy", None, root, size=(48, 64), shard_size=5, counts=(24, 4, 6), num_classes=6)

@@ -6,14 +6,14 @@ python -m tests.small DATA RUN [KEY=VALUE]...  runs it in-process.
 import sys
 from pathlib import Path
 
-from benchmarks.recipes import find
-from orchestrator.config import override
-from orchestrator.layout import RunLayout
-from orchestrator.local_backend import LocalBackend
-from orchestrator.loop import run
-from orchestrator.progress import SilentProgress
-from orchestrator.record import NoMirror, Record
-from querying.shards import DataIndex
+from benchmarks.recipes.catalogue import find
+from orchestrator.backends.local_backend import LocalBackend
+from orchestrator.folder.layout import RunLayout
+from orchestrator.folder.record import NoMirror, Record
+from orchestrator.process.progress import SilentProgress
+from orchestrator.recipe.config import override
+from orchestrator.run.loop import run
+from querying.dataset.shards import DataIndex
 
 SMALL = [
     "cycles=1", "reference=false", "initial.fraction=0.2", "train.epochs=3", "train.steps_per_epoch=2",

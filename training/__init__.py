@@ -1,0 +1,1 @@
+"""From labels to a checkpoint, and from a checkpoint to logits."""

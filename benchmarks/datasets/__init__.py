@@ -1,0 +1,1 @@
+"""From raw files to shards, and whether what came out is fit to learn from."""

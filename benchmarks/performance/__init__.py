@@ -1,0 +1,1 @@
+"""Throughput and memory as ratios, measured side by side (`make bench`)."""

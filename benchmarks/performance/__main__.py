@@ -18,7 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from querying.errors import UserError
+from querying.base.errors import UserError
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
     keys = {"threads": options.threads} | ({"rounds": options.rounds} if options.rounds else {})
     results: list[dict[str, Any]] = []
     for name in names:
-        results += alone(importlib.import_module(f"benchmarks.performance.bench_{name}").main, **keys)
+        results += alone(importlib.import_module(f"benchmarks.performance.benches.{name}").main, **keys)
         store(options.out, results, options.threads)  # what is measured stays, whatever happens to the next one
     for name, folder in peers:
         results.append(time_peer(name, folder, **keys))
@@ -86,7 +86,7 @@ def store(out: Path, results: list[dict[str, Any]], threads: int) -> None:
     """`bench.json`, `bench.md`, and `bench.png` where a result has a bar."""
     from benchmarks.performance.figure import draw_bench
     from benchmarks.performance.result import as_markdown
-    from querying.files import write_text
+    from querying.base.files import write_text
 
     write_text(out / "bench.json", json.dumps({"machine": machine(threads), "results": results}, indent=1) + "\n")
     write_text(out / "bench.md", as_markdown(results))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.drawing import BLUE, INK, MUTED, SERIES, WIDTH, save, styled
+from benchmarks.figures.style import BLUE, INK, MUTED, SERIES, WIDTH, save, styled
 from benchmarks.performance.result import Result, shown
 
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.performance.result import Result, found
 from benchmarks.performance.timing import interleaved, milliseconds
-from querying.errors import UserError
+from querying.base.errors import UserError
 
 Forms = dict[str, Callable[[], object]]
 
@@ -51,8 +51,8 @@ def time_peer(name: str, folder: Path, *, rounds: int = 3, threads: int = 2) -> 
 
 def reco_forms(folder: Path, size: tuple[int, int] = (90, 120)) -> Forms:
     """Forward and backward pass of the loss over 6 images at `size`, 11 classes, 256 channels."""
-    from training.reco import reco_loss
-    from training.settings import ReCoSettings
+    from training.losses.reco import reco_loss
+    from training.settings.training import ReCoSettings
 
     peer_loss = part_of(load(folder, "module_list.py"), "compute_reco_loss", folder)
     settings, generator = ReCoSettings(), torch.Generator().manual_seed(0)
@@ -84,8 +84,8 @@ def reco_forms(folder: Path, size: tuple[int, int] = (90, 120)) -> Forms:
 def s4al_forms(folder: Path, size: tuple[int, int] = (360, 480)) -> Forms:
     """The scoring forward pass of 4 images, float32: ours as it scores, the peer's network as it stands."""
     from benchmarks.performance.subject import trained
-    from training.model import normalise
-    from training.predictor import Predictor
+    from training.inference.predictor import Predictor
+    from training.network.deeplab import normalise
 
     # It imports a module that newer versions of torchvision no longer have, for a download that is not wanted here.
     gone = types.ModuleType("torchvision.models.utils")

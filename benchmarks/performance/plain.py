@@ -6,11 +6,10 @@ from __future__ import annotations
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
-from training.decoder import Head
-from training.depthwise import SparseDepthwiseConv
-from training.expansion import ExpandingBlock
-from training.few_pixels import RepresentationHead
-from training.model import ConvBNReLU, DeepLabV3Plus, Output
+from training.kernels.depthwise import SparseDepthwiseConv
+from training.kernels.expansion import ExpandingBlock
+from training.network.decoder import Head, RepresentationHead
+from training.network.deeplab import ConvBNReLU, DeepLabV3Plus, Output
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     ExpandingBlock: InvertedResidual,

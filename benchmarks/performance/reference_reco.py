@@ -1,7 +1,7 @@
 """ReCo as research code computes it: loops over classes and queries draw the negatives, and for each class all keys of
 all queries are gathered.  Written from the equations of Liu et al. 2021 (section 3), for comparison alone.
 
-Shape suffixes: as in `training.reco`.
+Shape suffixes: as in `training.losses.reco`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.reco import Samples, prototypes
-from training.settings import ReCoSettings
+from training.losses.reco import Samples, prototypes
+from training.settings.training import ReCoSettings
 
 
 def reference_reco(
@@ -30,7 +30,8 @@ def looped_samples(
     label_P: Tensor, hard_P: Tensor, mean_KD: Tensor, class_K: Tensor, settings: ReCoSettings,
     generator: torch.Generator,
 ) -> Samples:  # fmt: skip
-    """Drawn as `training.reco.sample_indices` draws: classes by the similarity of the prototypes, pixels uniformly."""
+    """Drawn as `training.losses.reco.sample_indices` draws: classes by the similarity of the prototypes, pixels
+    uniformly."""
     device = label_P.device
     members = [(label_P == number).nonzero().flatten() for number in class_K.tolist()]
     anchors, queries, negatives = [], [], []

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.datasets.toy import ToySample
-from training.backbones import load_backbone
-from training.checkpoint import save_model
-from training.losses import cross_entropy
-from training.model import DeepLabV3Plus, build_model, normalise
-from training.settings import ModelSettings
+from benchmarks.datasets.sources.toy import ToySample
+from training.losses.cross_entropy import cross_entropy
+from training.network.checkpoint import save_model
+from training.network.deeplab import DeepLabV3Plus, build_model, normalise
+from training.network.first_weights import load_backbone
+from training.settings.training import ModelSettings
 
 HEIGHT, WIDTH, CLASSES = 360, 480, 11
 STEPS, BATCH, CROP, SCENES = 120, 8, (120, 160), 16

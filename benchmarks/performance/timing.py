@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from querying.allocator import give_freed_memory_back, keep_freed_memory
+from querying.base.allocator import give_freed_memory_back, keep_freed_memory
 
 T = TypeVar("T")
 

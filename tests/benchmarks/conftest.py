@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.run_command import _provenance
-from orchestrator.recipe_file import write_recipe
+from orchestrator.folder.recipe_file import write_recipe
+from orchestrator.recipe.provenance import provenance as _provenance
 from tests.small import small_config, small_run
 
 OVERRIDES = ("train.epochs=1", "cycles=2", "reference=true", "query.threshold=0.2", "model.dropout=0")

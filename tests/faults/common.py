@@ -52,7 +52,7 @@ def ended(process: BaseProcess, limit_s: float = LIMIT_S) -> int | None:
 
 def contents(root: Path) -> dict[str, str]:
     """What must not depend on how a run came to its end, by file."""
-    from querying.files import read_json
+    from querying.base.files import read_json
 
     wanted = ("ledger/cycle-*.parquet", "*/checkpoint/*.safetensors", "*/scores/*.arrow", "*/query/*.parquet")
     files = [path for pattern in (*wanted, "*/evaluation/confusion.json") for path in root.glob(pattern)]

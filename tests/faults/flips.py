@@ -16,7 +16,7 @@ def flips(
     number: int, rng: random.Random, paths: list[Path], check: Callable[[], object]
 ) -> Iterator[tuple[str, bool]]:
     """Flip one bit of one of the files; `check` must then say or raise something."""
-    from querying.errors import S4ALError
+    from querying.base.errors import S4ALError
 
     for _ in range(number):
         path = rng.choice(paths)
@@ -49,13 +49,13 @@ def _documents(path: Path, text: bytes) -> list[bytes]:
 
 
 def flip_figures(trials: Trials, number: int, rng: random.Random) -> Iterator[Figure]:
-    from orchestrator.layout import RunLayout
-    from orchestrator.manifest import problems
-    from orchestrator.recipe_file import read_recipe, write_recipe
-    from orchestrator.record import read_record
-    from querying.files import read_json
-    from querying.ledger import Ledger
-    from querying.shards import DataIndex, verify
+    from orchestrator.folder.layout import RunLayout
+    from orchestrator.folder.manifest import problems
+    from orchestrator.folder.recipe_file import read_recipe, write_recipe
+    from orchestrator.folder.record import read_record
+    from querying.base.files import read_json
+    from querying.dataset.shards import DataIndex, verify
+    from querying.labels.ledger import Ledger
     from tests.small import small_config
 
     root = trials.scratch / "flips"
@@ -88,7 +88,7 @@ def flip_figures(trials: Trials, number: int, rng: random.Random) -> Iterator[Fi
 
 def _training_state(trials: Trials, root: Path) -> tuple[list[Path], Callable[[], object]]:
     """A state of a training that was killed in its second epoch."""
-    from training.checkpoint import load_model
+    from training.network.checkpoint import load_model
 
     broken = root / "broken"
     trials.run(broken, "step-00000002:renamed=kill")

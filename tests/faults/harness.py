@@ -86,7 +86,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     options = parser.parse_args()
 
-    from benchmarks.ingest import ingest
+    from benchmarks.datasets.ingest import ingest
 
     started = time.monotonic()
     rows = []

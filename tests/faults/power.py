@@ -118,10 +118,10 @@ class Trace:
 
 def traced_child(data: str, root: str, store: str, plant: str) -> None:
     if plant == "no-fsync":
-        import querying.files
+        import querying.base.files
 
-        flush = querying.files.sync
-        querying.files.sync = lambda path: flush(path) if path.is_dir() else None  # where `written` looks it up
+        flush = querying.base.files.sync
+        querying.base.files.sync = lambda path: flush(path) if path.is_dir() else None  # where `written` looks it up
         plant = ""
     trace = Trace(Path(root), Path(store))
     child(data, root, "", "", plant)
@@ -163,9 +163,9 @@ def build(disk: Disk, store: Path, root: Path) -> None:
 
 def lost(root: Path, promised: list[str]) -> list[str]:
     """What is wrong with the labels and the stages that were published."""
-    from orchestrator.manifest import problems
-    from orchestrator.verify import STAGES
-    from querying.ledger import Ledger
+    from orchestrator.folder.manifest import problems
+    from orchestrator.run.inputs import STAGES
+    from querying.labels.ledger import Ledger
 
     found = []
     for name in promised:

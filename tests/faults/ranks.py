@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 from tests.faults.common import LIMIT_S, SERVER, ended
 from tests.faults.runs import at_once
-from training.job import TrainJob
-from training.loop import TIMINGS
+from training.fit.job import TrainJob
+from training.fit.loop import TIMINGS
 
 KINDS = {
     "supervised": (0, "query.per_image=2"),
@@ -42,11 +42,11 @@ def rank(job: TrainJob, number: int, world: int, meeting: str, stop_after: int) 
     import torch
     import torch.distributed as dist
 
-    import training.job
-    from querying.errors import Interrupted
-    from training.job import run_job
-    from training.ray_trainer import _distributed, _mean
-    from training.worker import Worker
+    import training.fit.job
+    from querying.base.errors import Interrupted
+    from training.fit.job import run_job
+    from training.fit.ray_trainer import _distributed, _mean
+    from training.fit.worker import Worker
 
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -58,7 +58,7 @@ def rank(job: TrainJob, number: int, world: int, meeting: str, stop_after: int) 
         worker = replace(worker, wrap=_distributed, mean=_mean)
     if stop_after and number == 0:
         seen = iter(range(1, 1000))
-        training.job.stop_file = lambda work: SimpleNamespace(exists=lambda: next(seen) == stop_after)
+        training.fit.job.stop_file = lambda work: SimpleNamespace(exists=lambda: next(seen) == stop_after)
     try:
         run_job(job, worker)
     except Interrupted:
@@ -139,7 +139,7 @@ class Trainings:
 
 def result(root: Path) -> dict[str, str]:
     """Hashes of the weights and of the losses; nothing where there is no result."""
-    from querying.files import read_json
+    from querying.base.files import read_json
 
     if not (root / "out/meta.json").exists():
         return {}
@@ -153,7 +153,7 @@ def result(root: Path) -> dict[str, str]:
 
 def _job(data: Path, root: Path, cycle: int, override: str) -> TrainJob:
     """The training of this cycle of a small run, with everything that it is made from."""
-    from orchestrator.local_backend import LocalBackend
+    from orchestrator.backends.local_backend import LocalBackend
     from tests.small import small_run
 
     jobs: list[TrainJob] = []

@@ -66,7 +66,7 @@ class Trials:
 
     def prepare(self, rng: random.Random) -> None:
         """The data, an undisturbed run, and one that stopped before it scored."""
-        from benchmarks.ingest import ingest
+        from benchmarks.datasets.ingest import ingest
 
         self.rng = rng
         ingest("toy", None, self.data, size=(48, 64), shard_size=2, counts=(24, 4, 6), num_classes=6)

@@ -41,21 +41,21 @@ def child(data: str, root: str, failpoint: str, trace: str, plant: str) -> None:
 
 def _plant(defect: str) -> None:
     if defect == "momentum":
-        from training import checkpoint
+        from training.fit import states
 
-        restore = checkpoint.TrainingStates.restore
+        restore = states.TrainingStates.restore
 
         def forgetful(self, model, optimizer):  # type: ignore[no-untyped-def]
             progress = restore(self, model, optimizer)
             optimizer.state.clear()
             return progress
 
-        checkpoint.TrainingStates.restore = forgetful
+        states.TrainingStates.restore = forgetful
     elif defect == "in-place":
-        import querying.ledger
-        import querying.scorer
-        from orchestrator import layout
-        from querying.failpoints import failpoint
+        import querying.labels.ledger
+        import querying.scoring.scorer
+        from orchestrator.folder import layout
+        from querying.base.failpoints import failpoint
 
         @contextmanager
         def in_place(path: Path) -> Iterator[Path]:
@@ -64,10 +64,10 @@ def _plant(defect: str) -> None:
             yield path
             failpoint(f"{path.name}:written")
 
-        querying.ledger.written = querying.scorer.written = in_place
-        querying.ledger.Ledger.problems = lambda self, cycle: []
-        querying.ledger.Ledger.chain = lambda self, cycle: ""
-        querying.scorer._intact = lambda done: all(
+        querying.labels.ledger.written = querying.scoring.scorer.written = in_place
+        querying.labels.ledger.Ledger.problems = lambda self, cycle: []
+        querying.labels.ledger.Ledger.chain = lambda self, cycle: ""
+        querying.scoring.scorer._intact = lambda done: all(
             done.with_name(done.name.replace("shard", kind)).with_suffix(".arrow").exists()
             for kind in ("regions", "pseudo")
         )

@@ -52,12 +52,12 @@ def child(data: str, root: str, cycles: int, samples: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from orchestrator.layout import RunLayout
-    from orchestrator.local_backend import LocalBackend
-    from orchestrator.loop import run
-    from orchestrator.progress import SilentProgress
-    from orchestrator.record import Record
-    from querying.shards import DataIndex
+    from orchestrator.backends.local_backend import LocalBackend
+    from orchestrator.folder.layout import RunLayout
+    from orchestrator.folder.record import Record
+    from orchestrator.process.progress import SilentProgress
+    from orchestrator.run.loop import run
+    from querying.dataset.shards import DataIndex
     from tests.small import small_config
 
     config = small_config(
@@ -72,7 +72,7 @@ def child(data: str, root: str, cycles: int, samples: str) -> None:
 
 class Soak:
     def __init__(self, scratch: Path, cycles: int) -> None:
-        from benchmarks.ingest import ingest
+        from benchmarks.datasets.ingest import ingest
 
         self.scratch, self.cycles = scratch, cycles
         self.data = scratch / "toy"

@@ -17,13 +17,13 @@ LONGEST_S = 0.03
 
 
 def _write_json(folder: Path, number: int) -> None:
-    from querying.files import write_json
+    from querying.base.files import write_json
 
     write_json(folder / "file.json", {"number": number, "filling": list(range(500))})
 
 
 def _read_json(folder: Path) -> int:
-    from querying.files import read_json
+    from querying.base.files import read_json
 
     path = folder / "file.json"
     return int(read_json(path)["number"]) if path.exists() else 0
@@ -32,8 +32,8 @@ def _read_json(folder: Path) -> int:
 def _write_state(folder: Path, number: int) -> None:
     import torch
 
-    from training.checkpoint import TrainingStates
-    from training.loop import Progress
+    from training.fit.loop import Progress
+    from training.fit.states import TrainingStates
 
     model = torch.nn.Linear(64, 64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -44,7 +44,7 @@ def _write_state(folder: Path, number: int) -> None:
 def _read_state(folder: Path) -> int:
     import torch
 
-    from training.checkpoint import TrainingStates
+    from training.fit.states import TrainingStates
 
     model = torch.nn.Linear(64, 64)
     step = TrainingStates(folder, "").restore(model, torch.optim.SGD(model.parameters(), lr=0.1)).step
@@ -68,7 +68,7 @@ def writer(kind: str, folder: str, after: int, acknowledge: Connection) -> None:
 
 def killed_writers(kind: str, kills: int, scratch: Path, rng: random.Random) -> Iterator[tuple[str, bool]]:
     """Start a writer where the last one was killed; read after each kill."""
-    from querying.errors import DamagedError
+    from querying.base.errors import DamagedError
 
     _, read = WRITERS[kind]
     folder = scratch / f"writer of {kind}"

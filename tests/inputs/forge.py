@@ -10,10 +10,10 @@ import random
 import sys
 from pathlib import Path
 
-from querying.errors import S4ALError
-from querying.files import write_json
-from querying.shards import DataIndex, ImageStore, read_images, read_truth
-from tests.querying.test_shards import build
+from querying.base.errors import S4ALError
+from querying.base.files import write_json
+from querying.dataset.shards import DataIndex, ImageStore, read_images, read_truth
+from tests.querying.dataset.test_shards import build
 
 
 def main(root, cases, seed):

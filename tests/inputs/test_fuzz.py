@@ -23,31 +23,33 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks.datasets import camvid, folder
-from benchmarks.images import check_image, read_mask, read_rgb
-from benchmarks.recipes import find
-from benchmarks.tables import load_summary, outcome_table
-from orchestrator.config import RunConfig, flat_keys, load_yaml, override
-from orchestrator.manifest import problems, seal
-from orchestrator.provenance import drift_lines
-from orchestrator.published import read_query
-from orchestrator.recipe_file import read_recipe, write_recipe
-from orchestrator.record import Record, read_record
-from orchestrator.shapes import LabelledSet, read_shaped
-from querying import arrow_file
-from querying.errors import DamagedError, S4ALError
-from querying.files import _seal, read_json, sha256, write_json
-from querying.ledger import Ledger
-from querying.oracle import SimulatedOracle
-from querying.regions import RegionGrid
-from querying.schemas import PSEUDO_LABELS, QUERY, REGION_SCORES
-from querying.scores import read_scores
-from querying.shards import DataIndex, ImageStore, encode_label, read_images, read_truth
+from benchmarks.datasets.files.images import check_image, read_mask, read_rgb
+from benchmarks.datasets.sources import camvid, folder
+from benchmarks.recipes.catalogue import find
+from benchmarks.report.terminal_tables import outcome_table
+from orchestrator.folder.manifest import problems, seal
+from orchestrator.folder.published import read_query
+from orchestrator.folder.recipe_file import read_recipe, write_recipe
+from orchestrator.folder.record import Record, read_record
+from orchestrator.folder.shapes import LabelledSet, read_shaped
+from orchestrator.recipe.config import RunConfig, flat_keys, load_yaml, override
+from orchestrator.recipe.provenance import drift_lines
+from orchestrator.run.protocol import load_summary
+from querying.base import arrow_file
+from querying.base.errors import DamagedError, S4ALError
+from querying.base.files import _seal, read_json, sha256, write_json
+from querying.dataset.schemas import PSEUDO_LABELS, QUERY, REGION_SCORES
+from querying.dataset.shards import DataIndex, ImageStore, encode_label, read_images, read_truth
+from querying.labels.ledger import Ledger
+from querying.labels.oracle import SimulatedOracle
+from querying.labels.regions import RegionGrid
+from querying.scoring.score_files import read_scores
 from tests.inputs.mutations import OPERATIONS, mutated, with_right_checksums
-from training.backbones import load_backbone
-from training.checkpoint import TrainingStates, load_model, save_model
-from training.dataset import _pseudo_labels
-from training.loop import Progress
+from training.batches.training_data import _pseudo_labels
+from training.fit.loop import Progress
+from training.fit.states import TrainingStates
+from training.network.checkpoint import load_model, save_model
+from training.network.first_weights import load_backbone
 
 CASES = settings(
     max_examples=settings().max_examples // 4,

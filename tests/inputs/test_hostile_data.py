@@ -17,12 +17,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from benchmarks.doctor import doctor_command
-from querying.errors import DamagedError, UserError
-from querying.files import _seal, read_json, sha256, write_json
-from querying.shards import DataIndex, ImageStore, check_ids, image_ids, paired, read_images, read_truth
-from querying.shown import one_line
-from training.evaluation import EvaluationTask, ShardEvaluator
+from benchmarks.datasets.doctor import doctor_command
+from querying.base.errors import DamagedError, UserError
+from querying.base.files import _seal, read_json, sha256, write_json
+from querying.base.redaction import one_line
+from querying.dataset.shards import DataIndex, ImageStore, check_ids, image_ids, paired, read_images, read_truth
+from training.inference.evaluation import EvaluationTask, ShardEvaluator
 
 ROOT = Path(__file__).parents[2]
 
@@ -236,8 +236,8 @@ def test_a_shard_in_other_parts_is_refused(data):
 BOUNDED = """
 import resource, sys
 from pathlib import Path
-from querying.errors import DamagedError
-from querying.shards import DataIndex, read_images, read_truth
+from querying.base.errors import DamagedError
+from querying.dataset.shards import DataIndex, read_images, read_truth
 index = DataIndex.load(Path(sys.argv[1]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for read in (read_images, read_truth):
@@ -280,9 +280,9 @@ CHECKPOINTS = {
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    from training.checkpoint import save_model
-    from training.model import build_model
-    from training.settings import ModelSettings
+    from training.network.checkpoint import save_model
+    from training.network.deeplab import build_model
+    from training.settings.training import ModelSettings
 
     settings = ModelSettings(aspp_channels=8, decoder_channels=8, low_level_channels=8, embedding_dim=8, weights="none")
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -293,7 +293,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_checkpoint_of_a_stranger_is_refused_in_one_line_that_names_it(trained, tmp_path, name):
-    from training.predictor import load_network
+    from training.inference.predictor import load_network
 
     change, message = CHECKPOINTS[name]
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
@@ -317,7 +317,7 @@ def test_a_checkpoint_of_a_stranger_is_refused_in_one_line_that_names_it(trained
     ],
 )
 def test_what_is_shown_or_allocated_by_a_checkpoint_has_limits(trained, tmp_path, key, value):
-    from training.checkpoint import read_meta
+    from training.network.checkpoint import read_meta
 
     assert read_meta(trained)["classes"] == ["a", "b"]
     write_json(tmp_path / "meta.json", {**read_json(trained / "meta.json"), key: value})

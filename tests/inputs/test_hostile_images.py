@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.images import check_image, read_mask, read_rgb
-from querying.errors import UserError
-from tests.benchmarks.test_images import IDS_HW, png
+from benchmarks.datasets.files.images import check_image, read_mask, read_rgb
+from querying.base.errors import UserError
+from tests.benchmarks.datasets.test_images import IDS_HW, png
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,8 +49,8 @@ def bombs():
 MEASURE = """
 import resource, sys, time
 from pathlib import Path
-from benchmarks.images import check_image, read_mask, read_rgb
-from querying.errors import UserError
+from benchmarks.datasets.files.images import check_image, read_mask, read_rgb
+from querying.base.errors import UserError
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 for read in (check_image, read_rgb, read_mask):
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.local_cluster import make_private_token
+from orchestrator.backends.local_cluster import make_private_token
 from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]

@@ -13,22 +13,22 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from benchmarks import cli
-from benchmarks.datasets.folder import read_classes
-from benchmarks.deploy import find_checkpoint
-from benchmarks.ingest import ingest
-from benchmarks.plain_tables import markdown_cell
-from orchestrator.mlflow_store import metric_name
-from orchestrator.record import Record
-from orchestrator.tracking import MlflowMirror
-from orchestrator.tracking_uri import check_uri
-from querying.errors import UserError
-from querying.ledger import Ledger
-from querying.oracle import SimulatedOracle
-from querying.regions import RegionGrid
-from querying.schemas import QUERY
-from querying.shards import ImageStore
-from querying.shown import one_line, redacted
+from benchmarks.cli import app as cli
+from benchmarks.datasets.classes.class_file import read_classes
+from benchmarks.datasets.ingest import ingest
+from benchmarks.deploy.predict import find_checkpoint
+from benchmarks.report.plain_tables import markdown_cell
+from orchestrator.folder.record import Record
+from orchestrator.tracking.mirror import MlflowMirror
+from orchestrator.tracking.store import metric_name
+from orchestrator.tracking.uri import check_uri
+from querying.base.errors import UserError
+from querying.base.redaction import one_line, redacted
+from querying.dataset.schemas import QUERY
+from querying.dataset.shards import ImageStore
+from querying.labels.ledger import Ledger
+from querying.labels.oracle import SimulatedOracle
+from querying.labels.regions import RegionGrid
 from tests.small import small_config
 
 ROOT = Path(__file__).parents[2]

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from benchmarks.images import check_image, read_mask, read_rgb
-from orchestrator.config import load_yaml, override
-from querying.errors import DamagedError, S4ALError, UserError
-from querying.files import read_json, sha256, write_json
-from querying.ledger import Ledger
-from querying.shards import DataIndex, ImageStore, read_images, read_truth
+from benchmarks.datasets.files.images import check_image, read_mask, read_rgb
+from orchestrator.recipe.config import load_yaml, override
+from querying.base.errors import DamagedError, S4ALError, UserError
+from querying.base.files import read_json, sha256, write_json
+from querying.dataset.shards import DataIndex, ImageStore, read_images, read_truth
+from querying.labels.ledger import Ledger
 from tests.small import SMALL, small_config
-from training.backbones import load_backbone
-from training.checkpoint import load_model
-from training.model import build_model
-from training.settings import ModelSettings
+from training.network.checkpoint import load_model
+from training.network.deeplab import build_model
+from training.network.first_weights import load_backbone
+from training.settings.training import ModelSettings
 
 ROOT = Path(__file__).parents[2]
 

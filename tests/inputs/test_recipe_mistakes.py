@@ -4,11 +4,11 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from benchmarks.preflight import check_data, with_local_list, with_local_weights
-from benchmarks.recipes import find
-from orchestrator.config import RunConfig, build, flat_keys, load_yaml, override
-from orchestrator.strict_yaml import parse_yaml
-from querying.errors import UserError
+from benchmarks.recipes.catalogue import find
+from orchestrator.recipe.config import RunConfig, build, flat_keys, load_yaml, override
+from orchestrator.recipe.strict_yaml import parse_yaml
+from orchestrator.run.preflight import check_data, with_local_list, with_local_weights
+from querying.base.errors import UserError
 
 REFERENCE = find("toy_s4al_plus")
 KEYS = list(flat_keys(RunConfig))

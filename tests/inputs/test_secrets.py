@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cli
-from benchmarks.splits_command import splits_command
-from orchestrator.tracking_uri import HANDED_ON, chosen_uri, how_to_see, page
-from querying.files import read_json
-from querying.shown import redacted
-from tests.benchmarks.test_splits_command import TINY
-from tests.benchmarks.test_sweep_trials import Told
+from benchmarks.cli import app as cli
+from benchmarks.commands.splits import splits_command
+from orchestrator.tracking.uri import HANDED_ON, chosen_uri, how_to_see, page
+from querying.base.files import read_json
+from querying.base.redaction import redacted
+from tests.benchmarks.commands.test_splits_command import TINY
+from tests.orchestrator.studies.test_sweep_trials import Told
 from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -103,12 +103,12 @@ def test_a_traceback_holds_no_password(monkeypatch, capsys):
 def test_cells_side_by_side_get_the_address_by_their_environment(toy_data, tmp_path, monkeypatch, tracking):
     begun, given = [], {}
     monkeypatch.setattr(
-        "benchmarks.splits_command.run_all",
+        "benchmarks.commands.splits.run_all",
         lambda tasks, at_once, progress, environment: (begun.extend(tasks), given.update(environment)),
     )
-    monkeypatch.setattr("benchmarks.splits_command.print_cells", lambda *_: None)
-    monkeypatch.setattr("benchmarks.splits_command._miou", lambda one: 0.0)
-    monkeypatch.setattr("benchmarks.splits_command.fitting", lambda *_: 2)
+    monkeypatch.setattr("benchmarks.commands.splits.print_cells", lambda *_: None)
+    monkeypatch.setattr("benchmarks.commands.splits._miou", lambda one: 0.0)
+    monkeypatch.setattr("benchmarks.commands.splits.fitting", lambda *_: 2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     splits_command(
         "toy_splits", TINY, methods="supervised", splits="1/4", seeds="0,1", family=None, data=toy_data.root,
@@ -125,7 +125,7 @@ def test_cells_side_by_side_get_the_address_by_their_environment(toy_data, tmp_p
 @pytest.mark.filterwarnings("ignore")
 def test_a_trial_gets_the_address_by_its_environment_and_tune_writes_it_nowhere(local_ray, tmp_path, monkeypatch):
     """The trial refuses it, which shows that it came; Tune's state and all processes are looked at while it lives."""
-    from orchestrator.ray_tuning import run_trials, scheduler_of
+    from orchestrator.studies.ray_trials import run_trials, scheduler_of
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{CANARY}-key")  # Tune has a list of what it hands on
     # What looks is no part of the trials: Tune would pickle it, and with it the word that it looks for.

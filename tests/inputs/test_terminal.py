@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from benchmarks import cli
-from benchmarks.plain_tables import csv_text, markdown_heads, markdown_row
-from benchmarks.printed import print_tables
-from orchestrator.guard import OneLine, guarded
-from orchestrator.progress import BarProgress, LineProgress, shown
-from orchestrator.terminal import console
-from querying.files import read_json, sealed, write_json
+from benchmarks.cli import app
+from benchmarks.report.plain_tables import csv_text, markdown_heads, markdown_row
+from benchmarks.report.printed import print_tables
+from orchestrator.process.guard import OneLine, guarded
+from orchestrator.process.progress import BarProgress, LineProgress, shown
+from orchestrator.process.terminal import console
+from querying.base.files import read_json, sealed, write_json
 
 ROOT = Path(__file__).parents[2]
 RUN_1 = ROOT / "tests/fixtures/run-1"
@@ -148,7 +148,7 @@ def test_a_run_folder_that_somebody_gives_says_nothing_that_a_terminal_obeys(tmp
     monkeypatch.setattr(sys, "stderr", out)
     monkeypatch.setattr(sys, "argv", ["s4al", command, str(run)])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        app.main()
     assert caught.value.code in (0, 2, 4), out.getvalue()
     assert harmless(out.getvalue())
 

@@ -5,13 +5,13 @@ import itertools
 import torch
 from torch import nn
 
-from querying.labels import IGNORE
-from training.batch import Batch
-from training.method_settings import MethodSettings
-from training.methods.parts import Step
+from querying.dataset.label_values import IGNORE
+from training.batches.batch import Batch
+from training.method_parts.parts import Step
 from training.methods.registry import METHODS
-from training.model import Output, Widths
-from training.settings import ReCoSettings, TrainSettings
+from training.network.deeplab import Output, Widths
+from training.settings.methods import MethodSettings
+from training.settings.training import ReCoSettings, TrainSettings
 
 CLASSES = 3
 SMALL_U2PL = {"memory": 40, "anchors": 5, "negatives": 6, "low_rank": 2, "contrast": 1.0}

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from orchestrator.local_backend import LocalBackend
-from querying.errors import Interrupted
+from orchestrator.backends.local_backend import LocalBackend
+from querying.base.errors import Interrupted
 
 STOPPED = 3
 
@@ -36,18 +36,18 @@ def train_as(rank, job, meet, stop_after):
     import torch
     import torch.distributed as dist
 
-    import training.job
-    import training.worker
-    from training.ray_trainer import _broadcast, _distributed, _mean
+    import training.fit.job
+    import training.fit.worker
+    from training.fit.ray_trainer import _broadcast, _distributed, _mean
 
     if stop_after:
         asked = itertools.count(1)
-        training.job.stop_file = lambda work: SimpleNamespace(exists=lambda: next(asked) == stop_after)
+        training.fit.job.stop_file = lambda work: SimpleNamespace(exists=lambda: next(asked) == stop_after)
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     parts = {"wrap": _distributed, "mean": _mean, "broadcast": _broadcast}
-    worker = training.worker.Worker(rank=rank, world=2, device=torch.device("cpu"), **parts)
+    worker = training.fit.worker.Worker(rank=rank, world=2, device=torch.device("cpu"), **parts)
     try:
-        training.job.run_job(job, worker)
+        training.fit.job.run_job(job, worker)
     except Interrupted:
         sys.exit(STOPPED)
     finally:

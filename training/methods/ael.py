@@ -16,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from querying.labels import top_class
-from training.batch import Batch
-from training.method_settings import AELSettings
-from training.methods.method import Method, NewNetwork
-from training.methods.mixing import boxes, component, mix, span
-from training.methods.parts import Parts, Step, pixel_mean, supervise
-from training.methods.teacher import Teacher
-from training.model import DeepLabV3Plus, normalise
-from training.upsampled import full_size, wide
+from querying.labels.pseudo_labels import top_class
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size, wide
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.mixing import boxes, component, mix, span
+from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.method_parts.teacher import Teacher
+from training.network.deeplab import DeepLabV3Plus, normalise
+from training.settings.methods import AELSettings
 
 
 class AEL(Method):

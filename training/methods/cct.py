@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.batch import Batch
-from training.method_settings import CCTSettings
-from training.methods.method import Method, NewNetwork
-from training.methods.parts import Parts, Step, pixel_mean, ramp_up, supervise
-from training.model import normalise
-from training.upsampled import wide
+from training.batches.batch import Batch
+from training.losses.upsampled import wide
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.parts import Parts, Step, pixel_mean, ramp_up, supervise
+from training.network.deeplab import normalise
+from training.settings.methods import CCTSettings
 
 
 class CCT(Method):

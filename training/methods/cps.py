@@ -16,13 +16,14 @@ mode on, and lets the unmixed images into BatchNorm's statistics).  Network 1 is
 import torch
 from torch import Tensor
 
-from querying.labels import IGNORE, top_class
-from training.batch import Batch
-from training.methods.method import Method, NewNetwork
-from training.methods.mixing import boxes, mix
-from training.methods.parts import Parts, Step, classify, evaluating, ramp_up, supervise
-from training.model import normalise
-from training.upsampled import full_size
+from querying.dataset.label_values import IGNORE
+from querying.labels.pseudo_labels import top_class
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.mixing import boxes, mix
+from training.method_parts.parts import Parts, Step, classify, evaluating, ramp_up, supervise
+from training.network.deeplab import normalise
 
 
 class CPS(Method):

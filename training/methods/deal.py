@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from querying.labels import IGNORE, top_class
-from training.batch import Batch
-from training.difficulty import DifficultyBranch
-from training.methods.method import Method, NewNetwork
-from training.methods.parts import Parts, Step, pixel_mean, supervise
-from training.model import normalise
-from training.upsampled import full_size
+from querying.dataset.label_values import IGNORE
+from querying.labels.pseudo_labels import top_class
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.network.deeplab import normalise
+from training.network.difficulty_branch import DifficultyBranch
 
 
 class DEAL(Method):

@@ -16,13 +16,13 @@ authors' code was read by an audit whose findings are in docs/fidelity.md.  The 
 import torch
 from torch import Tensor
 
-from querying.labels import IGNORE
-from training.batch import Batch
-from training.method_settings import MethodSettings
-from training.methods.method import Method
-from training.methods.parts import Parts, Step, classify, pixel_mean, supervise
-from training.model import normalise
-from training.upsampled import full_size, wide
+from querying.dataset.label_values import IGNORE
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size, wide
+from training.method_parts.method import Method
+from training.method_parts.parts import Parts, Step, classify, pixel_mean, supervise
+from training.network.deeplab import normalise
+from training.settings.methods import MethodSettings
 
 
 class EquAL(Method):

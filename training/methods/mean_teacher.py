@@ -8,14 +8,14 @@ input, without ramp, and deploys the student.)
 
 import torch
 
-from querying.labels import IGNORE
-from training.batch import Batch
-from training.method_settings import MeanTeacherSettings
-from training.methods.method import Method, NewNetwork
-from training.methods.parts import Parts, Step, pixel_mean, ramp_up, supervise
-from training.methods.teacher import Teacher
-from training.model import DeepLabV3Plus, normalise
-from training.upsampled import full_size, wide
+from querying.dataset.label_values import IGNORE
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size, wide
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.parts import Parts, Step, pixel_mean, ramp_up, supervise
+from training.method_parts.teacher import Teacher
+from training.network.deeplab import DeepLabV3Plus, normalise
+from training.settings.methods import MeanTeacherSettings
 
 
 class MeanTeacher(Method):

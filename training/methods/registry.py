@@ -3,10 +3,10 @@
 import importlib
 from pathlib import Path
 
-from querying.errors import UserError
-from querying.own_code import load_own
-from training.methods.method import Method
-from training.traits import TRAITS
+from querying.base.errors import UserError
+from querying.base.own_code import load_own
+from training.method_parts.method import Method
+from training.settings.traits import TRAITS
 
 
 def _load(implementation: str) -> type[Method]:
@@ -25,5 +25,5 @@ def method_class(name: str, folder: Path | None = None) -> type[Method]:
         return METHODS[name]
     found = load_own("train.method", name, folder)
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(f"train.method={name}: is no subclass of training.methods.method.Method")
+        raise UserError(f"train.method={name}: is no subclass of training.method_parts.method.Method")
     return found

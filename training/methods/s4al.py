@@ -27,16 +27,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from querying.errors import UserError
-from querying.labels import IGNORE, top_class
-from training.batch import Batch
-from training.methods.method import Method, NewNetwork
-from training.methods.mixing import mix
-from training.methods.parts import Parts, Step, pixel_mean, supervise
-from training.methods.teacher import Teacher
-from training.model import DeepLabV3Plus, normalise
-from training.system_settings import S4ALSettings
-from training.upsampled import full_size, wide
+from querying.base.errors import UserError
+from querying.dataset.label_values import IGNORE
+from querying.labels.pseudo_labels import top_class
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size, wide
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.mixing import mix
+from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.method_parts.teacher import Teacher
+from training.network.deeplab import DeepLabV3Plus, normalise
+from training.settings.systems import S4ALSettings
 
 
 class Labelled(NamedTuple):

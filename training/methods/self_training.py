@@ -10,11 +10,11 @@ from functools import partial
 
 import torch
 
-from training.batch import Batch
-from training.losses import cross_entropy
-from training.methods.parts import Parts, Step, classify, contrast, supervise
+from training.batches.batch import Batch
+from training.losses.cross_entropy import cross_entropy
+from training.method_parts.parts import Parts, Step, classify, contrast, supervise
 from training.methods.supervised import Supervised
-from training.model import normalise
+from training.network.deeplab import normalise
 
 
 class SelfTraining(Supervised):

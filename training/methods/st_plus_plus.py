@@ -1,17 +1,17 @@
 """The teacher of ST++ (Yang et al. 2022): supervised, and remembers what it was after one and two thirds of its steps.
 
 How far these agree with the last network on an image of the pool says how reliable its pseudo-label is
-(`training/ranking.py`).  The two students are plain self-training.
+(`training/inference/ranking.py`).  The two students are plain self-training.
 """
 
 import copy
 
 from torch import nn
 
-from training.methods.method import NewNetwork
-from training.methods.parts import Step
+from training.method_parts.method import NewNetwork
+from training.method_parts.parts import Step
 from training.methods.supervised import Supervised
-from training.model import DeepLabV3Plus
+from training.network.deeplab import DeepLabV3Plus
 
 
 class STPlusPlus(Supervised):

@@ -7,10 +7,10 @@ pool does in self-training.  The loss is the mean over all known pixels of both 
 import torch
 from torch import nn
 
-from training.batch import Batch
-from training.methods.method import Method, NewNetwork
-from training.methods.parts import Parts, Step, contrast, supervise
-from training.model import normalise
+from training.batches.batch import Batch
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.parts import Parts, Step, contrast, supervise
+from training.network.deeplab import normalise
 
 
 class Supervised(Method):

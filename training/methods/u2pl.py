@@ -9,23 +9,24 @@ L_c: per class, anchors are labelled or reliable pixels of it to which the teach
 All as in the paper's equations; in its code the negatives of labelled images are always empty, and those of the pool
 must have the class as their pseudo-label.  The teacher is in evaluation mode, and is what is deployed.
 
-Shape suffixes as in `training.reco`: P = pixels at stride 4, C = classes, D = embedding, K = classes with a loss,
-A = anchors of each, M = negatives of each anchor, S = memory places.
+Shape suffixes as in `training.losses.reco`: P = pixels at stride 4, C = classes, D = embedding, K = classes with a
+loss, A = anchors of each, M = negatives of each anchor, S = memory places.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from querying.labels import IGNORE, top_class
-from training.batch import Batch
-from training.method_settings import U2PLSettings
-from training.methods.method import Method, NewNetwork
-from training.methods.mixing import boxes, mix
-from training.methods.parts import Parts, Step, pixel_mean, supervise
-from training.methods.teacher import Teacher
-from training.model import DeepLabV3Plus, normalise
-from training.upsampled import full_size, wide
+from querying.dataset.label_values import IGNORE
+from querying.labels.pseudo_labels import top_class
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size, wide
+from training.method_parts.method import Method, NewNetwork
+from training.method_parts.mixing import boxes, mix
+from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.method_parts.teacher import Teacher
+from training.network.deeplab import DeepLabV3Plus, normalise
+from training.settings.methods import U2PLSettings
 
 
 class U2PL(Method):

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from querying.labels import top_class
-from training.batch import Batch
-from training.methods.method import Method
-from training.methods.mixing import boxes, mix
-from training.methods.parts import Parts, Step, pixel_mean, supervise
-from training.model import normalise
-from training.upsampled import full_size, wide
+from querying.labels.pseudo_labels import top_class
+from training.batches.batch import Batch
+from training.losses.upsampled import full_size, wide
+from training.method_parts.method import Method
+from training.method_parts.mixing import boxes, mix
+from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.network.deeplab import normalise
 
 
 class UniMatch(Method):

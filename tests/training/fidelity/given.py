@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.batch import Batch
+from training.batches.batch import Batch
 from training.methods.registry import METHODS
-from training.model import Output, Widths
+from training.network.deeplab import Output, Widths
 
 CLASSES, HEIGHT, WIDTH, DIM = 3, 2, 3, 4
 IGNORE = 255

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from querying.acquisition import ACQUISITIONS, random_scores
-from querying.core_set import k_centre_greedy
-from querying.difficulty import DifficultyMaps, histogram_entropy
-from querying.disagreement import FURTHER, Predictions
-from querying.units import select_drawn
+from querying.scoring.acquisition import ACQUISITIONS, random_scores
+from querying.scoring.difficulty import DifficultyMaps, histogram_entropy
+from querying.scoring.disagreement import FURTHER, Predictions
+from querying.selection.images_and_pixels import select_drawn
+from querying.selection.k_centre import k_centre_greedy
 from tests.training.fidelity.given import CLOSE, maps, softmax
 
 

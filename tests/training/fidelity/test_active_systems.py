@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.training.fidelity.given import CLOSE, a_batch, check, cost, given, labels, maps, mean_known, softmax
 from tests.training.tiny import step
-from training.batch import Batch
+from training.batches.batch import Batch
 from training.methods.s4al import half_of_the_classes
 
 

@@ -6,9 +6,9 @@ import torch
 
 from tests.training.fidelity.given import CLASSES, CLOSE, Given, a_batch, check, cost, given, labels, maps, mean_known
 from tests.training.tiny import step
-from training.batch import Batch
+from training.batches.batch import Batch
 from training.methods.registry import METHODS
-from training.settings import ReCoSettings
+from training.settings.training import ReCoSettings
 
 PLAIN = ReCoSettings(weight=0)
 

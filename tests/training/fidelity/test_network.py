@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from querying.full_size import log_probabilities
-from querying.labels import IGNORE
-from training.augment import weak
-from training.decoder import UpsampleConcatConv
-from training.folding import fold_batch_norm, fuse_activations
-from training.looks import draw_labelled_look
-from training.model import build_model
-from training.settings import AugmentSettings, ModelSettings
-from training.upsampled import upsampled_cross_entropy
+from querying.dataset.label_values import IGNORE
+from querying.scoring.upsampling import log_probabilities
+from training.batches.augment_cpu import weak
+from training.batches.strong_view import draw_labelled_look
+from training.inference.folding import fold_batch_norm, fuse_activations
+from training.losses.upsampled import upsampled_cross_entropy
+from training.network.decoder import UpsampleConcatConv
+from training.network.deeplab import build_model
+from training.settings.training import AugmentSettings, ModelSettings
 
 SMALL = {"weights": "none", "aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 8, "embedding_dim": 8}
 AUTHORS = {"head_init": "pytorch", "dilation": "last", "align_corners": True}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.training.fidelity.given import CLOSE, DIM, drawn, slope
-from training.reco import contrast, prototypes, sample_indices
+from training.losses.reco import contrast, prototypes, sample_indices
 
 
 def unit(v):

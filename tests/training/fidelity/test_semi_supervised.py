@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.fidelity.given import (
+from tests.training.fidelity.given import (  # fmt: skip
     CLASSES,
     CLOSE,
     DIM,
@@ -21,12 +21,12 @@ from tests.training.fidelity.given import (
     mean_known,
     slope,
     softmax,
-)  # fmt: skip
+)
 from tests.training.tiny import step
+from training.method_parts.mixing import boxes
+from training.method_parts.parts import pixel_mean
 from training.methods.ael import copies, cuts
 from training.methods.cct import AuxiliaryDecoder
-from training.methods.mixing import boxes
-from training.methods.parts import pixel_mean
 from training.methods.u2pl import U2PL
 
 EVERYWHERE = np.ones((2, HEIGHT, WIDTH), bool)

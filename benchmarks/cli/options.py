@@ -1,0 +1,48 @@
+"""Choices and options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Kind(StrEnum):
+    camvid = "camvid"
+    cityscapes = "cityscapes"
+    folder = "folder"
+    toy = "toy"
+
+
+class BackendName(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
+class Scheduler(StrEnum):
+    asha = "asha"
+    fifo = "fifo"
+
+
+class Search(StrEnum):
+    random = "random"
+    optuna = "optuna"
+    grid = "grid"
+
+
+class Mode(StrEnum):
+    max = "max"
+    min = "min"
+
+
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help="Keys to change, as train.epochs=40; `s4al show RECIPE` lists them.", metavar="[KEY=VALUE]..."),
+]
+DataOption = Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")]
+BackendOption = Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")]
+AddressOption = Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")]
+QuickOption = Annotated[
+    bool,
+    typer.Option("--quick", help="At most 2 epochs of 20 steps and one query: does it work?  Figures mean nothing."),
+]

@@ -1,0 +1,1 @@
+"""The body of each command: checks, calls, and what is said at its end."""

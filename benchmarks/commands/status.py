@@ -1,0 +1,81 @@
+"""`s4al status`: where a run, a grid of `s4al splits` or a sweep stands, and whether a process works on it."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.report.terminal_tables import print_drift, print_table
+from orchestrator.folder.layout import LOCK, RunLayout
+from orchestrator.folder.lock_file import held
+from orchestrator.folder.recipe_file import is_run, read_recipe
+from orchestrator.folder.shapes import read_summary
+from orchestrator.process.progress import clock
+from orchestrator.run.next_stage import next_stage
+from querying.base.errors import DamagedError, UserError
+from querying.base.files import read_json
+
+PROGRESS = "progress.json"
+"""As `training.fit.heartbeat` has it, which imports torch."""
+
+
+def show_status(path: Path) -> None:
+    """Print the finished cycles and what comes next; of many runs a line each."""
+    if is_run(path):
+        _status_of_run(path)
+        return
+    runs = sorted(recipe.parent for recipe in path.glob("*/*/seed-*/recipe.yaml"))
+    runs += sorted(recipe.parent for recipe in path.glob("trials/[0-9]*/recipe.yaml"))
+    samples = sorted(path.glob("trials/[0-9]*.json"))
+    if not runs and not samples:
+        raise UserError(f"{path}: not a run folder, nor one of `s4al splits` or `s4al sweep` (no recipe.yaml)")
+    for run in runs:
+        print(f"{run.relative_to(path)}: {_line(run)}")
+    for sample in samples:
+        if not (sample.with_suffix("") / "recipe.yaml").exists():
+            print(f"{sample.with_suffix('').relative_to(path)}: {read_json(sample)['state']}")
+    by = held(path / LOCK)
+    if samples:
+        print(f"{path}: {f'running ({by})' if by else 'stopped, or finished'}")
+
+
+def _status_of_run(run: Path) -> None:
+    layout = RunLayout(run)
+    if layout.summary.exists():
+        print_table(layout)
+    print_drift(layout)
+    print(f"{run}: {_line(run)}")
+
+
+def _line(run: Path) -> str:
+    """Running, by whom and how far; or stopped, and what comes next; or finished."""
+    layout, by = RunLayout(run), held(run / LOCK)
+    with suppress(DamagedError):
+        if read_summary(layout.summary)["finished"] and not by:
+            return "finished"
+    coming = f"next: {next_stage(layout, read_recipe(layout.recipe)[0])}"
+    return f"running ({by}), {coming}{_steps(layout)}" if by else f"stopped, {coming}"
+
+
+def _steps(layout: RunLayout) -> str:
+    """Of the training that goes on: its step, and the time that the rest of it takes at the pace so far."""
+    found = [
+        *layout.root.glob("cycle-*/training/" + PROGRESS),
+        *layout.reference.root.glob("cycle-*/training/" + PROGRESS),
+    ]
+    if not found:
+        return ""
+    try:
+        row = json.loads(max(found, key=lambda path: path.stat().st_mtime).read_text())
+    except FileNotFoundError:  # it has just ended
+        return ""
+    left = (
+        f", about {clock((row['total'] - row['step']) / row['rate'])} left of this training" if row.get("rate") else ""
+    )
+    return f": step {row['step']} of {row['total']}, loss {row['loss']:.3f}{left}"
+
+
+def status_command(path: Path) -> None:
+    """Where a run, a grid or a sweep stands."""
+    show_status(path)

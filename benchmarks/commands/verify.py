@@ -1,0 +1,56 @@
+"""`s4al verify`: what is not what was written, a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.audit.data import audit_data, data_root
+from orchestrator.audit.files import audit_run
+from orchestrator.folder.layout import RunLayout
+from orchestrator.folder.machines import machine_lines
+from orchestrator.folder.products import foreign
+from orchestrator.folder.recipe_file import is_run, read_recipe
+from orchestrator.recipe.provenance import drift_lines
+from orchestrator.run.inputs import unnoted_settings
+from querying.base.errors import DamagedError, UserError
+from querying.base.redaction import one_line
+from querying.dataset.shards import DataIndex, verify
+
+
+def verify_command(path: Path, data: Path | None = None) -> None:
+    """Print every problem, and what else is to be known; DamagedError with the first problem and their number where
+    there are any.  `data`: where a run's data set is now, if not where it was."""
+    notes: list[str] = []
+    if is_run(path):
+        found, remedy = list(audit_run(RunLayout(path))), "the same `s4al run` again sets it aside and makes it anew"
+        remedy += ", but for what contradicts itself: that was altered by hand"
+        altered = list(_audit_surroundings(RunLayout(path), data, notes))
+        if not found:
+            remedy = "put the data set back as it was, or ingest it again"
+        found += altered
+    elif (path / "index.json").exists():
+        found, remedy = list(verify(DataIndex.load(path, shards_too=False))), "ingest again"
+    else:
+        raise UserError(f"{path}: neither a run folder (recipe.yaml) nor a data set (index.json)")
+    for line in [*found, *notes]:
+        print(one_line(line))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise DamagedError(f"{found[0]}{more}; {remedy}")
+    print(f"{path}: intact")
+
+
+def _audit_surroundings(layout: RunLayout, data: Path | None, notes: list[str]) -> Iterator[str]:
+    """Problems of the data set that the run was made with; adds what has drifted, or is not known, to `notes`."""
+    try:
+        provenance = read_recipe(layout.recipe)[1]
+    except DamagedError:  # said already
+        return
+    notes += [line for part in (layout, layout.reference) for line in unnoted_settings(part)]
+    notes += [*foreign(layout), *machine_lines(layout), *drift_lines(provenance)]
+    root = data_root(provenance, data)
+    if data or (root / "index.json").exists():
+        yield from audit_data(provenance, root)
+    else:
+        notes.append(f"{root}: the data set is not there, so it was not checked (where it is now: --data DST)")

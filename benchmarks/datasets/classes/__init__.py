@@ -1,0 +1,1 @@
+"""Which classes there are, and which class a value or a colour of a mask is."""

@@ -1,0 +1,1 @@
+"""Draws street scenes with exact labels; reads no file."""

@@ -1,0 +1,1 @@
+"""What was found in, pictures out: the same bytes for the same numbers."""

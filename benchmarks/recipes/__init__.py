@@ -1,0 +1,1 @@
+"""Functions that return a RunConfig; each docstring says what to expect."""

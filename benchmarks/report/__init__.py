@@ -1,0 +1,1 @@
+"""Numbers and pictures in, tables and pages out, for files and for the terminal."""

@@ -1,0 +1,1 @@
+"""Folders of runs in, numbers out; no matplotlib, no rich and no typer."""

@@ -1,0 +1,163 @@
+"""The cells of a grid of `s4al splits` side by side, as numbers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from benchmarks.results.curves import paired
+from orchestrator.choices import Checkpoint
+from orchestrator.folder.recipe_file import read_recipe
+from orchestrator.folder.record import latest
+from orchestrator.folder.shapes import read_summary
+from orchestrator.recipe.config import RunConfig
+from orchestrator.recipe.provenance import SEED_KEYS, recipe_difference
+from orchestrator.run.protocol import protocol
+from orchestrator.studies.cells import parse_share
+from querying.base.errors import UserError
+
+CELLS = "*/*/seed-*/summary.json"
+RATE = "train/images_per_second"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One finished cell."""
+
+    method: str
+    split: str
+    seed: int
+    miou: float
+    """In 0..1, of the last cycle."""
+    class_iou: Mapping[str, float | None]
+    hours: float
+    """Of training, all its trainings together, of all devices: CPU threads, or GPUs."""
+    images_per_second: float | None
+    """Labelled and pool images together, of all workers; the median over epochs.  None where the record is gone."""
+    labelled_set: str
+    """Hash of the labelled images."""
+    data: str
+    """Hash of the data set's index."""
+    protocol: str
+    config: RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A method on a split, over seeds; all but the counts in percent."""
+
+    method: str
+    split: str
+    seeds: int
+    miou: float
+    spread: float | None
+    """Sample standard deviation (n - 1) over seeds; None of a single one."""
+    difference: float | None
+    """Mean over the seeds that both have of mIoU minus that of the row compared with."""
+    interval: float | None
+    """Half the width of the difference's 95 % interval (Student, paired); None below two common seeds."""
+    hours: float
+    images_per_second: float | None
+
+
+def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
+    """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made on
+    one data set under one protocol or, for a split and seed, on one labelled set or, for a method, by one recipe, or
+    have no such checkpoint."""
+    results = []
+    for path in sorted(root.glob(CELLS)):
+        summary = read_summary(path)
+        if summary["finished"]:
+            results.append(_result(path.parent, summary, checkpoint))
+    if not results:
+        raise UserError(f"{root}: no finished cell of `s4al splits`")
+    _refuse_mixed(results, "data", lambda one: (), root)
+    _refuse_mixed(results, "protocol", lambda one: (), root)
+    _refuse_mixed(results, "labelled_set", lambda one: (one.split, one.seed), root)
+    free = ("seed",) if checkpoint == Checkpoint.best_on_val else SEED_KEYS  # the best depend on how often one looks
+    firsts: dict[str, Result] = {}
+    for one in results:
+        first = firsts.setdefault(one.method, one)
+        if found := recipe_difference(first.config, one.config, ("name", "initial.*", *free)):
+            raise UserError(
+                f"{root}: {_both(first, one)} are of two recipes: {found}; another recipe needs another --out"
+            )
+    return results
+
+
+def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> Result:
+    config, found = read_recipe(cell / "recipe.yaml")
+    last = summary["cycles"][-1]
+    accuracy = last if checkpoint == Checkpoint.last else last.get("best_on_val")
+    if accuracy is None:
+        raise UserError(f"{cell}: kept no best checkpoint; it was run without evaluate.best_on_val=true")
+    gpu = found.get("device") == "cuda"
+    devices = config.train.workers * (1 if gpu else config.train.threads)
+    rates = [row[RATE] for row in latest(cell / "metrics.jsonl") if RATE in row]
+    split = cell.parts[-2].replace("_", "/")
+    try:
+        parse_share(split)
+    except UserError as error:
+        raise UserError(f"{cell.parents[2]}: not a folder of `s4al splits`: {error}") from None
+    return Result(
+        method=cell.parts[-3],
+        split=split,
+        seed=summary["seed"],
+        miou=accuracy["miou"],
+        class_iou=accuracy["class_iou"],
+        hours=sum(row["seconds"]["train"] for row in summary["cycles"]) * devices / 3600,
+        images_per_second=median(rates) if rates else None,
+        labelled_set=summary["labelled_set"]["sha256"],
+        data=found["data"]["sha256"],
+        protocol=f"{protocol(config, checkpoint)}, {config.model.backbone},"
+        f" hours of {'GPUs' if gpu else 'CPU threads'}",
+        config=config,
+    )
+
+
+def _refuse_mixed(results: Sequence[Result], what: str, key: Any, root: Path) -> None:
+    found: dict[Any, Result] = {}
+    for one in results:
+        first = found.setdefault(key(one), one)
+        if getattr(one, what) != getattr(first, what):
+            raise UserError(f"{root}: {_both(first, one)} differ in {what.replace('_', ' ')}: they can not be compared")
+
+
+def _both(*two: Result) -> str:
+    return " and ".join(f"{one.method} {one.split} seed {one.seed}" for one in two)
+
+
+def table(results: Sequence[Result], against: str) -> list[Row]:
+    """Rows in the order of methods' names, then of growing splits; UserError for an unknown row to compare with."""
+    cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
+    for one in results:
+        cells[one.method, one.split][one.seed] = one
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    if against not in methods:
+        raise UserError(f"--against {against}: there are {', '.join(methods)}")
+    rows = []
+    for method, split in sorted(cells, key=lambda cell: (cell[0] != against, cell[0], Fraction(cell[1]))):
+        own, other = cells[method, split], cells.get((against, split), {})
+        miou = [100 * one.miou for one in own.values()]
+        common = [seed for seed in own if seed in other and method != against]
+        difference = paired([100 * (own[seed].miou - other[seed].miou) for seed in common])
+        rates = [one.images_per_second for one in own.values() if one.images_per_second is not None]
+        rows.append(
+            Row(
+                method,
+                split,
+                len(own),
+                mean(miou),
+                stdev(miou) if len(miou) > 1 else None,
+                difference.mean if difference else None,
+                difference.half_interval if difference else None,
+                mean(one.hours for one in own.values()),
+                mean(rates) if rates else None,
+            )
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""Is a run what was written, and do its numbers add up?  Reads everything, writes nothing."""

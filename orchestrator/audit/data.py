@@ -1,0 +1,29 @@
+"""Are the data at hand still those that a run was made with?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from querying.base.errors import DamagedError, UserError
+from querying.dataset.shards import DataIndex, verify
+
+
+def data_root(provenance: Mapping[str, Any], moved: Path | None = None) -> Path:
+    """Where the run found its data set, or where it has `moved` to."""
+    return moved or Path(str(provenance.get("data", {}).get("root", "")))
+
+
+def audit_data(provenance: Mapping[str, Any], root: Path) -> Iterator[str]:
+    """A line for the index where it is not the one that the run was made with, else for every shard that is missing or
+    is not what was ingested.  Reads and hashes the whole data set."""
+    try:
+        index = DataIndex.load(root, shards_too=False)
+    except (UserError, DamagedError) as error:
+        yield str(error)
+        return
+    if index.digest != provenance["data"]["sha256"]:
+        yield f"{root}/index.json: not the data set that the run was made with (another SHA-256)"
+        return
+    yield from verify(index)

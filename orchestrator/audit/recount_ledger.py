@@ -1,0 +1,120 @@
+"""Do the rows of a ledger agree with the grid, their own labels, the query that they answer, and its scores?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.folder.layout import RunLayout
+from orchestrator.recipe.config import RunConfig
+from orchestrator.run.next_stage import pixels_left
+from querying.base.errors import DamagedError
+from querying.dataset.codecs import UNREADABLE, decode_label
+from querying.dataset.label_values import IGNORE
+from querying.labels.ledger import Ledger
+from querying.labels.regions import WHOLE, RegionGrid
+from querying.scoring.score_files import read_scores
+from querying.selection.choose import ScoredPool, choose
+
+
+def recount_labels(
+    ledger: Ledger, cycle: int, table: pa.Table, grid: RegionGrid, classes: int, bought: dict[str, set[int]]
+) -> Iterator[str]:
+    """What a cycle's rows say, against the grid, the label, and all that was `bought` before, which grows."""
+    areas_R, where = grid.areas(), ledger.path(cycle)
+    wrong: dict[str, list[str]] = {}
+    for row in (row for batch in table.to_batches(max_chunksize=4096) for row in batch.to_pylist()):
+        region, cell = row["region"], f"image {row['image_id']}, region {row['region']}"
+        had = bought.setdefault(row["image_id"], set())
+        if region in had or WHOLE in had or (region == WHOLE and had):
+            wrong.setdefault("is charged twice", []).append(cell)
+        had.add(region)
+        if row["cycle"] != cycle:
+            wrong.setdefault(f"says that it is of cycle {row['cycle']}", []).append(cell)
+        if not (region == WHOLE if grid.size == 1 and not cycle else 0 <= region < grid.num_regions):
+            wrong.setdefault(f"is none of the {grid.num_regions} regions", []).append(cell)
+            continue
+        rows, columns = grid.box(region)
+        size = rows.stop - rows.start, columns.stop - columns.start
+        try:
+            label_HW = decode_label(row["label"], size)
+        except UNREADABLE as error:
+            wrong.setdefault(f"has a label that is none of it ({error})", []).append(cell)
+            continue
+        void = int((label_HW == IGNORE).sum())
+        area = int(areas_R.sum() if region == WHOLE else areas_R[region])
+        if (row["pixels"], row["void_pixels"]) != (area, void):
+            said = f"{row['pixels']} pixels, {row['void_pixels']} void, where its label has {area} and {void}"
+            wrong.setdefault(f"says {said}", []).append(cell)
+        elif ((label_HW >= classes) & (label_HW != IGNORE)).any():
+            wrong.setdefault(f"has a label that is none of the {classes} classes", []).append(cell)
+    for what, cells in wrong.items():
+        yield f"{where}: {cells[0]} {what}{_more(cells)}"
+
+
+def recount_query(
+    layout: RunLayout, config: RunConfig, ledger: Ledger, cycle: int, table: pa.Table, grid: RegionGrid
+) -> Iterator[str]:
+    """What was bought is what was asked, with its score, and was open to be asked."""
+    path = layout.query(cycle - 1) / "query.parquet"
+    try:
+        asked = _cells(pq.read_table(path, page_checksum_verification=True))
+    except (OSError, pa.ArrowException, KeyError):
+        return
+    answered = _cells(table)
+    if asked != answered:
+        both = sorted(asked.items() ^ answered.items(), key=str)
+        (image_id, region), _ = both[0]
+        yield f"{ledger.path(cycle)}: image {image_id}, region {region} differs from what {path} asks{_more(both)}"
+    if config.query.unit != "cell" or config.query.acquisition == "coreset":
+        return  # whole images have their image's score; pixels are drawn
+    regions: dict[str, list[int]] = {}
+    for image_id, region in answered:
+        if 0 <= region < grid.num_regions:
+            regions.setdefault(image_id, []).append(region)
+    closed = []
+    for file in sorted(layout.scores(cycle - 1).glob("regions-*.arrow")):
+        with suppress(DamagedError, ValueError):
+            ids, score_NR = read_scores(file, grid.num_regions)
+            for image_id, score_R in zip(ids, score_NR, strict=True):
+                closed += [(image_id, region) for region in regions.get(image_id, ()) if score_R[region] == -np.inf]
+    if closed:
+        image_id, region = closed[0]
+        yield f"{ledger.path(cycle)}: image {image_id}, region {region} was not open to be asked{_more(closed)}"
+
+
+def recount_choice(
+    layout: RunLayout, config: RunConfig, ledger: Ledger, cycle: int, grid: RegionGrid, total: int | None
+) -> Iterator[str]:
+    """What was asked is what the scores of the cycle before choose.  `total`: pixels of the train split."""
+    query, before, path = config.query, cycle - 1, layout.query(cycle - 1) / "query.parquet"
+    if not total or not query.asked or query.acquisition == "coreset" or query.select == "diverse":
+        return  # distances may round otherwise on another machine
+    try:
+        asked = _cells(pq.read_table(path, page_checksum_verification=True))
+        spent = ledger.spent(before).pixels
+        images = total // int(grid.areas().sum()) - len(ledger.whole(before, grid.num_regions))
+        chosen = _cells(
+            choose(
+                query, ScoredPool(layout.scores(before), grid), pixels=pixels_left(config, total, spent),
+                images=images, labelled=(), seed=config.seed, cycle=before,
+            )
+        )  # fmt: skip
+    except (OSError, pa.ArrowException, DamagedError):  # said where it lies
+        return
+    if asked.keys() != chosen.keys():
+        both = sorted(asked.keys() ^ chosen.keys())
+        yield f"{path}: image {both[0][0]}, region {both[0][1]}: not what the scores of its cycle choose{_more(both)}"
+
+
+def _cells(table: pa.Table) -> dict[tuple[str, int], float | None]:
+    columns = (table[name].to_pylist() for name in ("image_id", "region", "score"))
+    return {(image_id, region): score for image_id, region, score in zip(*columns, strict=True)}
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""

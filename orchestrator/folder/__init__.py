@@ -1,0 +1,1 @@
+"""How a run lies on the disk and how its parts come to exist exactly once; knows no algorithm."""

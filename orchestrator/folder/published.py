@@ -1,0 +1,36 @@
+"""A query that a run has published, read back: by its hash first, then what it may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.folder.manifest import problems
+from querying.base.errors import DamagedError
+from querying.dataset.limits import is_id
+from querying.dataset.schemas import QUERY
+from querying.labels.regions import WHOLE
+
+
+def read_query(folder: Path, num_regions: int) -> pa.Table:
+    """The cells (schema QUERY).  DamagedError names the file where it is not what was written, or names a cell that a
+    grid of so many regions does not have."""
+    path = folder / "query.parquet"
+    if found := problems(folder):
+        raise DamagedError(found[0])
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+    if not table.schema.equals(QUERY):
+        raise DamagedError(f"{path}: its columns are not {', '.join(QUERY.names)}")
+    for image_id in pc.unique(table["image_id"]).to_pylist():
+        if image_id is None or not is_id(image_id):
+            raise DamagedError(f"{path}: image {str(image_id)[:80]!r}: an id that can not be printed, or is too long")
+    for region in pc.unique(table["region"]).to_pylist():
+        if region is None or not (region == WHOLE or 0 <= region < num_regions):
+            raise DamagedError(f"{path}: region {region} is none of the {num_regions} of an image")
+    return table

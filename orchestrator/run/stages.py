@@ -1,0 +1,250 @@
+"""What each stage of a cycle reads and writes; the back end decides where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.backends.backend import Backend
+from orchestrator.folder.layout import RunLayout
+from orchestrator.folder.manifest import inputs_key, noted
+from orchestrator.process.interrupt import deferred
+from orchestrator.process.out_of_memory import memory_for
+from orchestrator.process.progress import Progress
+from orchestrator.recipe.config import RunConfig
+from orchestrator.recipe.keys import deciding
+from orchestrator.run import next_stage
+from orchestrator.run.inputs import stage_inputs
+from orchestrator.run.summary import BEST_COUNTS, COUNTS, IMAGES
+from orchestrator.run.training_watch import followed
+from querying.base.files import sealed, sha256, write_json, write_text, written
+from querying.dataset.schemas import QUERY
+from querying.dataset.shards import DataIndex, image_ids
+from querying.labels.ledger import Ledger
+from querying.labels.oracle import SimulatedOracle
+from querying.labels.regions import WHOLE, RegionGrid
+from querying.labels.reliability import reliable_images, write_reliability
+from querying.scoring.pool import ScoreTask
+from querying.scoring.scorer import ShardScorer
+from querying.selection.choose import ScoredPool, choose
+from training.fit.heartbeat import EPOCHS, PROGRESS, VALIDATION
+from training.fit.job import TrainJob, stop_file
+from training.inference.confusion import Confusion
+from training.inference.evaluation import EvaluationTask, ShardEvaluator
+from training.inference.interval import ImageCounts
+from training.inference.predictor import Predictor
+from training.inference.ranking import ranker_of
+from training.kernels.precision import fast_bf16
+from training.network.checkpoint import best_folder
+
+
+class Stages:
+    def __init__(
+        self,
+        config: RunConfig,
+        index: DataIndex,
+        grid: RegionGrid,
+        layout: RunLayout,
+        ledger: Ledger,
+        backend: Backend,
+        progress: Progress,
+        name: str,
+        bought_on: RegionGrid | None = None,
+        live: Callable[[int, str, Sequence[dict[str, Any]]], None] = lambda cycle, inputs, history: None,
+        later: Callable[[int], int] = lambda cycle: 0,
+    ) -> None:
+        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one; `live`: see `loop.run`; `later`: how
+        many images trainings after a cycle's have still to see."""
+        self.live, self.later = live, later
+        self.config, self.index, self.grid = config, index, grid
+        self.layout, self.ledger = layout, ledger
+        self.backend, self.progress, self.name = backend, progress, name
+        self.bought_on = bought_on or grid
+        self.data_sha256 = index.digest
+        self.backbone_sha256 = sha256(layout.backbone) if layout.backbone.exists() else None
+
+    @property
+    def device(self) -> str:
+        """Of every stage: a Ray cluster that counts no GPU scores on the CPU, too, where a machine of it has one."""
+        return self.backend.device.split()[0]
+
+    def train(self, cycle: int, last: bool, out: Path) -> None:
+        settings = self.config.train_at(cycle, last=last)
+        backbone = self.layout.backbone.resolve()
+        job = TrainJob(
+            data=self.index.root.resolve(),
+            ledger=self.ledger.root.resolve(),
+            cycle=cycle,
+            pseudo=tuple(folder.resolve() for folder in self.layout.pseudo_labels(cycle)),
+            backbone=backbone if backbone.exists() else None,
+            region_size=self.grid.size,
+            seed=self.config.seed,
+            model=self.config.model,
+            train=settings,
+            reco=self.config.reco,
+            augment=self.config.augment,
+            methods=self.config.methods,
+            work=self.layout.work(cycle).resolve(),
+            evaluate=self.config.evaluate,
+            evaluate_batch=self.config.query.batch_size,
+            settings=deciding(self.config, cycle),
+            data_sha256=self.data_sha256,
+            backbone_sha256=self.backbone_sha256,
+            made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle)),
+            out=out.resolve(),
+        )
+        self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
+        if settings.precision == "bf16" and not fast_bf16():
+            self.progress.say("train.precision=bf16: this machine emulates it, many times slower than fp32")
+        images = settings.batch_size + settings.batch_size_unlabelled
+        for leftover in (stop_file(job.work), *(job.work / name for name in (PROGRESS, VALIDATION, EPOCHS))):
+            leftover.unlink(missing_ok=True)
+        keys = ("teacher.batch_size",) if not cycle else ("train.batch_size", "train.batch_size_unlabelled")
+        what, live = f"{self.name} cycle {cycle}", partial(self.live, cycle, job.made_from)
+        with (
+            memory_for(f"{what}, training", keys),
+            deferred(),
+            followed(job.work, self.progress, what, images, live, self.later(cycle)),
+        ):
+            self.backend.train(job)
+
+    def evaluate(self, cycle: int, out: Path) -> None:
+        """Write `confusion.json`: exact counts over the evaluation split; `confusion_best_on_val.json` likewise for the
+        weights that were best on val, where they are kept; beside each the counts of every image."""
+        checkpoint = self.layout.checkpoint(cycle).resolve()
+        self._count(cycle, checkpoint, out / COUNTS)
+        if self.config.evaluate.best_on_val:
+            self._count(cycle, best_folder(checkpoint), out / BEST_COUNTS)
+
+    def _count(self, cycle: int, model: Path, out: Path) -> None:
+        make = partial(
+            ShardEvaluator,
+            partial(Predictor, model, self.device),
+            self.index.num_classes,
+            self.config.query.batch_size,
+            self.config.query.threads,
+            self.config.evaluate,
+        )
+        split = self.config.data.evaluate_on
+        tasks = [EvaluationTask(self.index.root.resolve(), shard) for shard in self.index.shards(split)]
+        which = "the best on val " if out.name == BEST_COUNTS else ""
+        self.progress.stage(f"{self.name} cycle {cycle}: evaluate {which}on {split}")
+        confusion = Confusion.empty(self.index.num_classes)
+        images: dict[str, list[list[int]]] = {}
+        for done, (counts, rows) in enumerate(self._map(make, "evaluate_images", tasks, out.parent), 1):
+            confusion += Confusion.from_list(counts)
+            images |= rows
+            self.progress.update(done, len(tasks), "shards")
+        write_text(out.with_name(IMAGES[out.name]), sealed(ImageCounts.of(images).to_dict()) + "\n")
+        write_json(out, {"split": split, "counts": confusion.to_list()})
+
+    def score(self, cycle: int, out: Path) -> None:
+        """Write `regions-*.arrow` and `pseudo-*.arrow` for every shard of the train split."""
+        query = self.config.query
+        make = partial(
+            ShardScorer,
+            partial(Predictor, self.layout.checkpoint(cycle).resolve(), self.device, precision=query.precision),
+            self.grid,
+            out.resolve(),
+            acquisition=query.acquisition,
+            scales=query.scales,
+            threshold=query.threshold,
+            exclude_border=query.leaves_border_out,
+            batch_size=query.batch_size,
+            threads=query.threads,
+            seed=self.config.seed,
+            cycle=cycle,
+            passes=query.passes,
+            levels=query.levels,
+            extra=query.extra,
+            unit=query.unit,
+            modules=Path.cwd(),
+        )
+        shards = self.index.shards("train")
+        self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")
+        images, seconds = 0, 0.0
+        for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle), out), 1):
+            images, seconds = images + summary.images, seconds + summary.seconds
+            self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
+        if self.config.train.pool_labels == "truth":
+            SimulatedOracle(self.index, self.grid).replace_pseudo_labels(out)
+        if self.config.train.method == "st++" and not cycle:
+            self._rank(out)
+
+    def pixels_left(self, cycle: int) -> int:
+        """What may still be bought after `cycle`, of the budget or of all there is."""
+        total = int(self.grid.areas().sum()) * self.index.num_images("train")
+        return next_stage.pixels_left(self.config, total, self.ledger.spent(cycle).pixels)
+
+    def spent_up(self, cycle: int) -> bool:
+        """Is there too little left for the smallest thing that a query could buy?"""
+        return next_stage.spent_up(self.config.query, self.grid, self.pixels_left(cycle))
+
+    def select(self, cycle: int, scores: Path | None = None) -> pa.Table:
+        """The next query (schema QUERY), never beyond the budget, from the cycle's scores or those of another folder.
+        Holds one shard of scores at a time."""
+        self.progress.stage(f"{self.name} cycle {cycle}: select")
+        labelled = frozenset(self.ledger.whole(cycle, self.bought_on.num_regions))
+        return choose(
+            self.config.query,
+            ScoredPool(scores or self.layout.scores(cycle), self.grid),
+            pixels=self.pixels_left(cycle),
+            images=self.index.num_images("train") - len(labelled),
+            labelled=labelled,
+            seed=self.config.seed,
+            cycle=cycle,
+        )
+
+    def _score_tasks(self, cycle: int) -> Iterator[ScoreTask]:
+        choice = self.layout.teacher_choice(cycle)
+        kept = (reliable_images(choice) if choice else None) or frozenset()
+        whole = kept.union(self.ledger.whole(cycle, self.bought_on.num_regions))
+        bought = self.ledger.bought(cycle)
+        for number, shard in enumerate(self.index.shards("train")):
+            ids = image_ids(self.index.root, shard)
+            yield ScoreTask(
+                number,
+                self.index.root.resolve(),
+                shard,
+                whole.intersection(ids),
+                {i: list(self.grid.touching(bought[i], self.bought_on)) for i in ids if i in bought},
+            )
+
+    def _rank(self, out: Path) -> None:
+        """Write `reliability.json` over the whole pool (ST++)."""
+        checkpoint, query = self.layout.checkpoint(0).resolve(), self.config.query
+        make = partial(ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads, self.device)
+        self.progress.stage(f"{self.name} cycle 0: rank the pool by reliability")
+        found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0), out) for pair in pairs]
+        write_reliability(out, found, self.config.methods.st_plus_plus.reliable)
+
+    def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any], out: Path) -> Iterator[Any]:
+        query, make = self.config.query, noted(make, out.resolve(), self.device == "cuda")
+        with memory_for(method, ("query.batch_size",)):
+            yield from self.backend.map(
+                make, method, tasks, actors=query.actors, threads=query.threads,
+                timeout=self.config.train.timeout, scratch=self.layout.root.resolve(), say=self.progress.say,
+            )  # fmt: skip
+
+
+def whole_images(ids: Sequence[str], num_regions: int | None) -> pa.Table:
+    """A query for all regions of some images (schema QUERY); without `num_regions`, in one row each (region WHOLE)."""
+    region_R = np.arange(num_regions, dtype=np.int32) if num_regions else np.array([WHOLE], np.int32)
+    num_regions = len(region_R)
+    columns = {
+        "image_id": pa.array(np.repeat(np.array(ids, dtype=object), num_regions), pa.string()),
+        "region": pa.array(np.tile(region_R, len(ids))),
+        "score": pa.nulls(len(ids) * num_regions, pa.float32()),
+    }
+    return pa.table(columns, schema=QUERY)
+
+
+def write_query(select: Callable[[], pa.Table], out: Path) -> None:
+    with written(out / "query.parquet") as staged:
+        pq.write_table(select(), staged, write_page_checksum=True)

@@ -1,0 +1,245 @@
+"""Trials under Ray Tune: each is a process of its own, started by an actor that holds what it needs.
+
+Tune decides where and how many at a time, and its scheduler which are stopped early; what is tried and what came out is
+the caller's to remember (`Trials`).  Tune's own state on the disk is never read: it is a pickle.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints tables also where it is asked not to
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last result of a trial has no metric
+
+from ray import tune
+from ray.tune.execution import class_cache
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.backends.ray_environment import environment_of, kept
+from orchestrator.process.child import child_command
+from orchestrator.process.children import Child, end
+from orchestrator.process.interrupt import GRACE_S, PARENT
+from orchestrator.process.service_watch import FROZEN_S
+from orchestrator.recipe.config import build
+from orchestrator.run.outcome import curve, outcome
+from querying.base.errors import InfrastructureError, Interrupted, UserError
+from querying.base.files import make_folder
+from querying.base.redaction import cause, shortened
+
+PASSED_ON = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+class_cache.ENV_VARS_TO_PROPAGATE -= set(PASSED_ON)  # Tune would put them into the arguments of each trial's actor
+POLL_S = 0.2
+REDUCTION = 3
+"""Of the trials that reach a rung, one in so many goes on (ASHA, Li et al. 2020)."""
+RUNGS = 2
+"""Rungs before the end: at 1/9 and 1/3 of the steps.  Earlier a network has not begun to tell the classes apart."""
+END = "end"
+"""Key of a result that is the last: finished, failed or stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What an actor has to know."""
+
+    number: int
+    root: Path
+    """The run's folder."""
+    recipe: Mapping[str, Any]
+    command: Sequence[str]
+    """Arguments of `s4al`."""
+    log: Path
+    folder: Path
+    """Where the sweep was started: a user's own modules may lie there."""
+
+
+class Trials(Protocol):
+    """Called in the driver, one at a time."""
+
+    def next(self) -> Trial | None:
+        """The next to begin, written down already; None where there is none left."""
+
+    def known(self) -> Sequence[Sequence[Mapping[str, float]]]:
+        """The curves of the trials that have ended before, as far as they came."""
+
+    def reached(self, number: int, row: Mapping[str, float]) -> None:
+        """A new point of a curve."""
+
+    def ended(self, number: int, how: str, error: str) -> None:
+        """`finished`, `pruned`, or `failed` with an error; not called for one that was stopped with the sweep."""
+
+
+class _Run(tune.Trainable):
+    """A step is the next evaluation on val; the process ends with the trial."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.trial: Trial = config["trial"]
+        self.stop_file: Path = config["stop"]
+        self.config_of_run = build(self.trial.recipe)
+        self.said = 0
+        make_folder(self.trial.log.parent)
+        folder = self.trial.folder if self.trial.folder.is_dir() else None  # on another machine
+        with self.trial.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                child_command(self.trial.command),
+                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                cwd=folder, start_new_session=True,
+                env={**os.environ, **environment_of(config["environment"]), PARENT: str(os.getpid())},
+            )  # fmt: skip
+        self.child = Child(self.process)
+
+    def step(self) -> dict[str, Any]:
+        while True:
+            status = self.process.poll()  # before the rows: what is there at the end is all there will be
+            rows = curve(self.trial.root, self.config_of_run)
+            if len(rows) > self.said:
+                self.said += 1
+                return dict(rows[self.said - 1])
+            if status is not None:
+                return self._end(status)
+            if self.stop_file.exists():
+                self.cleanup()
+                return {"done": True, END: "stopped"}
+            if self.child.frozen(POLL_S):
+                self.child.kill()
+                raise RuntimeError(f"stopped (SIGSTOP) for {FROZEN_S:.0f} s and ended")
+            time.sleep(POLL_S)
+
+    def _end(self, status: int) -> dict[str, Any]:
+        if not status and outcome(self.trial.root) is not None:
+            return {"done": True, END: "finished"}
+        error = f"{_how(status)}: {_last_line(self.trial.log)}"
+        if status == UserError.exit_status:  # another attempt would end in the same way
+            return {"done": True, END: "failed", "error": error}
+        raise RuntimeError(error)
+
+    def cleanup(self) -> None:
+        """End the process as Ctrl-C would: it saves and leaves."""
+        if self.process.poll() is None:
+            end(self.process)
+
+
+def _how(status: int) -> str:
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return shortened(lines[-1], 300) if lines else f"it said nothing in {log}"
+
+
+class _Next(Searcher):
+    def __init__(self, trials: Trials, stop: Path, environment: str) -> None:
+        super().__init__(metric="miou", mode="max")
+        self.trials, self.stop, self.environment = trials, stop, environment
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = None if self.stop.exists() else self.trials.next()
+        if trial is None:
+            return Searcher.FINISHED
+        return {"trial": trial, "stop": self.stop, "environment": self.environment}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None: ...
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()  # Tune moves it where it would look for it
+
+    def restore(self, checkpoint_path: str) -> None: ...
+
+
+class _Told(tune.Callback):
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+        self.steps: dict[int, int] = {}
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        number = trial.config["trial"].number
+        if "step" in result and result["step"] > self.steps.get(number, 0):  # another attempt says them again
+            self.steps[number] = result["step"]
+            self.trials.reached(number, {"step": result["step"], "miou": result["miou"]})
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        how = trial.last_result.get(END, "pruned")
+        if how != "stopped":
+            self.trials.ended(trial.config["trial"].number, how, trial.last_result.get("error", ""))
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        one: Trial = trial.config["trial"]
+        self.trials.ended(one.number, "failed", f"after {trial.num_failures} attempts: {_last_line(one.log)}")
+
+
+def scheduler_of(name: str, mode: str, steps: int, known: Sequence[Sequence[Mapping[str, float]]]) -> TrialScheduler:
+    """`fifo` lets every trial run to its end; `asha` knows the curves of those that have ended before."""
+    if name == "fifo":
+        return FIFOScheduler()
+    first = max(1, steps // REDUCTION**RUNGS)
+    asha = AsyncHyperBandScheduler(
+        time_attr="step", metric="miou", mode=mode, max_t=max(steps, first), grace_period=first,
+        reduction_factor=REDUCTION, stop_last_trials=False,
+    )  # fmt: skip
+    for number, rows in enumerate(known):
+        nobody: Any = None
+        past: Any = SimpleNamespace(trial_id=f"past-{number}")
+        asha.on_trial_add(nobody, past)
+        for row in rows:
+            asha.on_trial_result(nobody, past, dict(row))
+    return asha
+
+
+def run_trials(
+    trials: Trials, *, scheduler: TrialScheduler, at_once: int, resources: Mapping[str, float], retries: int,
+    work: Path, environment: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Until `trials` has no more.  A signal stops all of them, each with its state saved, and is raised again then.
+
+    `environment` is for the trials' processes, beside the cluster's own.  It may hold passwords: what is part of a
+    trial, or a parameter of Tune's, would be part of Tune's state on the disk.
+
+    `work` is scratch, Tune's own state above all: gone in the end, and what a killed sweep has left is not read.
+    """
+    stop = work / "stop"
+    if work.exists():
+        shutil.rmtree(work)
+    make_folder(work)
+    name = f"sweep-{os.getpid()}"
+    tuner = tune.Tuner(
+        tune.with_resources(_Run, dict(resources)),
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler, search_alg=_Next(trials, stop, name), num_samples=-1, max_concurrent_trials=at_once,
+            reuse_actors=False,
+        ),
+        run_config=tune.RunConfig(
+            name=name, storage_path=str((work / "ray").resolve()), verbose=0,
+            failure_config=tune.FailureConfig(max_failures=retries), callbacks=[_Told(trials)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )  # fmt: skip
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that fails is said in one line by `trials`
+    # Not in the main thread, where Tune would take SIGINT for itself.
+    given = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    with kept(name, {**given, **environment}), ThreadPoolExecutor(1) as thread:
+        running = thread.submit(tuner.fit)
+        try:
+            running.result()
+        except KeyboardInterrupt:
+            stop.touch()
+            done = threading.Event()
+            running.add_done_callback(lambda _: done.set())
+            done.wait(GRACE_S + 10)
+            raise Interrupted("stopped, trials saved: the same command continues") from None
+        except tune.TuneError as error:
+            raise InfrastructureError(f"Ray Tune: {cause(str(error))}; the same command continues") from error
+    shutil.rmtree(work)

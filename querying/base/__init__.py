@@ -1,0 +1,1 @@
+"""What everything may import: it knows no image, no label and no network, and imports nothing else of ours."""

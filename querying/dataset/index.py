@@ -1,0 +1,184 @@
+"""`index.json`: what a data set is called, its classes and size, and every shard with its counts and hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from querying.base.errors import UserError
+from querying.base.files import read_json, write_json
+from querying.dataset.codecs import ENCODINGS
+from querying.dataset.limits import (
+    MAX_IMAGES,
+    class_names,
+    image_size,
+    items,
+    palette,
+    sha256_text,
+    split_name,
+    text,
+    whole,
+)
+
+SCHEMA_VERSION = 1
+
+
+class Content(NamedTuple):
+    """What each image of a data set is, as its index says; a shard that holds anything else is refused."""
+
+    height: int
+    width: int
+    encoding: str
+    num_classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A pair of files, relative to the data folder, and what they hold.
+
+    `masked` rows have a mask; `class_pixels[k]` and `void_pixels` count the pixels of these masks.
+    """
+
+    images: str
+    truth: str
+    rows: int
+    masked: int
+    images_sha256: str
+    truth_sha256: str
+    class_pixels: tuple[int, ...]
+    void_pixels: int
+    content: Content | None = None
+    """Not in the file: that of the data set; None for one that is being written."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataIndex:
+    """A data set.  Every image is `height` x `width` pixels; class k is `classes[k]`, drawn in `palette[k]`.
+
+    `source` says how it was made: the kind, its parameters, and a fingerprint of the files it was made from.
+    """
+
+    root: Path
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    height: int
+    width: int
+    encoding: str
+    source: Mapping[str, Any]
+    splits: Mapping[str, tuple[Shard, ...]]
+
+    @classmethod
+    def load(cls, root: Path, *, shards_too: bool = True) -> DataIndex:
+        """Read ROOT/index.json.  UserError: no index or (`shards_too`) no shard; DamagedError: an altered index."""
+        path = root / "index.json"
+        if not path.is_file():
+            raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
+        try:
+            index = _parse(root, read_json(path, reads=SCHEMA_VERSION))
+        except UserError:
+            raise
+        except KeyError as missing:
+            raise UserError(f"{path}: key {missing} is missing") from missing
+        except ValueError as error:
+            raise UserError(f"{path}: not the index of a data set: {error}") from error
+        for shard in (shard for shards in index.splits.values() for shard in shards if shards_too):
+            for name in (shard.images, shard.truth):
+                if not (root / name).is_file():
+                    raise UserError(f"{root / name}: does not exist, although {path} lists it")
+        return index
+
+    def save(self) -> None:
+        """Write ROOT/index.json; the same content gives the same bytes."""
+        data = {"schema": SCHEMA_VERSION} | asdict(self)
+        del data["root"]
+        for shard in (shard for shards in data["splits"].values() for shard in shards):
+            del shard["content"]
+        write_json(self.root / "index.json", data)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of index.json: through the hashes in it, of every byte of the data set."""
+        return hashlib.sha256((self.root / "index.json").read_bytes()).hexdigest()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def shards(self, split: str) -> tuple[Shard, ...]:
+        """The shards of a split, in order; UserError when there is no such split."""
+        if split not in self.splits:
+            raise UserError(f"{self.root}: no split {split!r}; there are {', '.join(self.splits)}")
+        return self.splits[split]
+
+    def num_images(self, split: str) -> int:
+        return sum(shard.rows for shard in self.shards(split))
+
+
+def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
+    """What `save` wrote; ValueError or KeyError where it is anything that ingest would not have written."""
+    classes = class_names(data["classes"])
+    height, width = image_size(data["height"], data["width"])
+    encoding = text(data["encoding"], "encoding", 10)
+    if encoding not in ENCODINGS:
+        raise ValueError(f"encoding {encoding!r}: there are {', '.join(ENCODINGS)}")
+    colours = palette(data["palette"], classes)
+    content = Content(height, width, encoding, len(classes))
+    splits = {
+        split_name(split): tuple(_parse_shard(items(shard, "shard", dict), content) for shard in items(shards, split))
+        for split, shards in items(data["splits"], "splits", dict).items()
+    }
+    names = [name for shards in splits.values() for shard in shards for name in (shard.images, shard.truth)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"shard {Counter(names).most_common(1)[0][0]!r} is there twice")
+    whole(sum(shard.rows for shards in splits.values() for shard in shards), "images:", 0, MAX_IMAGES)
+    return DataIndex(
+        root=root,
+        name=text(data["name"], "name", 255, shortest=0),
+        classes=classes,
+        palette=colours,
+        height=height,
+        width=width,
+        encoding=encoding,
+        source=items(data["source"], "source", dict),
+        splits=splits,
+    )
+
+
+def _parse_shard(data: dict[str, Any], content: Content) -> Shard:
+    images, truth = data["images"], data["truth"]
+    for name in (images, truth):
+        inside = isinstance(name, str) and re.fullmatch(r"\w[\w./-]{,200}", name) and ".." not in Path(name).parts
+        if not inside:
+            raise ValueError(f"shard {repr(name)[:80]}: a file in the folder of the data set was expected")
+    rows = whole(data["rows"], f"{images}: rows", 1, MAX_IMAGES)
+    pixels = rows * content.height * content.width
+    counts = tuple(whole(n, f"{images}: class_pixels", 0, pixels) for n in items(data["class_pixels"], "class_pixels"))
+    void = whole(data["void_pixels"], f"{images}: void_pixels", 0, pixels)
+    if len(counts) != content.num_classes:
+        raise ValueError(f"{images}: {len(counts)} counts of pixels for {content.num_classes} classes")
+    if sum(counts) + void > pixels:
+        raise ValueError(f"{images}: {sum(counts) + void} pixels in masks of {rows} images, which have {pixels}")
+    return Shard(
+        images=images,
+        truth=truth,
+        rows=rows,
+        masked=whole(data["masked"], f"{images}: masked", 0, rows),
+        images_sha256=sha256_text(data["images_sha256"], f"{images}: images_sha256"),
+        truth_sha256=sha256_text(data["truth_sha256"], f"{images}: truth_sha256"),
+        class_pixels=counts,
+        void_pixels=void,
+        content=content,
+    )
+
+
+def _hint(root: Path) -> str:
+    marks = {"camvid": "trainannot", "cityscapes": "leftImg8bit", "folder": "images"}
+    kind = next((kind for kind, mark in marks.items() if (root / mark).is_dir()), None)
+    return f"; it looks like raw images: run: s4al ingest {kind} {shlex.quote(str(root))} DST" if kind else ""

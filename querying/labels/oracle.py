@@ -1,0 +1,102 @@
+"""The simulated annotator: the only reader of the pool's truth besides the evaluation."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from querying.base.arrow_file import scored_file
+from querying.base.errors import UserError
+from querying.base.files import read_json, sha256, write_json, written
+from querying.dataset.label_values import IGNORE
+from querying.dataset.schemas import LEDGER, PSEUDO_LABELS, REGION_SCORES
+from querying.dataset.shards import DataIndex, encode_label, image_ids, read_truth
+from querying.labels.regions import RegionGrid
+
+
+class SimulatedOracle:
+    """Answers queries on the train split from its truth shards."""
+
+    def __init__(self, index: DataIndex, grid: RegionGrid) -> None:
+        self.index = index
+        self.grid = grid
+
+    def answerable(self) -> list[str]:
+        """Train images that have a mask, in the order of the data set."""
+        ids: list[str] = []
+        for shard in self.index.shards("train"):
+            if shard.masked == shard.rows:
+                ids += image_ids(self.index.root, shard)
+            else:
+                ids += [image_id for image_id, mask in read_truth(self.index.root, shard) if mask is not None]
+        return ids
+
+    def classes(self) -> dict[str, frozenset[int]]:
+        """The classes that are in each answerable image.  Reads every mask."""
+        return {
+            image_id: frozenset(np.flatnonzero(np.bincount(mask_HW.ravel(), minlength=IGNORE + 1)[:IGNORE]).tolist())
+            for shard in self.index.shards("train")
+            for image_id, mask_HW in read_truth(self.index.root, shard)
+            if mask_HW is not None
+        }
+
+    def annotate(self, cycle: int, query: pa.Table) -> Iterator[pa.RecordBatch]:
+        """Ledger rows of the wanted cells (schema QUERY in, LEDGER out), a batch per shard.
+
+        UserError names an image that has no mask; a wanted image that does not exist is one, too.
+        """
+        span_of, order_S = _rows_by_image(query)
+        region_S, score_S = query["region"].to_numpy()[order_S], query["score"].to_numpy()[order_S]
+        unscored_S = query["score"].is_null().to_numpy()[order_S]
+        box = cache(self.grid.box)
+        for shard in self.index.shards("train"):
+            ids: list[str] = []
+            rows: list[int] = []
+            cells: list[np.ndarray] = []
+            for image_id, mask_HW in read_truth(self.index.root, shard, ids=span_of):
+                if mask_HW is None:
+                    raise UserError(f"image {image_id}: no mask, so the simulated annotator can not answer")
+                first, end = span_of.pop(image_id)
+                ids += [image_id] * (end - first)
+                rows += range(first, end)
+                cells += [mask_HW[box(region)] for region in region_S[first:end].tolist()]
+            if rows:
+                columns = {
+                    "image_id": ids,
+                    "region": region_S[rows],
+                    "cycle": np.full(len(rows), cycle, np.int32),
+                    "pixels": [cell.size for cell in cells],
+                    "void_pixels": [np.count_nonzero(cell == IGNORE) for cell in cells],
+                    "score": pa.array(score_S[rows], mask=unscored_S[rows]),
+                    "label": [encode_label(cell) for cell in cells],
+                }
+                yield pa.RecordBatch.from_pydict(columns, schema=LEDGER)
+        if span_of:
+            raise UserError(f"image {min(span_of)}: not in the train split of {self.index.root}")
+
+    def replace_pseudo_labels(self, scores: Path) -> None:
+        """Give every image in a folder of scores its true label instead of the network's, as a control; again gives the
+        same bytes.  UserError names an image that has no mask."""
+        for number, shard in enumerate(self.index.shards("train")):
+            path, note = scores / f"pseudo-{number:05d}.arrow", scores / f"shard-{number:05d}.json"
+            ids = scored_file(scores / f"regions-{number:05d}.arrow", REGION_SCORES).table()["image_id"].to_pylist()
+            rows = []
+            for image_id, mask_HW in read_truth(self.index.root, shard, ids=set(ids)):
+                if mask_HW is None:
+                    raise UserError(f"image {image_id}: no mask, so train.pool_labels=truth can not be given")
+                coverage = float((mask_HW != IGNORE).mean())
+                rows.append({"image_id": image_id, "label": encode_label(mask_HW), "coverage": coverage})
+            with written(path, flush=False) as staged, pa.ipc.new_file(staged, PSEUDO_LABELS) as file:
+                file.write_table(pa.Table.from_pylist(rows, schema=PSEUDO_LABELS))
+            write_json(note, {**read_json(note), path.name: sha256(path)}, flush=False)
+
+
+def _rows_by_image(query: pa.Table) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
+    """Image id -> from where to where its rows are among those of the whole query, which come second in that order."""
+    encoded = query["image_id"].combine_chunks().dictionary_encode()
+    code_S = encoded.indices.to_numpy()
+    ids = encoded.dictionary.to_pylist()
+    end_I = np.bincount(code_S, minlength=len(ids)).cumsum().tolist()
+    return dict(zip(ids, zip([0, *end_I][:-1], end_I, strict=True), strict=True)), np.argsort(code_S, kind="stable")

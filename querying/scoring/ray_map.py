@@ -1,0 +1,188 @@
+"""The only Ray in querying: put plain workers behind actors and keep each of them busy, and no busier."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import ray
+from ray.exceptions import RayActorError
+
+from querying.base.errors import InfrastructureError
+from querying.base.pulse import BEAT_S, Vigil, keep_beating
+from querying.base.redaction import cause
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_LOSSES = 3
+"""Actors that one stage may lose before it gives up."""
+
+
+def map_unordered(
+    make_worker: Callable[[], Any],
+    method: str,
+    items: Iterable[T],
+    *,
+    actors: int,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+    slots: Callable[[], int] | None = None,
+    timeout: float = 300.0,
+    beats: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[R]:
+    """Yield `worker.method(item)` as results finish, with one item in flight per actor.
+
+    The item of an actor that is lost is given to another one, so `method` must be idempotent.  Lost is one that dies,
+    and one that has shown no sign of work for `timeout` seconds (`querying.base.pulse`), which is said.  An error
+    raised by `method` itself is raised here unchanged.  `slots` says how many actors the cluster has room for: asked
+    after a loss, since a new actor that fits on no node would be waited for in vain.  `beats` is a folder that all
+    nodes see; None is one of this machine.
+    """
+    remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_Host)
+    todo = iter(items)  # never a list: the shards of a large pool are described one by one
+    losses = 0
+    with _Crew[T](remote, make_worker, method, timeout, beats, say) as crew:
+        while True:
+            for item in islice(todo, max(0, actors - len(crew.busy))):
+                crew.give(item)
+            if not crew.busy:
+                return
+            try:
+                done = crew.wait()
+            except _Lost as lost:
+                todo = chain([lost.item], todo)
+                actors = min(actors, slots()) if slots else actors
+                if not lost.begun and crew.works:  # others use what it waits for: the rest go on without it
+                    actors = min(actors, len(crew.busy) + len(crew.idle))
+                    continue
+                losses += 1
+                if losses > MAX_LOSSES:
+                    raise InfrastructureError(
+                        f"{losses} scorers were lost, the last: {lost}; where it was memory, lower query.batch_size or"
+                        " query.actors; the same command continues"
+                    ) from None
+                if not actors:
+                    raise InfrastructureError(
+                        f"no node of the cluster has room for a scorer ({num_cpus:g} CPUs) any more: lower"
+                        " query.threads, or add a node; the same command continues"
+                    ) from None
+                continue
+            if done:
+                yield done[0]
+
+
+class _Lost(Exception):
+    """An actor that is lost, and why; its item has still to be done."""
+
+    def __init__(self, why: str, item: Any, begun: bool) -> None:
+        super().__init__(why)
+        self.item, self.begun = item, begun
+
+
+@dataclass(slots=True)
+class _Actor:
+    handle: Any
+    vigil: Vigil
+    item: Any = None
+
+
+class _Crew(Generic[T]):
+    """The actors of one stage, those at work by their calls; all of them end with it."""
+
+    def __init__(
+        self,
+        remote: Any,
+        make_worker: Callable[[], Any],
+        method: str,
+        timeout: float,
+        beats: Path | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.remote, self.method, self.timeout, self.say = remote, method, timeout, say
+        self.make = ray.put(make_worker)  # sent once, however many actors
+        self.folder = tempfile.TemporaryDirectory(prefix=".tmp-beats-", dir=beats, ignore_cleanup_errors=True)
+        self.idle: list[_Actor] = []
+        self.busy: dict[Any, _Actor] = {}
+        self.hired = 0
+        self.listened = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for actor in [*self.idle, *self.busy.values()]:
+            ray.kill(actor.handle)
+        self.folder.cleanup()
+
+    @property
+    def works(self) -> bool:
+        return any(actor.vigil.last for actor in [*self.idle, *self.busy.values()])
+
+    def give(self, item: T) -> None:
+        """To an actor without work, or to a new one."""
+        if self.idle:
+            actor = self.idle.pop()
+        else:
+            path = Path(self.folder.name) / f"{self.hired}.json"
+            actor, self.hired = _Actor(self.remote.remote(self.make, path), Vigil(path, self.timeout)), self.hired + 1
+        actor.item = item
+        actor.vigil.rest()
+        self.busy[actor.handle.call.remote(self.method, item)] = actor
+
+    def wait(self) -> list[Any]:
+        """The next result, alone in a list; none when there is none for a while.  _Lost where an actor is lost, and
+        what `method` raises."""
+        self._listen()
+        ready, _ = ray.wait(list(self.busy), num_returns=1, timeout=BEAT_S)
+        if not ready:
+            return []
+        actor = self.busy.pop(ready[0])
+        try:
+            result = ray.get(ready[0])
+        except RayActorError as error:
+            raise _Lost(cause(str(error)), actor.item, begun=True) from None
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise InfrastructureError(f"Ray: {cause(str(error))}; the same command continues") from None
+        self.idle.append(actor)
+        return [result]
+
+    def _listen(self) -> None:
+        """Once in a while, to those who work; the first who is lost is killed."""
+        quiet = time.monotonic() - self.listened
+        if quiet < BEAT_S:
+            return
+        self.listened += quiet
+        for call, actor in list(self.busy.items()):
+            # What is longer, this process stood still, or whoever takes the results took his time.
+            why = actor.vigil.listen(min(quiet, 3 * BEAT_S))
+            if warning := actor.vigil.warning():
+                self.say(warning)
+            if why and not ray.wait([call], timeout=0)[0]:
+                del self.busy[call]
+                ray.kill(actor.handle)
+                self.say(f"{actor.vigil.who} is lost, {why}: its shard goes to another")
+                raise _Lost(why, actor.item, begun=actor.vigil.last is not None)
+
+
+class _Host:
+    """Builds its worker at the first call, so that an error while building is raised like any other."""
+
+    def __init__(self, make_worker: Callable[[], Any], beats: Path) -> None:
+        self.make_worker = make_worker
+        self.worker: Any = None
+        keep_beating(beats)  # about this thread, in which Ray makes every call of such an actor
+
+    def call(self, method: str, item: Any) -> Any:
+        if self.worker is None:
+            self.worker = self.make_worker()
+        return getattr(self.worker, method)(item)

@@ -1,0 +1,1 @@
+"""From (seed, cycle, step, rank) to a batch; knows no network and keeps no state."""

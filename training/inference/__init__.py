@@ -1,0 +1,1 @@
+"""A checkpoint as a function, and how right that function is; nothing is trained."""

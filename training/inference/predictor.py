@@ -1,0 +1,108 @@
+"""A checkpoint as a function from images to logits: evaluation mode, class head only, folded for inference."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from querying.base.errors import DamagedError, ran_out_of_memory
+from querying.dataset.limits import class_names, whole
+from training.inference.dropout_passes import dropout_passes
+from training.inference.folding import fold_batch_norm, fuse_activations, round_to_bf16
+from training.kernels.precision import keep_float32
+from training.network.checkpoint import load_model
+from training.network.deeplab import DeepLabV3Plus, build_model, normalise
+from training.network.difficulty_branch import DifficultyBranch
+from training.settings.training import ModelSettings
+
+Precision = Literal["fp32", "bf16"]
+MOST_CHANNELS = 2**14
+"""Of a checkpoint's network, whoever made it."""
+
+
+class Predictor:
+    """Callable (uint8 images (B, 3, H, W), scale) -> float32 logits (B, C, h, w) at stride 4 of the scaled image.
+
+    With `bf16` some 0.3 % of the labels differ, and a region's entropy by up to 0.05 nats (docs/performance.md).
+    """
+
+    def __init__(self, checkpoint: Path, device: str | None = None, *, precision: Precision = "fp32") -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        keep_float32()
+        network = load_network(checkpoint)
+        self.align_corners = network.align_corners
+        """Of the logits' upsampling to full size, as the network was trained."""
+        self.difficulty, network.difficulty = network.difficulty, None
+        """Logits of the classes -> float32 logits (B, 1, h, w) of an error; None where no such branch was trained."""
+        if self.difficulty is not None:
+            self.difficulty.to(self.device)
+        self.model = for_inference(network, self.device, precision)
+        self.dtype = next(self.model.encoder.parameters()).dtype
+
+    @torch.inference_mode()
+    def __call__(self, images_BCHW: Tensor, scale: float = 1.0) -> Tensor:
+        logits: Tensor = self.model(self._input(images_BCHW, scale)).logits
+        return logits.float()
+
+    @torch.inference_mode()
+    def with_features(self, images_BCHW: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The same logits, and the mean of ASPP's map over each image, float32 (B, channels): the deepest features,
+        which the class head reads."""
+        aspp, low = self.model.neck(*self.model.encode(self._input(images_BCHW, scale)))
+        logits: Tensor = self.model.heads(aspp, low).logits
+        return logits.float(), torch.stack([one.float().mean(dim=(1, 2)) for one in aspp])
+
+    @torch.inference_mode()
+    def dropout_passes(
+        self, image_1CHW: Tensor, scales: Sequence[float], passes: int, seed: int
+    ) -> Iterator[list[Tensor]]:
+        """See `training.inference.dropout_passes`: uint8 image (1, 3, H, W) -> float32 logits (1, C, h, w) at every
+        scale, per pass."""
+        inputs = [self._input(image_1CHW, scale) for scale in scales]
+        for logits in dropout_passes(self.model, inputs, passes, seed):
+            yield [z_1Chw.float() for z_1Chw in logits]
+
+    def _input(self, images_BCHW: Tensor, scale: float) -> Tensor:
+        x_BCHW = normalise(images_BCHW.to(self.device, non_blocking=True))
+        if scale != 1.0:
+            size = [max(1, round(side * scale)) for side in x_BCHW.shape[2:]]
+            x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", align_corners=self.align_corners)
+        return x_BCHW.to(self.dtype, memory_format=torch.channels_last)
+
+
+def load_network(checkpoint: Path) -> DeepLabV3Plus:
+    """The network of a checkpoint without its representation head, in evaluation mode on the CPU."""
+    state, meta = load_model(checkpoint)
+    try:
+        class_names(meta["classes"])
+        settings = ModelSettings.model_validate(meta["model"])
+        for name in ("aspp_channels", "decoder_channels", "low_level_channels", "embedding_dim"):
+            whole(getattr(settings, name), name, 1, MOST_CHANNELS)  # before memory is taken for them
+        model = build_model(settings, len(meta["classes"]), embedding=False)
+        if "difficulty.gamma" in state:
+            model.difficulty = DifficultyBranch(len(meta["classes"]), align_corners=model.align_corners)
+        wanted = model.state_dict().keys()
+        model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
+    except (ValueError, KeyError, RuntimeError) as error:  # pydantic's and torch's among them
+        if ran_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        raise DamagedError(f"{checkpoint}: its weights are not those of the network that it names: {said}") from None
+    return model.eval()
+
+
+def for_inference(model: DeepLabV3Plus, device: torch.device, precision: Precision) -> DeepLabV3Plus:
+    """The network itself, folded in place; `bf16` rounds all but what would cost labels (decision 25)."""
+    fold_batch_norm(model)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    if precision == "bf16":
+        exact = {"class_head.out": torch.float32}  # rounded class scores would tie
+        if hasattr(model.encoder, "blocks"):
+            exact |= {"encoder.conv_stem": torch.float32, "encoder.blocks.0": torch.bfloat16}
+        round_to_bf16(model, exact)
+    else:
+        fuse_activations(model)
+    return model

@@ -1,0 +1,1 @@
+"""Functions of tensors: logits and labels in, one number with its gradient out."""

@@ -1,0 +1,1 @@
+"""The plain definition of what is trained, and the file format of its weights."""

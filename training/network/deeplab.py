@@ -1,0 +1,191 @@
+"""DeepLabv3+ (Chen et al. 2018) with a class head and, where a method asks for it, a representation head; or
+DeepLabv3 (Chen et al. 2017), which has no decoder.
+
+Shape suffixes: B = images, C = colour channels, H and W = pixels of the image, h and w = cells of a feature map.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.kernels.expansion import expand
+from training.network.backbones import build_encoder
+from training.network.decoder import Classifier, DeepHead, Head, RepresentationHead, UpsampleConcatConv
+from training.network.difficulty_branch import DifficultyBranch
+
+if TYPE_CHECKING:
+    from training.settings.training import ModelSettings
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+
+
+class Output(NamedTuple):
+    """Both maps at stride 4 of the input (rounded up); logits of a network without decoder at its output stride."""
+
+    logits: Tensor
+    """(B, classes, h, w)"""
+    embedding: Tensor | None
+    """(B, embedding_dim, h, w); None where the model has no representation head."""
+
+
+class Widths(NamedTuple):
+    """Channels."""
+
+    classes: int
+    features: int
+    """Of ASPP's map."""
+    embedding: int
+    """0 without a representation head."""
+
+
+def normalise(image_BCHW: Tensor) -> Tensor:
+    """uint8 RGB -> float32 with ImageNet's mean and standard deviation, channels last in memory."""
+    assert image_BCHW.dtype == torch.uint8
+    mean, std = _imagenet(image_BCHW.device)
+    return image_BCHW.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(mean).div_(std)
+
+
+@cache
+@torch.inference_mode(False)
+def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept, because a GPU is waited for when it is given numbers."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
+
+
+class ConvBNReLU(nn.Sequential):
+    def __init__(self, channels_in: int, channels_out: int, *, dilation: int | None = None) -> None:
+        """A 1x1 convolution, or a dilated 3x3 one that keeps the size."""
+        if dilation is None:
+            conv = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        else:
+            conv = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(channels_out), nn.ReLU(inplace=True))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return expand(self[0], self[1], self[2], x_BCHW)  # type: ignore[arg-type]
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: 1x1, three dilated 3x3 and the image's mean, projected, then dropout."""
+
+    def __init__(self, channels_in: int, channels: int, *, rates: tuple[int, ...], dropout: float) -> None:
+        super().__init__()
+        dilated = [ConvBNReLU(channels_in, channels, dilation=rate) for rate in rates]
+        self.branches = nn.ModuleList([ConvBNReLU(channels_in, channels), *dilated])
+        self.pool = ConvBNReLU(channels_in, channels)
+        self.project = ConvBNReLU((len(rates) + 2) * channels, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, deep_BChw: Tensor) -> Tensor:
+        """(B, channels_in, h, w) -> (B, channels, h, w).
+
+        Raises ValueError in training mode at batch 1, where BatchNorm would see one value per channel.
+        """
+        if self.training and len(deep_BChw) < 2 and not isinstance(self.pool[1], nn.SyncBatchNorm):
+            raise ValueError("image-pool BatchNorm needs at least 2 images per worker")
+        pooled_BC11 = self.pool(deep_BChw.mean(dim=(2, 3), keepdim=True))
+        pooled_BChw = pooled_BC11.expand(-1, -1, *deep_BChw.shape[2:])
+        pooled_BChw = pooled_BChw.contiguous(memory_format=torch.channels_last)  # else all would be put together NCHW
+        maps = [*(branch(deep_BChw) for branch in self.branches), pooled_BChw]
+        return self.dropout(self.project(torch.cat(maps, dim=1)))  # type: ignore[no-any-return]
+
+
+class DeepLabV3Plus(nn.Module):
+    """Built by `build_model`; `backbone` names the encoder."""
+
+    def __init__(self, settings: ModelSettings, num_classes: int, *, embedding: bool) -> None:
+        super().__init__()
+        self.backbone = settings.backbone
+        self.encoder = build_encoder(settings)
+        low_channels, deep_channels = self.encoder.feature_info.channels()  # type: ignore[union-attr,operator]
+        rates = ASPP_RATES[settings.output_stride]
+        self.aspp = ASPP(deep_channels, settings.aspp_channels, rates=rates, dropout=settings.dropout)
+        plus = settings.decoder == "plus"
+        assert plus or not embedding, "the settings refuse a representation head without decoder"
+        self.low_level = ConvBNReLU(low_channels, settings.low_level_channels) if plus else None
+        widths = (settings.aspp_channels, settings.low_level_channels, settings.decoder_channels)
+        kind = DeepHead if settings.class_head == "deal" else Head
+        self.class_head = kind(*widths, num_classes) if plus else Classifier(settings.aspp_channels, num_classes)
+        # A head that no loss uses would stall distributed training, so it exists only on request.
+        self.embedding_head = RepresentationHead(*widths, settings.embedding_dim) if embedding else None
+        self.aspp_channels = settings.aspp_channels
+        self.align_corners = settings.align_corners
+        """Of the logits' upsampling to full size, too, which is the caller's."""
+        for module in self.modules():
+            if isinstance(module, UpsampleConcatConv):
+                module.align_corners = settings.align_corners
+        self.difficulty: DifficultyBranch | None = None
+        """DEAL's, which reads the logits: no part of the forward pass."""
+
+    def forward(self, image_BCHW: Tensor) -> Output:
+        """(B, 3, H, W) normalised float -> logits and embedding at stride 4 (without decoder: at the output stride)."""
+        return self.decode(*self.encode(image_BCHW))
+
+    def encode(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The encoder's features: low-level ones at stride 4, deep ones at the output stride."""
+        low, deep = self.encoder(image_BCHW.contiguous(memory_format=torch.channels_last))
+        return low, deep
+
+    def decode(self, low: Tensor, deep: Tensor) -> Output:
+        """From `encode`'s features, or from what a method has made of them."""
+        return self.heads(*self.neck(low, deep))
+
+    def neck(self, low: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
+        """ASPP's map at the output stride, and the low-level one at stride 4; without decoder the encoder's own."""
+        return self.aspp(deep), low if self.low_level is None else self.low_level(low)
+
+    def heads(self, aspp: Tensor, low: Tensor) -> Output:
+        embedding = None if self.embedding_head is None else self.embedding_head(aspp, low)
+        return Output(self.class_head(aspp, low), embedding)
+
+    def widths(self) -> Widths:
+        embedding = 0 if self.embedding_head is None else self.embedding_head.out.out_channels
+        return Widths(self.class_head.out.out_channels, self.aspp_channels, embedding)
+
+    def set_fused(self, fused: bool) -> None:
+        """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain as a reference."""
+        for module in self.modules():
+            if isinstance(module, UpsampleConcatConv):
+                module.fused = fused
+
+
+def build_model(settings: ModelSettings, num_classes: int, *, embedding: bool) -> DeepLabV3Plus:
+    """A network without pretrained weights; the caller's torch.manual_seed decides every value."""
+    model = DeepLabV3Plus(settings, num_classes, embedding=embedding)
+    for part in (model.aspp, model.low_level, model.class_head, model.embedding_head):
+        if part is not None and settings.head_init != "pytorch":
+            part.apply(_initialise)
+    if settings.head_init == "ours":
+        nn.init.normal_(model.class_head.out.weight, std=0.01)  # start from nearly equal probabilities
+    return model
+
+
+def parameter_groups(model: nn.Module, lr: float, *, head_lr_scale: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: encoders at `lr`, all else at `lr * head_lr_scale`; `lr_scale` is kept for the schedule.
+
+    `model` is a network or holds some; parameters that are not trained (a teacher's) are in no group.
+    """
+    networks = [module for module in model.modules() if isinstance(module, DeepLabV3Plus)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    known = {id(parameter) for network in networks for parameter in network.encoder.parameters()}
+    encoder = [parameter for parameter in trained if id(parameter) in known]
+    heads = [parameter for parameter in trained if id(parameter) not in known]
+    return [
+        {"params": encoder, "lr": lr, "lr_scale": 1.0, "weight_decay": weight_decay},
+        {"params": heads, "lr": lr * head_lr_scale, "lr_scale": head_lr_scale, "weight_decay": weight_decay},
+    ]
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""What a recipe may say of a training, validated; imports nothing heavy."""

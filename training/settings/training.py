@@ -1,0 +1,221 @@
+"""Validated settings of network and training.  Imports nothing heavy (see querying/settings.py)."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from querying.settings import Settings
+from training.settings.traits import TRAITS, is_method
+
+VAL_SPLIT = "val"
+"""What is looked at during training, where anything is."""
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelSettings(Settings):
+    backbone: Literal["mobilenetv2_100", "resnet50", "resnet101s"] = "mobilenetv2_100"
+    """timm encoder; `resnet101s` has the deep stem of CPS and U2PL."""
+    output_stride: Literal[8, 16] = 16
+    """Pixels of the image for one of the encoder's last map."""
+    decoder: Literal["plus", "none"] = "plus"
+    """`plus`: DeepLabv3+; `none`: DeepLabv3, which classifies ASPP's map at the output stride (EquAL) and has no
+    representation head."""
+    weights: str = "imagenet"
+    """`imagenet` (download), `none`, or a safetensors file or a folder that holds `<backbone>*.safetensors`."""
+    aspp_channels: int = Field(256, ge=8)
+    """Channels of each branch of ASPP, and of what it gives."""
+    decoder_channels: int = Field(256, ge=8)
+    """Channels of the decoder's 3x3 convolutions."""
+    low_level_channels: int = Field(48, ge=8)
+    """Channels to which the encoder's map at stride 4 is reduced."""
+    embedding_dim: int = Field(256, ge=2)
+    """Channels of the representation that ReCo contrasts."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """After the ASPP projection."""
+    class_head: Literal["plain", "deal"] = "plain"
+    """`deal` (the authors' code of DEAL): a second 3x3 convolution, and dropout of 0.5 and 0.2 behind the two; needs
+    `decoder=plus`."""
+    head_init: Literal["ours", "kaiming", "pytorch"] = "ours"
+    """First weights outside the encoder: Kaiming normal, but a deviation of 0.01 in the class head's last layer (ours);
+    `kaiming` there, too (code of DEAL and CPS); PyTorch's own (code of S4AL+ and S4AL)."""
+    dilation: Literal["stages", "last"] = "stages"
+    """Of MobileNetV2 at output stride 16: of all blocks behind the stride that is left out (timm, ours), or of the last
+    block alone (code of S4AL+ and DEAL).  Other encoders and strides are the same with either."""
+    align_corners: bool = False
+    """Bilinear upsampling of features and logits puts the corners' centres on each other (code of S4AL+, S4AL, DEAL and
+    CPS), or the corners (ours)."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth, linear over the encoder's blocks."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "ModelSettings":
+        if self.class_head == "deal" and self.decoder == "none":
+            raise ValueError("class_head=deal is of decoder=plus: decoder=none has no 3x3 convolution")
+        return self
+
+
+class ReCoSettings(Settings):
+    """Regional contrast (Liu et al. 2021); `weight` 0 builds no representation head."""
+
+    weight: float = Field(1.0, ge=0)
+    """Of the contrast beside cross entropy."""
+    temperature: float = Field(0.5, gt=0)
+    """By which cosine similarities are divided."""
+    queries: int = Field(128, ge=1)
+    """Pixels of each class that are contrasted in a step."""
+    negatives: int = Field(256, ge=1)
+    """Pixels of other classes for each query."""
+    hard_threshold: float = Field(0.95, gt=0, le=1)
+    """Queries are pixels whose own class has less than this probability."""
+
+
+class AugmentSettings(Settings):
+    scale_min: float = Field(0.5, gt=0.05, le=4)
+    """Images are scaled by a factor between this one ..."""
+    scale_max: float = Field(2.0, gt=0.05, le=4)
+    """... and this one, then cropped."""
+    flip: Probability = 0.5
+    """Probability of a mirrored image."""
+    blur: Probability = 0.5
+    """Probability that a strong view is blurred; otherwise its colours may change."""
+    blur_sigma: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.25, 1.25)
+    """Least and largest standard deviation of the blur in pixels."""
+    colour: Probability = 0.5
+    """Probability that the colours of a view that is not blurred change by `jitter`."""
+    jitter: tuple[
+        Annotated[float, Field(ge=0, le=1)],
+        Annotated[float, Field(ge=0, le=1)],
+        Annotated[float, Field(ge=0, le=1)],
+        Annotated[float, Field(ge=0, le=0.5)],
+    ] = (0.8, 0.8, 0.8, 0.2)
+    """Brightness, contrast, saturation, hue, as in torchvision's ColorJitter."""
+    greyscale: Probability = 0.75
+    """Probability that a view whose colours change becomes grey, too."""
+    cutout: Probability = 0.5
+    """Probability that a strong view gets a hole, which is not learned."""
+    cutout_size: int = Field(50, ge=1)
+    """Side of the CutOut hole in pixels."""
+    colour_labelled: Probability = 0.0
+    """Probability that a labelled image's colours change by `jitter`, too (code of S4AL: 0.5; S4AL+ and ours: 0)."""
+    padding: Literal["corner", "centre", "reflect"] = "corner"
+    """Of an image that is scaled to less than the crop: black at the bottom and right (ours), black on all sides (code
+    of S4AL+), or its mirror image at the bottom and right (code of S4AL).  Padding is never learned."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentSettings":
+        if self.scale_min > self.scale_max:
+            raise ValueError("scale_min is larger than scale_max")
+        if self.blur_sigma[0] > self.blur_sigma[1]:
+            raise ValueError("blur_sigma is not ordered")
+        return self
+
+
+class TrainSettings(Settings):
+    method: str = Field("self_training", examples=list(TRAITS))
+    """`self_training` is supervised in cycle 0, where nothing is pseudo-labelled yet, `st++` is too, and then
+    self-training on the most reliable images first; `supervised` and `deal` learn what people labelled alone, with
+    `teacher`'s keys in cycle 0; all others label the pool while they train, and need no cycle before.  A method of
+    your own is `package.module:Class`."""
+    epochs: int = Field(100, ge=1)
+    """Epochs of a training; the rates fall over them."""
+    last_epochs: int | None = Field(None, ge=1)
+    """Epochs of the last cycle, where it is to be longer."""
+    steps_per_epoch: int = Field(100, ge=1)
+    """Optimiser steps of an epoch, whatever the number of images."""
+    batch_size: int = Field(2, ge=1)
+    """Labelled images per step, over all workers."""
+    batch_size_unlabelled: int = Field(4, ge=0)
+    """Pool images per step, over all workers; `supervised` takes those with a bought cell, `deal` none."""
+    lr: float = Field(0.01, gt=0)
+    """Of the backbone; heads get `head_lr_scale` times as much.  Per global batch, whatever the number of workers."""
+    head_lr_scale: float = Field(10.0, gt=0)
+    """Rate of everything but the encoder, as a multiple of `lr`."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of SGD."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum."""
+    weight_decay: float = Field(1e-4, ge=0)
+    """L2 penalty of SGD, on all parameters."""
+    poly_power: float = Field(0.9, ge=0)
+    """Rates fall as (1 - epoch / epochs) to this power."""
+    unlabelled_weight: float = Field(1.0, ge=0)
+    """Of the cross entropy of pool images beside that of labelled ones."""
+    pool_labels: Literal["pseudo", "truth"] = "pseudo"
+    """What the pool is learned with: pseudo-labels, or its true labels as a control of a benchmark.  The control shows
+    what self-training could bring at most in a schedule; it says nothing of few labels (`s4al headroom`)."""
+    normalise: Literal["valid", "all"] = "valid"
+    """Cross entropy divided by the known pixels, or by all pixels as the authors' code does."""
+    ohem: float | None = Field(None, gt=0, lt=1)
+    """Learn only the labelled pixels whose class has at most this probability (CPS, AEL, U2PL, UniMatch: 0.7), ..."""
+    ohem_keep: int = Field(100_000, ge=1)
+    """... but at least so many of each worker's batch."""
+    crop: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = None
+    """Height and width of the training crop; default: the size of the data."""
+    workers: int = Field(1, ge=1)
+    """Ray Train workers; the global batch is divided among them."""
+    threads: int = Field(2, ge=1)
+    """CPU threads per worker; part of the result, since another number changes the last bits."""
+    cuda_graph: bool = True
+    """On a GPU, launch the network as one graph where the method and a single worker allow it."""
+    max_failures: int = Field(3, ge=0)
+    """Lost workers to recover from before the stage gives up."""
+    timeout: int = Field(300, ge=5, le=86_400)
+    """Seconds after which a worker that does not answer, keeps the others waiting, or shows no sign of work (scorers)
+    counts as lost (Ray back end)."""
+    sync_bn: bool = False
+    """BatchNorm takes its statistics over all workers (several GPUs)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of training: `auto` is bf16 autocast on a GPU, float32 on a CPU, where bf16 is faster only with AVX-512 BF16."""
+    checkpoint_epochs: int = Field(1, ge=1)
+    """Epochs between two resumable checkpoints."""
+    validate_epochs: int = Field(0, ge=0)
+    """Epochs between two evaluations of the val split during training, the last epoch included; 0 makes none."""
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        if is_method(value):
+            return value
+        names = ", ".join(repr(name) for name in TRAITS)
+        raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:Class")
+
+
+class TeacherSettings(Settings):
+    """What cycle 0 does differently; unset keys follow `train`."""
+
+    epochs: int | None = Field(None, ge=1)
+    """Of the training of cycle 0; null: those of `train`."""
+    steps_per_epoch: int | None = Field(None, ge=1)
+    """Of the training of cycle 0; null: those of `train`."""
+    batch_size: int | None = Field(4, ge=1)
+    """Labelled images a step in cycle 0; null: those of `train`."""
+
+
+class EvaluateSettings(Settings):
+    """How the reported mIoU is measured; `miou` is that of the last checkpoint."""
+
+    best_on_val: bool = False
+    """Also keep the weights of the epoch with the highest mIoU on val, and report theirs as `best_on_val` beside the
+    last ones' (needs `train.validate_epochs`).  The teacher of the next cycle is always the last."""
+
+    window: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = None
+    """Height and width of a sliding window; default: the whole image at once."""
+    stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Between windows; default: two thirds of the window (CPS, U2PL, UniMatch)."""
+
+    @model_validator(mode="after")
+    def _covers(self) -> "EvaluateSettings":
+        if self.stride is not None:
+            if self.window is None:
+                raise ValueError("stride needs a window")
+            if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
+                raise ValueError("the stride is larger than the window, which would leave pixels unseen")
+        return self
+
+    def strides(self) -> tuple[int, int]:
+        """The stride, with its default; needs a window."""
+        assert self.window is not None
+        height, width = self.window
+        return self.stride or (math.ceil(height * 2 / 3), math.ceil(width * 2 / 3))
