@@ -1,6 +1,6 @@
 """What the command line says of a failure: one line with the culprit and the remedy, and an exit status.
 
-docs/exit_status.md lists where each status comes from.
+docs/reference/exit_status.md lists where each status comes from.
 """
 
 import errno

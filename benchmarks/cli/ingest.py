@@ -1,4 +1,4 @@
-"""The command `s4al ingest`: its many options.  The page on it is docs/ingest.md."""
+"""The command `s4al ingest`: its many options.  The page on it is docs/use/ingest.md."""
 
 from pathlib import Path
 from typing import Annotated
@@ -69,7 +69,8 @@ def ingest(
     protocol: Annotated[str, typer.Option(help="cityscapes: al (2,675 + 300 + 500) or ssl (2,975 + 500).")] = "al",
     num_classes: Annotated[int, typer.Option(min=6, max=11, help="toy: number of classes.")] = 8,
 ) -> None:
-    """Raw data -> Arrow shards (images, truth) and index.json, all or nothing.  docs/ingest.md says what is taken."""
+    """Raw data -> Arrow shards (images, truth) and index.json, all or nothing.  docs/use/ingest.md says what is
+    taken."""
     from benchmarks.commands.ingest import ingest_command
 
     ingest_command(

@@ -1,8 +1,8 @@
 """Recipes for CamVid: every row of Table 1 of the paper (Rangnekar et al., BMVC 2022; mIoU in %), and our own.
 
-Absolute mIoU differs between code bases by several points, so compare with `camvid_full`; ours: docs/results.md.
+Absolute mIoU differs between code bases by several points, so compare with `camvid_full`; ours: docs/results/index.md.
 The rows at 360x480 have the form of the authors' code: one mean over all pixels of a step, its network and padding
-(docs/fidelity.md); `camvid_cpu*` and `camvid_splits` have its losses, and our network and padding.
+(docs/how_it_works/fidelity.md); `camvid_cpu*` and `camvid_splits` have its losses, and our network and padding.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def camvid_cpu() -> RunConfig:
     Needs `s4al ingest camvid SRC DST --size 180x240`.  Cycle 0 is "10 % + ReCo", cycle 1 adds self-training and
     one query, `supervised_miou` is the fully supervised reference.  In so few steps on small images the paper's
     settings underfit, so: half the channels in ASPP and heads, three times the encoder's rate, less scale jitter, a
-    smaller ReCo weight, and a query of twelve regions per image instead of four.  Chosen on val (docs/results.md).
-    bf16 is slow on a processor without AVX-512 BF16 or AMX: there, set train.precision=fp32.
+    smaller ReCo weight, and a query of twelve regions per image instead of four.  Chosen on val
+    (docs/results/index.md). bf16 is slow on a processor without AVX-512 BF16 or AMX: there, set train.precision=fp32.
     """
     return RunConfig(
         name="camvid_cpu",
@@ -88,9 +88,9 @@ def camvid_cpu_self_training() -> RunConfig:
 def camvid_cpu_s4al() -> RunConfig:
     """`camvid_cpu` with the system S4AL: as many labels, its network, optimiser and the student's steps.
 
-    4 + 4 images in a step, as published: 2 labelled ones are too few for it (docs/results.md).  The shares of its steps
-    without pool (3 epochs) and until classes are pasted (8) are S4AL's, as are colours and padding of labelled images;
-    reference: `camvid_cpu_full`.
+    4 + 4 images in a step, as published: 2 labelled ones are too few for it (docs/results/index.md).  The shares of
+    its steps without pool (3 epochs) and until classes are pasted (8) are S4AL's, as are colours and padding of
+    labelled images; reference: `camvid_cpu_full`.
     """
     return changed(
         camvid_cpu(),

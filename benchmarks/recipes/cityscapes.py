@@ -1,8 +1,8 @@
 """Recipes for Cityscapes: every row of Table 1 of the paper (Rangnekar et al., BMVC 2022; mIoU in %), and our own.
 
-Absolute mIoU differs between code bases by several points, so compare with `cityscapes_full`; ours: docs/results.md.
-They have the form of the authors' code, as `camvid_s4al_plus` and `camvid_s4al` have (docs/fidelity.md).  The base of
-the semi-supervised benchmark, one network for all methods, is ours.
+Absolute mIoU differs between code bases by several points, so compare with `cityscapes_full`; ours:
+docs/results/index.md. They have the form of the authors' code, as `camvid_s4al_plus` and `camvid_s4al` have
+(docs/how_it_works/fidelity.md).  The base of the semi-supervised benchmark, one network for all methods, is ours.
 """
 
 from __future__ import annotations

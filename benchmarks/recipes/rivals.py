@@ -128,8 +128,8 @@ def camvid_equal() -> RunConfig:
     The best cells of the whole pool, by share of all pixels.
     Published with DeepLabv3 (`camvid_equal_deeplabv3`): 62.2 without and 63.4 with self-consistency, 66.7 and 67.2 with
     all labels.  S4AL+'s paper sets its own DeepLabv3+ (66.4) beside that, which is not like for like.  Loss and score
-    have the authors' form (docs/fidelity.md); optimiser and steps are `camvid_s4al_plus`'s, network and padding ours; 4
-    images known whole and 4 with a bought cell in a step, each mirrored, too.
+    have the authors' form (docs/how_it_works/fidelity.md); optimiser and steps are `camvid_s4al_plus`'s, network and
+    padding ours; 4 images known whole and 4 with a bought cell in a step, each mirrored, too.
     """
     return changed(
         camvid_s4al_plus(),

@@ -12,9 +12,9 @@ from training.settings.training import AugmentSettings, ModelSettings, ReCoSetti
 def toy_s4al_plus() -> RunConfig:
     """The demo: generated street scenes, random initial weights, two queries; minutes on 2 cores.
 
-    Expect the mIoU to rise with the labels (docs/results.md); absolute values say nothing about real data.  Starts
-    from 5 %, asks for more and augments less than the paper: in so few steps from random weights the labels' worth
-    would otherwise drown in noise.  Its student's loss is our sum of two means, not the authors' one mean.
+    Expect the mIoU to rise with the labels (docs/results/index.md); absolute values say nothing about real data.
+    Starts from 5 %, asks for more and augments less than the paper: in so few steps from random weights the labels'
+    worth would otherwise drown in noise.  Its student's loss is our sum of two means, not the authors' one mean.
     """
     return RunConfig(
         name="toy_s4al_plus",

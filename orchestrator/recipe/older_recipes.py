@@ -1,6 +1,6 @@
 """What a recipe meant that an earlier version wrote out in full: keys that it did not know yet had another value then.
 
-The defaults of these keys are the forms of the methods' authors now (docs/fidelity.md).  A run that was
+The defaults of these keys are the forms of the methods' authors now (docs/how_it_works/fidelity.md).  A run that was
 begun before keeps the form that it was begun with.
 """
 

@@ -24,8 +24,8 @@ _ROUNDS: Changes = {"cycles": ROUNDS, "train": {"method": "self_training"}}
 
 _FROM_SHORT: Changes = {"ramp": 0.4}
 """CPS's published weight needs networks that are right more often than they agree on what is wrong: fresh heads agree
-on one class within 13 steps, and no label can free it, under all published conditions (docs/fidelity.md).  So it
-grows over two fifths of the steps here (ours)."""
+on one class within 13 steps, and no label can free it, under all published conditions
+(docs/how_it_works/fidelity.md).  So it grows over two fifths of the steps here (ours)."""
 
 METHODS: dict[str, Changes] = {
     "supervised": {**_ALONE, "train": {"method": "supervised"}},

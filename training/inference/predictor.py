@@ -26,7 +26,8 @@ MOST_CHANNELS = 2**14
 class Predictor:
     """Callable (uint8 images (B, 3, H, W), scale) -> float32 logits (B, C, h, w) at stride 4 of the scaled image.
 
-    With `bf16` some 0.3 % of the labels differ, and a region's entropy by up to 0.05 nats (docs/performance.md).
+    With `bf16` some 0.3 % of the labels differ, and a region's entropy by up to 0.05 nats
+    (docs/how_it_works/performance.md).
     """
 
     def __init__(self, checkpoint: Path, device: str | None = None, *, precision: Precision = "fp32") -> None:

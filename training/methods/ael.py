@@ -7,7 +7,7 @@ Copy-paste: with probability 0.5 a labelled image gets another one's pixels of t
 CutMix: each pool image gets a box around a connected part of a class, drawn likewise, out of an image that shows it.
 All donors come from the same batch as the image, where the published code looks through the whole data set.
 
-The teacher is in evaluation mode, and is what is deployed.  Further differences: docs/method.md.
+The teacher is in evaluation mode, and is what is deployed.  Further differences: docs/how_it_works/method.md.
 
 Shape suffixes: B = images, D = images as donors, C = classes, N = draws, H and W = pixels.
 """

@@ -4,8 +4,8 @@ L = CE(p1, y) + CE(p2, y) + w * [CE(p1, argmax p2) + CE(p2, argmax p1)], without
 In the authors' code labelled and pool images pass a network apart (`methods.cps.passes=joint`: in one batch, ours),
 labels are learned with OHEM (`train.ohem=0.7`, keeping 7.8 % of the pixels), and heads have the encoder's rate.  With
 their weight of 6 from the start both networks call everything one class within 13 steps here, under all published
-conditions together, too; networks that have learned for 80 steps do not (docs/fidelity.md).  So w may grow from 0
-(`methods.cps.ramp`, ours).
+conditions together, too; networks that have learned for 80 steps do not (docs/how_it_works/fidelity.md).  So w may
+grow from 0 (`methods.cps.ramp`, ours).
 
 Without CutMix the cross terms cover labelled and pool images, and the pseudo-labels come from the training pass itself.
 With CutMix they cover the pool alone: both networks label the images as they are, then learn on the images and each

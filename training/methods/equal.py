@@ -7,10 +7,10 @@ supervised training, and the rest of the pool is not looked at.
 
 Ours, by `methods.equal`: `supervised=image` leaves CE(z', y) out; `distance=probabilities` has w mean ||p - p'||^2 (a
 sum over the classes, in [0, 2], of which both views learn); with `images=all` all pool images are to agree, and the
-bought cells are a cross entropy of their own, times `train.unlabelled_weight` (docs/decisions.md, 26).
+bought cells are a cross entropy of their own, times `train.unlabelled_weight` (docs/how_it_works/decisions.md, 26).
 
 One pass holds the images and their mirror images, so it costs twice as much as the same batch of another method.  The
-authors' code was read by an audit whose findings are in docs/fidelity.md.  The acquisition is `equal`.
+authors' code was read by an audit whose findings are in docs/how_it_works/fidelity.md.  The acquisition is `equal`.
 """
 
 import torch

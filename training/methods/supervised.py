@@ -1,7 +1,7 @@
 """Cross entropy (and ReCo) on human labels alone: cycle 0, the teacher, and the fully supervised reference.
 
 After a query, images of which only some cells are bought come with each step beside those that are known whole, as the
-pool does in self-training.  The loss is the mean over all known pixels of both (docs/decisions.md, 27).
+pool does in self-training.  The loss is the mean over all known pixels of both (docs/how_it_works/decisions.md, 27).
 """
 
 import torch

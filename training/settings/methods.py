@@ -44,8 +44,8 @@ class CPSSettings(Settings):
     ramp: Share = 0.0
     """Share of the steps over which the weight grows to its value.  0, as published, gives it from the start: from
     fresh heads both networks then soon agree on one class everywhere.  With a weight of 6 labels free a class again
-    only where OHEM (`train.ohem=0.7`) counts less than a sixth of the pixels (docs/fidelity.md), so that a ramp is
-    needed until most are right (ours; `s4al splits` has 0.4)."""
+    only where OHEM (`train.ohem=0.7`) counts less than a sixth of the pixels (docs/how_it_works/fidelity.md), so that
+    a ramp is needed until most are right (ours; `s4al splits` has 0.4)."""
     passes: Literal["separate", "joint"] = "separate"
     """Labelled and pool images pass a network one after the other, so that BatchNorm normalises each by its own
     statistics (the authors' code), or in one batch (ours)."""

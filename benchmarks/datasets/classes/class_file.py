@@ -35,7 +35,8 @@ class ClassFile:
 
 
 def read_classes(path: Path) -> ClassFile:
-    """Read a list of names, a table of names with ids or colours, a CVAT label map, JSON or YAML (see docs/ingest.md).
+    """Read a list of names, a table of names with ids or colours, a CVAT label map, JSON or YAML (see
+    docs/use/ingest.md).
 
     UserError names the line that is wrong, or that could mean two things and how to say which.
     """

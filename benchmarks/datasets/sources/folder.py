@@ -1,4 +1,4 @@
-"""Anybody's images in folders, with masks for all, some or none of them.  docs/ingest.md is the page on it."""
+"""Anybody's images in folders, with masks for all, some or none of them.  docs/use/ingest.md is the page on it."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Spent(NamedTuple):
     """Seconds of processor time for an image: of each piece of work the least or the median of all rounds, averaged.
 
     On a shared processor the least is the work's own: neighbours make the same second of the same loop cost 5.5 to 9 ms
-    an image here (docs/performance.md), and they can only add to it.
+    an image here (docs/how_it_works/performance.md), and they can only add to it.
     """
 
     least: float

@@ -75,7 +75,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(case, toy_data, tmp_path):
     assert culprit.format(**names) in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not out.exists()
-    assert seconds < 60  # five on a quiet machine: see docs/results.md
+    assert seconds < 60  # five on a quiet machine: see docs/results/index.md
 
 
 def test_an_output_folder_of_another_recipe_is_refused(toy_data, tmp_path):

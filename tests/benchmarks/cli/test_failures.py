@@ -75,7 +75,7 @@ def test_of_a_long_message_the_cause_is_shown(text, shown):
 
 
 def test_every_module_that_fails_by_the_machine_is_in_the_document():
-    said = (ROOT / "docs/exit_status.md").read_text()
+    said = (ROOT / "docs/reference/exit_status.md").read_text()
     modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     raising = [
         str(path.relative_to(ROOT))

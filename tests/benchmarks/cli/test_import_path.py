@@ -43,7 +43,7 @@ def test_a_command_imports_ours(folder, way):
     if way == "uploaded":  # `ray job submit --working-dir .`, with the user's files in it
         for package in ("benchmarks", "orchestrator", "querying", "training"):
             shutil.copytree(ROOT / package, folder / package, dirs_exist_ok=True)
-    if way != "-m":  # there it is what Python starts, and nothing of ours ever runs (docs/concepts.md)
+    if way != "-m":  # there it is what Python starts, and nothing of ours ever runs (docs/reference/run_folder.md)
         (folder / "benchmarks.py").write_text("raise SystemExit('the user\\'s benchmarks was imported')\n")
     for place in (folder, folder / "with_folders") if way != "uploaded" else (folder,):
         done = ours(place, *command, "show", "toy_splits")

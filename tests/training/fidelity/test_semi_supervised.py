@@ -78,10 +78,11 @@ def test_cps_is_each_networks_label_for_the_other_over_labelled_and_pool_images(
 def test_labels_free_a_class_that_both_networks_of_cps_agree_on_only_where_few_pixels_are_hard(
     passes, ohem, wrong, freed
 ):
-    """Why CPS collapses (docs/fidelity.md).  Both networks call a look of pixel b, with p_b = 0.51; its label is k, and
-    it is a share h of all pixels.  The labels pull to k with (1 / h) h (1 - p_k) where OHEM counts these alone, else
-    with h (1 - p_k); the other network pulls to b with lambda h p_k.  With lambda = 6, k wins only where OHEM counts
-    less than about a sixth of the pixels (h is 1 to 6 of 12 here).  Neither passes nor rates are in it."""
+    """Why CPS collapses (docs/how_it_works/fidelity.md).  Both networks call a look of pixel b, with p_b = 0.51; its
+    label is k, and it is a share h of all pixels.  The labels pull to k with (1 / h) h (1 - p_k) where OHEM counts
+    these alone, else with h (1 - p_k); the other network pulls to b with lambda h p_k.  With lambda = 6, k wins only
+    where OHEM counts less than about a sixth of the pixels (h is 1 to 6 of 12 here).  Neither passes nor rates are in
+    it."""
     here = step(methods={"cps": {"passes": passes}}, ohem=ohem, ohem_keep=1)
     y, z = np.ones((2, 1, 12), np.uint8), np.zeros((4, 2, 1, 12))
     z[:, 1] = 30.0  # class 1 is sure and right everywhere, but ...
