@@ -3,6 +3,7 @@
 import functools
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 
@@ -11,7 +12,9 @@ def _migrated() -> Path:
     from mlflow import MlflowClient
 
     path = Path(tempfile.mkdtemp(prefix="s4al-mlflow-")) / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's and SQLAlchemy's, of each other
+        MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 

@@ -24,6 +24,12 @@ SMALL = [
 ]  # fmt: skip
 
 
+FINISHED = {
+    "recipe": "small", "seed": 0, "evaluated_on": "test", "cycles": [], "supervised_miou": None, "finished": True
+}  # fmt: skip
+"""A summary that says nothing."""
+
+
 def small_config(*overrides):
     return override(find("toy_s4al_plus"), [*SMALL, *overrides])
 

@@ -58,7 +58,7 @@ def _plant(defect: str) -> None:
         from querying.base.failpoints import failpoint
 
         @contextmanager
-        def in_place(path: Path) -> Iterator[Path]:
+        def in_place(path: Path, *, flush: bool = True) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             failpoint(f"{path.name}:opened")
             yield path

@@ -200,7 +200,9 @@ def folder_of_everything(toy_data, tmp_path_factory):
     record = Record(root / "metrics.jsonl")
     for cycle in range(3):
         record.log({"run": "main", "cycle": cycle, "stage": "evaluate", "miou": 0.5})
-    write_recipe(root / "recipe.yaml", RECIPE, {"commit": "abc", "data": {"root": "x"}})
+    write_recipe(
+        root / "recipe.yaml", RECIPE, {"commit": "abc", "data": {"root": "x", "name": "toy", "sha256": "a" * 64}}
+    )
     (root / "train.txt").write_text("train/a.png trainannot/a.png\n" * 3)
     for part in ("train", "trainannot"):
         (root / part).mkdir()

@@ -84,7 +84,7 @@ def prepare(root: Path, images: int) -> None:
     from orchestrator.folder.recipe_file import write_recipe
 
     layout.root.mkdir(parents=True)
-    write_recipe(layout.recipe, config, {"data": {"root": str(data), "sha256": index.digest}})
+    write_recipe(layout.recipe, config, {"data": {"root": str(data), "name": index.name, "sha256": index.digest}})
     counts = (np.eye(CLASSES, dtype=int) * 50 + 1).tolist()
     for cycle in (0, 1):
         once(layout.checkpoint(cycle), lambda folder: None)
@@ -190,8 +190,9 @@ class _CheapNetwork(LocalBackend):
         self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], **keys: Any
     ) -> Iterator[Any]:  # fmt: skip
         assert isinstance(make_worker, partial)
-        scorer = partial(make_worker.func, _mixed_colours, *make_worker.args[1:], **make_worker.keywords)
-        return super().map(scorer, method, items, **keys)
+        make, *where = make_worker.args  # the machine is noted before it is called
+        scorer = partial(make.func, _mixed_colours, *make.args[1:], **make.keywords)
+        return super().map(partial(make_worker.func, scorer, *where), method, items, **keys)
 
 
 def _mixed_colours() -> Callable[[Tensor, float], Tensor]:

@@ -18,7 +18,7 @@ from orchestrator.run.protocol import protocol
 from querying.base.errors import UserError
 from querying.base.files import read_json, write_json
 from tests.mlflow_files import sqlite_uri
-from tests.small import small_config
+from tests.small import FINISHED, small_config
 
 MIOU = {
     ("supervised", "1/16"): [0.50, 0.54, 0.52],
@@ -204,7 +204,7 @@ def stub_grid(root, found, monkeypatch):
     for one in found:
         cell = root / one.method / one.split.replace("/", "_") / f"seed-{one.seed}"
         cell.mkdir(parents=True)
-        write_json(cell / "summary.json", {"finished": True})
+        write_json(cell / "summary.json", FINISHED)
     cells = {(one.method, one.split, one.seed): one for one in found}
     monkeypatch.setattr(
         "benchmarks.results.grid._result",
@@ -258,6 +258,6 @@ def test_another_protocol_is_not_compared(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.results.grid._result", lambda cell, summary, checkpoint: next(cells))
     for method in ("a", "b"):
         (tmp_path / method / "1_4" / "seed-0").mkdir(parents=True)
-        write_json(tmp_path / method / "1_4/seed-0/summary.json", {"finished": True})
+        write_json(tmp_path / method / "1_4/seed-0/summary.json", FINISHED)
     with pytest.raises(UserError, match="differ in protocol"):
         load(tmp_path)

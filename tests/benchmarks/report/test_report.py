@@ -236,7 +236,8 @@ def test_names_are_text_whatever_they_look_like(copy, tmp_path):
 
     edit_json(copy / "summary.json", rename)
     edit_json(copy / "reference/summary.json", rename)
-    edit_recipe(copy, lambda tree: tree["provenance"].update(data={}, commit="<img src=x onerror=alert(2)>"))
+    edit_recipe(copy, lambda tree: tree["provenance"].update(commit="<img src=x onerror=alert(2)>"))
+    edit_recipe(copy, lambda tree: tree["provenance"]["data"].update(root="/nowhere/<b>"))
     page = write_report([copy], tmp_path / "out").read_text()
     assert "<script" not in page
     assert "<img" not in page

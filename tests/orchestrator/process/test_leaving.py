@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 
 from orchestrator.process import leaving
-from orchestrator.process.leaving import FrozenWatch, leave, ray_descendants
+from orchestrator.process.leaving import FrozenWatch, leave
 
 NAMED = ["bash", "-c", "exec -a 'ray::Actor' sleep 60"]
 
 
 @pytest.fixture
-def begun():
-    processes = []
+def begun(monkeypatch):
+    """Begins processes; only these are looked at, since other tests of this process may have a cluster."""
+    processes, every = [], leaving.ray_descendants
+
+    def ours(pid, *marks):
+        return {found: when for found, when in every(pid, *marks).items() if found in {one.pid for one in processes}}
+
+    monkeypatch.setattr(leaving, "ray_descendants", ours)
 
     def begin(words):
         processes.append(subprocess.Popen(words))
@@ -37,7 +43,7 @@ def begun():
 def test_an_actor_that_is_stopped_is_killed_and_said_and_others_are_not(begun, monkeypatch):
     monkeypatch.setattr(leaving, "LOOK_S", 0.05)
     frozen, works, other = begun(NAMED), begun(NAMED), begun(["bash", "-c", "exec sleep 60"])
-    assert set(ray_descendants(os.getpid())) == {frozen.pid, works.pid}
+    assert set(leaving.ray_descendants(os.getpid())) == {frozen.pid, works.pid}
     for process in (frozen, other):
         process.send_signal(signal.SIGSTOP)
     said = []

@@ -14,7 +14,7 @@ from orchestrator.run.start import settle
 from querying.base.environment import variables
 from querying.base.errors import UserError
 from querying.base.files import write_json
-from tests.small import SMALL, small_config, small_run
+from tests.small import FINISHED, SMALL, small_config, small_run
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_before_the_first_label_and_after_the_end_nothing_has_drifted(begun, now
     assert settle(begun, small_config(), with_library(now, "torch", "9.9")) == []
     assert read_recipe(begun.recipe)[1]["libraries"]["torch"] == "9.9"
     labels.touch()
-    write_json(begun.summary, {"finished": True})
+    write_json(begun.summary, FINISHED)
     assert settle(begun, small_config(), now) == []
     assert drifts(begun) == []
 

@@ -74,7 +74,7 @@ def test_what_brings_no_row_is_said_when_the_recipe_is_read(folder, name, messag
 
 def test_what_is_no_method_is_said_before_anything_starts(folder):
     assert traits_of("lab_of_wrong_methods:Apart").pool == "nothing"
-    with pytest.raises(UserError, match=r"is no subclass of training\.methods\.method\.Method"):
+    with pytest.raises(UserError, match=r"is no subclass of training\.method_parts\.method\.Method"):
         method_class("lab_of_wrong_methods:Apart")
 
 
