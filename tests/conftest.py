@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,10 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)  # the tests' networks are tiny; two threads would only wait for each other
+
+MEMORY, ROOM = Path("/dev/shm"), 8 * 2**30
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:  # the tests wait for thousands of flushes otherwise
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 # `pytest --hypothesis-profile=fuzz tests/inputs/test_fuzz.py`: some 1,000 cases for every loader instead of 25.
 settings.register_profile("fuzz", max_examples=4000, deadline=None)

@@ -41,11 +41,19 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     Hashes first, then the sums (`orchestrator/audit/recount.py`).  Not looked at: scratch of an unfinished stage, what
     was set aside, and a report of an earlier version, which had no hashes.
     """
+    recipes: list[tuple[RunConfig, dict[str, Any]] | None] = []
     for file in (layout.recipe, recipe_copy(layout.recipe)):
-        yield from _sealed(partial(read_recipe, file))
-    yield from _audit_recipes(layout)
+        try:
+            recipes.append(read_recipe(file))
+        except DamagedError as error:
+            recipes.append(None)
+            yield str(error)
+    here, copy = recipes
+    if here and copy:
+        yield from _audit_recipes(layout, here, copy)
     yield from audit_report(layout.root)
-    yield from _audit_first_weights(layout)
+    if here:
+        yield from _audit_first_weights(layout, here[1].get("first_weights"))
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
     for part in (layout, layout.reference):
@@ -60,10 +68,7 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     from orchestrator.audit.recount import recounted  # loads torch
 
     expected: list[dict[str, Any]] = []
-    config: RunConfig | None = None
-    with suppress(DamagedError):  # said already
-        config = read_recipe(layout.recipe)[0]
-    configs = (config, config and config.as_reference())
+    configs = (here and here[0], here and here[0].as_reference())
     for (name, part), settings in zip((("main", layout), ("reference", layout.reference)), configs, strict=True):
         recorded = [row for row in rows or [] if row["run"] == name]
         if recorded or part.root.is_dir():
@@ -153,24 +158,21 @@ def _audit_record(
         yield f"{path}: {len(missing)} rows are missing or of another result, the first: {first}"
 
 
-def _audit_recipes(layout: RunLayout) -> Iterator[str]:
+def _audit_recipes(
+    layout: RunLayout, recipe: tuple[RunConfig, dict[str, Any]], copy: tuple[RunConfig, dict[str, Any]]
+) -> Iterator[str]:
     """Do recipe and copy say the same?  The copy is written first, and may know of one more change on the way."""
-    copy = recipe_copy(layout.recipe)
-    with suppress(DamagedError):  # said already
-        (config, before), (other, after) = read_recipe(layout.recipe), read_recipe(copy)
-        drift, grown = before.get("drift", []), len(after.get("drift", [])) > len(before.get("drift", []))
-        keys = [key for key, _, _ in changed_keys(config, other) if not (grown and key in MACHINE_KEYS)]
-        keys += [key for key in ("id", "first_weights") if before.get(key) != after.get(key)]
-        keys += ["drift"] if after.get("drift", [])[: len(drift)] != drift else []
-        if keys:
-            yield f"{layout.recipe}: contradicts its copy {copy}: {', '.join(keys[:3])}; the seals of both are right"
+    (config, before), (other, after) = recipe, copy
+    drift, grown = before.get("drift", []), len(after.get("drift", [])) > len(before.get("drift", []))
+    keys = [key for key, _, _ in changed_keys(config, other) if not (grown and key in MACHINE_KEYS)]
+    keys += [key for key in ("id", "first_weights") if before.get(key) != after.get(key)]
+    keys += ["drift"] if after.get("drift", [])[: len(drift)] != drift else []
+    if keys:
+        found = f"contradicts its copy {recipe_copy(layout.recipe)}: {', '.join(keys[:3])}"
+        yield f"{layout.recipe}: {found}; the seals of both are right"
 
 
-def _audit_first_weights(layout: RunLayout) -> Iterator[str]:
-    try:
-        wanted = read_recipe(layout.recipe)[1].get("first_weights")
-    except DamagedError:  # said already
-        return
+def _audit_first_weights(layout: RunLayout, wanted: str | None) -> Iterator[str]:
     if wanted and not layout.backbone.exists():
         yield f"{layout.backbone}: does not exist"
     elif wanted and sha256(layout.backbone) != wanted:

@@ -13,7 +13,7 @@ import yaml
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.manifest import set_aside
 from orchestrator.folder.shapes import Provenance, shaped
-from orchestrator.recipe.config import RunConfig, load_yaml
+from orchestrator.recipe.config import RunConfig, build_tree
 from orchestrator.recipe.strict_yaml import parse_yaml
 from querying.base.errors import DamagedError
 from querying.base.files import check_schema, write_text
@@ -49,10 +49,11 @@ def read_recipe(path: Path) -> tuple[RunConfig, dict[str, Any]]:
     text, _, seal = path.read_bytes().rpartition(_SEAL_LINE.encode())
     if seal != hashlib.sha256(text).hexdigest().encode() + b"\n":
         raise DamagedError(f"{path}: not what was written: its seal is broken")
-    provenance: dict[str, Any] = parse_yaml(text.decode(), str(path), LARGEST)["provenance"]
+    tree = parse_yaml(text.decode(), str(path), LARGEST)
+    provenance: dict[str, Any] = tree["provenance"]
     check_schema(provenance, path)  # before its keys, which may be unknown here
     shaped(provenance, Provenance, path)
-    return load_yaml(path, LARGEST), provenance
+    return build_tree(tree, path), provenance
 
 
 def restore_recipe(path: Path) -> None:

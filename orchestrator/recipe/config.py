@@ -156,11 +156,15 @@ def load_yaml(path: Path, most: int = MAX_YAML_BYTES) -> RunConfig:
             text = file.read(most + 1).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    tree = parse_yaml(text, str(path), most)
+    return build_tree(parse_yaml(text, str(path), most), path)
+
+
+def build_tree(tree: object, path: Path) -> RunConfig:
+    """The configuration that the text of `path` says."""
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a recipe is a mapping of keys to values")
-    tree.pop("provenance", None)  # of a run's recipe.yaml: what it ran with, not what to run
-    return build({"name": path.stem, **as_it_was(tree)}, where=f"{path}: ")
+    keys = {key: value for key, value in tree.items() if key != "provenance"}  # what a run ran with, not what to run
+    return build({"name": path.stem, **as_it_was(keys)}, where=f"{path}: ")
 
 
 def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:

@@ -54,7 +54,7 @@ class Run:
     [
         ("local", signal.SIGINT),
         ("local", signal.SIGTERM),
-        ("ray", signal.SIGINT),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks.deploy import predict
-from benchmarks.deploy.onnx_file import Agreement, compare_logits, export_onnx
+from benchmarks.deploy.onnx_file import Agreement, FullResolution, compare_logits, export_onnx
 from benchmarks.deploy.predict import export_command, find_checkpoint, predict_command, segment
 from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.files import read_json
 from querying.dataset.shards import read_images, read_truth
 from tests.small import small_run
 from training.inference.evaluation import EvaluationTask, ShardEvaluator
-from training.inference.predictor import Predictor
+from training.inference.predictor import Predictor, load_network
 from training.network.checkpoint import load_model, save_model
 from training.network.decoder import upsample_shift_matrix
 from training.network.deeplab import build_model, normalise
@@ -55,6 +55,7 @@ def lively(finished, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
     file = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    upsample_shift_matrix.cache_clear()  # as in a process that has predicted nothing yet
     return file, export_onnx(find_checkpoint(finished, None), file)
 
 
@@ -282,13 +283,12 @@ def test_a_model_of_large_logits_is_kept(finished, exported, tmp_path, monkeypat
     assert "of the logits' spread, the same class in 100 % of" in str(agreement)
 
 
-def test_the_exported_decoder_is_the_split_one_also_where_its_matrices_were_not_yet_made(finished, tmp_path):
-    upsample_shift_matrix.cache_clear()
-    checkpoint = find_checkpoint(finished, None)
-    assert export_onnx(checkpoint, tmp_path / "model.onnx").is_rounding
-    state, _ = load_model(checkpoint)
+def test_the_exported_decoder_is_the_split_one_also_where_its_matrices_were_not_yet_made(finished, exported):
+    file, agreement = exported
+    assert agreement.is_rounding
+    state, _ = load_model(find_checkpoint(finished, None))
     whole = tuple(state["class_head.conv.weight"].shape)
-    graph = onnx.load(tmp_path / "model.onnx").graph
+    graph = onnx.load(file).graph
     shapes = {one.name: tuple(one.dims) for one in graph.initializer}
     kernels = [shapes[node.input[1]] for node in graph.node if node.op_type == "Conv"]
     assert len(kernels) > 50
@@ -363,7 +363,7 @@ def test_a_file_is_not_a_folder_to_write_to(finished, photos, tmp_path):
         predict_command(finished, photos, tmp_path / "file/x", None)
 
 
-@pytest.mark.parametrize("way", ["--out", "ONNX"])
+@pytest.mark.parametrize("way", ["--out", "to export", pytest.param("ONNX", marks=pytest.mark.slow)])
 def test_a_network_whose_corners_are_aligned_is_used_as_it_was_trained(toy_data, tmp_path_factory, way):
     """Reference: its logits brought to full size with the corners on each other, which differ from the other way's."""
     root = tmp_path_factory.mktemp("aligned")
@@ -381,6 +381,11 @@ def test_a_network_whose_corners_are_aligned_is_used_as_it_was_trained(toy_data,
         Image.fromarray(image_NHWC[0]).save(root / "a.png")
         label_HW, _ = segment(Predictor(checkpoint, "cpu"), image_NHWC[0], (48, 64), root / "a.png")
         np.testing.assert_array_equal(label_HW, expected[0].argmax(0))
+        return
+    if way == "to export":
+        with torch.inference_mode():
+            found = FullResolution(load_network(checkpoint)).eval()(normalise(image_NCHW)).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4 * spread)
         return
     agreement = export_onnx(checkpoint, root / "model.onnx")
     assert agreement.relative < 1e-5
