@@ -17,7 +17,15 @@ import typer
 import benchmarks.import_path  # noqa: F401  # before anything else of the project
 from benchmarks.cli.failures import failure
 from benchmarks.cli.ingest import ingest
-from benchmarks.cli.options import AddressOption, BackendName, BackendOption, DataOption, OverridesArgument, QuickOption
+from benchmarks.cli.options import (
+    AddressOption,
+    BackendName,
+    BackendOption,
+    DataOption,
+    OverridesArgument,
+    QuickOption,
+    RecipeArgument,
+)
 from benchmarks.cli.studies import compare, headroom, query, replay, splits, sweep, trial
 from orchestrator.process.guard import OneLine, guarded
 from orchestrator.process.surroundings import check_working_folder, name_the_nameless
@@ -37,7 +45,6 @@ app = typer.Typer(
     help="A good segmentation model from few labels: active learning, self-training and regional contrast on Ray.  "
     "Exit status: 0, 2 your mistake, 4 damaged data, 5 machine or network, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -68,7 +75,7 @@ app.command()(ingest)
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file (see `s4al recipes`, `s4al show`).")],
+    recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
@@ -114,7 +121,7 @@ def recipes() -> None:
 
 @app.command()
 def show(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     data: Annotated[
         Path | None,

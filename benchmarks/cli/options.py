@@ -35,9 +35,30 @@ class Mode(StrEnum):
     min = "min"
 
 
+def _recipes(incomplete: str) -> list[str]:
+    from benchmarks.recipes.catalogue import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+def _keys(incomplete: str) -> list[str]:
+    from orchestrator.recipe.config import RunConfig, flatten
+
+    keys = flatten(RunConfig(name="any").model_dump(mode="json"))
+    return [f"{key}=" for key in keys if key.startswith(incomplete)]
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="A recipe's name or a YAML file (see `s4al recipes`, `s4al show`).", autocompletion=_recipes),
+]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(help="Keys to change, as train.epochs=40; `s4al show RECIPE` lists them.", metavar="[KEY=VALUE]..."),
+    typer.Argument(
+        help="Keys to change, as train.epochs=40; `s4al show RECIPE` lists them.",
+        metavar="[KEY=VALUE]...",
+        autocompletion=_keys,
+    ),
 ]
 DataOption = Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")]
 BackendOption = Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")]

@@ -13,6 +13,7 @@ from benchmarks.cli.options import (
     Mode,
     OverridesArgument,
     QuickOption,
+    RecipeArgument,
     Scheduler,
     Search,
 )
@@ -20,7 +21,7 @@ from orchestrator.choices import Checkpoint, HeadroomPart
 
 
 def splits(
-    recipe: Annotated[str, typer.Argument(help="What all cells share: a recipe's name or a YAML file.")],
+    recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     methods: Annotated[
         str,
@@ -55,7 +56,7 @@ def splits(
 
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="What all trials share: a recipe's name or a YAML file.")],
+    recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     space: Annotated[str, typer.Option(help="YAML file, or threshold, reco, ratio, regions, rates, paper.")] = "paper",
     samples: Annotated[int | None, typer.Option(min=1, help="Trials; with --search grid at most so many.")] = None,
@@ -142,7 +143,7 @@ def replay(
 
 
 def headroom(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     part: Annotated[
         list[HeadroomPart] | None,

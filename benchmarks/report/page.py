@@ -171,7 +171,7 @@ def _differing(runs: Sequence[Findings]) -> dict[str, list[Any]]:
     for run in runs:
         provenance = flatten(run.provenance)
         flat.append(
-            {key: value for key, value in flatten(run.config.model_dump(mode="json")).items()}
+            flatten(run.config.model_dump(mode="json"))
             | {key: str(provenance.get(key, "unknown"))[:12] for key in ("data.sha256", "commit")}
         )
     return {key: [one[key] for one in flat] for key in flat[0] if len({one[key] for one in flat}) > 1}

@@ -49,7 +49,8 @@ class Watch:
             now = time.monotonic()
             if answer is Answer.REFUSED:
                 if now - heard > self.patience:
-                    return self._leave("has died")
+                    self._leave("has died")
+                    break
             else:
                 heard = now
             # An hour in which this process stood still itself is no silence.

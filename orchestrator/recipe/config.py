@@ -245,7 +245,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | 
 
 def _literals(key: str) -> Sequence[str]:
     model: Any = RunConfig
-    for part in key.split("."):
-        field = model.model_fields[part]
-        model = field.annotation
-    return [str(value) for value in getattr(model, "__args__", None) or field.examples or ()]
+    *groups, leaf = key.split(".")
+    for group in groups:
+        model = model.model_fields[group].annotation
+    field = model.model_fields[leaf]
+    return [str(value) for value in getattr(field.annotation, "__args__", None) or field.examples or ()]

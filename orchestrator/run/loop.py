@@ -54,7 +54,7 @@ def run(
 
     def live(cycle: int, inputs: str, history: Sequence[Mapping[str, Any]]) -> None:
         """A training has finished another epoch: the metrics of all so far, and a key of what it is made from."""
-        if any([record.log(row) for row in live_rows(history, name, cycle, inputs)]):
+        if any([record.log(row) for row in live_rows(history, name, cycle, inputs)]):  # noqa: C419  (all are logged)
             mirror.sync()
 
     grid = RegionGrid(index.height, index.width, config.query.region_size)

@@ -55,7 +55,7 @@ class _Random:
         self.space, self.total, self.seed = space, samples, seed
 
     def draw(self, number: int, before: Sequence[Values]) -> Values:
-        return _another(lambda rng: self.space.draw(rng), [self.seed, number], before, self.space)
+        return _another(self.space.draw, [self.seed, number], before, self.space)
 
     def tell(self, number: int, values: Values, objective: float | None) -> None: ...
 

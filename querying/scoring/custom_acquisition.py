@@ -33,7 +33,7 @@ def _try(function: Callable[[Tensor], Tensor], where: str) -> None:
     log_p_BCHW = torch.randn(PROBE, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
     try:
         with torch.inference_mode():
-            score = function(log_p_BCHW.clone())
+            score: object = function(log_p_BCHW.clone())
     except (Exception, SystemExit) as error:  # whatever the user's function does
         raise UserError(f"{where}: {said(error)}") from None
     expected = (PROBE[0], *PROBE[2:])

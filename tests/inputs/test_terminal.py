@@ -45,7 +45,7 @@ def test_what_is_printed_logged_or_drawn_is_obeyed_by_no_terminal(monkeypatch, k
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", out)
-    logger = logging.Logger("any")
+    logger = logging.Logger("any")  # noqa: LOG001  (one that no other test sees)
     with guarded():
         print(f"{HOSTILE}\n\tsecond line", file=sys.stderr)
         sys.stdout.writelines([HOSTILE])

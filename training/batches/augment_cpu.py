@@ -243,7 +243,7 @@ def _turn_hue(x_CHW: Floats, turn: float) -> None:
     circle, above = 6 * chroma, value + chroma
     for channel, own in zip(x_CHW, (0, 2, -2), strict=True):
         np.multiply(chroma, np.float32(6 * turn - own), out=channel)
-        channel += hue
+        np.add(channel, hue, out=channel)
         np.abs(channel, out=channel)
         np.minimum(channel, np.abs(np.subtract(channel, circle, out=other), out=other), out=channel)
         np.subtract(above, channel, out=channel)

@@ -36,6 +36,7 @@ class CPS(Method):
         known, size = len(batch.image), batch.target.shape[1:]
         networks = (self.network, self.second)
         image_u, seen_u = batch.image_u, batch.seen_u[0]
+        labels: list[Tensor] = []
         if settings.cutmix:
             area = (settings.area.low, settings.area.high)
             mask = boxes(seen_u.shape, count=settings.boxes, area=area, generator=step.generator)

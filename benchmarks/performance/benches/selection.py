@@ -64,7 +64,7 @@ def main(*, rounds: int = 3, threads: int = 1) -> list[Result]:
 
 def measured(form: str, images: int, rounds: int) -> dict[str, float]:
     """Median seconds without drawing; the peak memory over what there was before, and over that and the result."""
-    spent, peak, result = [], 0.0, 0.0
+    spent, peak, result, budget = [], 0.0, 0.0, 0.0
     for turn in range(rounds + 1):
         shards = DrawnShards(images)
         before = restart_peak()

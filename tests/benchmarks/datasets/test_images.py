@@ -98,7 +98,7 @@ def test_unknown_ids_are_an_error_with_their_pixels_or_void_and_never_a_class() 
 TURNED = {
     1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
     5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
-    8: lambda a: np.rot90(a),
+    8: np.rot90,
 }  # fmt: skip
 
 

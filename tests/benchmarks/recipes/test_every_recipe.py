@@ -39,8 +39,8 @@ def data(tmp_path_factory):
                 Image.fromarray(image_HWC).save(root / "raw" / split / "images" / f"{image_id}.png")
             for image_id, mask_HW in read_truth(toy.root, shard):
                 renumbered = np.where(mask_HW == 255, 255, (mask_HW + 8) % CLASSES)
-                mask_HW = np.where(np.arange(64) < 32, mask_HW, renumbered).astype(np.uint8)
-                Image.fromarray(mask_HW).save(root / "raw" / split / "masks" / f"{image_id}.png")
+                both_HW = np.where(np.arange(64) < 32, mask_HW, renumbered).astype(np.uint8)
+                Image.fromarray(both_HW).save(root / "raw" / split / "masks" / f"{image_id}.png")
     (root / "classes.txt").write_text("".join(f"class {number}\n" for number in range(CLASSES)))
     return ingest("folder", root / "raw", root / "data", size=None, classes_file=root / "classes.txt").root
 

@@ -350,7 +350,7 @@ def test_runs_with_other_classes_are_not_compared(finished, copy, tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: shutil.rmtree(run), "not a run folder"),
+        (shutil.rmtree, "not a run folder"),
         (lambda run: (run / "summary.json").unlink(), "no cycle is finished yet"),
         (lambda run: edit_json(run / "summary.json", lambda t: t.update(cycles=[])), "no cycle is finished"),
     ],

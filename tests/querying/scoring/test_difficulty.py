@@ -159,6 +159,6 @@ def broken():
 def test_a_broken_network_or_one_without_branch_stops_the_query(tmp_path, acquisition):
     with pytest.raises(FloatingPointError, match="image a: the network's output is not finite"):
         scorer(tmp_path, RegionGrid(8, 12, 4), broken, acquisition=acquisition).score(["a"], colours(1), {})
-    for without in (lambda: lambda images, scale: images, lambda: type("P", (), {"difficulty": None})()):
+    for without in (lambda: lambda images, scale: images, type("P", (), {"difficulty": None})):
         with pytest.raises(UserError, match=f"query.acquisition={acquisition}: the network has no difficulty branch"):
             scorer(tmp_path, RegionGrid(8, 12, 4), without, acquisition=acquisition)

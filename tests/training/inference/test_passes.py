@@ -58,9 +58,7 @@ def test_a_pass_is_that_of_the_network_with_only_its_random_modules_in_training_
         torch.manual_seed(7 + number)
         with torch.inference_mode():
             if model.aspp.dropout.p and "paths" in which:  # draws of the encoder come first, for all inputs
-                necks = []
-                for x in inputs:
-                    necks.append(model.aspp.dropout.eval() and model.neck(*model.encode(x)))
+                necks = [model.aspp.dropout.eval() and model.neck(*model.encode(x)) for x in inputs]
                 model.aspp.dropout.train()
                 expected = [model.heads(model.aspp.dropout(a), low).logits.flatten() for a, low in necks]
             else:
