@@ -57,7 +57,7 @@ class Watch:
             silent = silent + min(now - before, 2 * ANSWER_S) if answer is Answer.SILENT else 0.0
             before = now
             if silent > self.frozen:
-                return self._leave(f"is frozen, or its machine is: it has said nothing for {silent:.0f} s")
+                self._leave(f"is frozen, or its machine is: it has said nothing for {silent:.0f} s")
             if silent > WARN_S and not warned:
                 self._say(f"waiting for {self.name}, which says nothing, for {self.frozen:.0f} s at most")
             warned = silent > WARN_S
