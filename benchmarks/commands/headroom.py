@@ -175,7 +175,8 @@ def _known(path: Path, asked: Found) -> Found | None:
     except DamagedError as error:
         print(f"{error}: looked for again", flush=True)
         return None
-    return dict(answer["found"]) if answer["asked"] == asked else None
+    found = answer.get("found")
+    return found if answer.get("asked") == asked and isinstance(found, dict) else None
 
 
 def show(part: HeadroomPart, found: Found, classes: Sequence[str]) -> None:

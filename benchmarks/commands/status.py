@@ -10,11 +10,10 @@ from benchmarks.report.terminal_tables import print_drift, print_table
 from orchestrator.folder.layout import LOCK, RunLayout
 from orchestrator.folder.lock_file import held
 from orchestrator.folder.recipe_file import is_run, read_recipe
-from orchestrator.folder.shapes import read_summary
+from orchestrator.folder.shapes import TrialNote, read_shaped, read_summary
 from orchestrator.process.progress import clock
 from orchestrator.run.next_stage import next_stage
 from querying.base.errors import DamagedError, UserError
-from querying.base.files import read_json
 
 PROGRESS = "progress.json"
 """As `training.fit.heartbeat` has it, which imports torch."""
@@ -34,7 +33,7 @@ def show_status(path: Path) -> None:
         print(f"{run.relative_to(path)}: {_line(run)}")
     for sample in samples:
         if not (sample.with_suffix("") / "recipe.yaml").exists():
-            print(f"{sample.with_suffix('').relative_to(path)}: {read_json(sample)['state']}")
+            print(f"{sample.with_suffix('').relative_to(path)}: {read_shaped(sample, TrialNote)['state']}")
     by = held(path / LOCK)
     if samples:
         print(f"{path}: {f'running ({by})' if by else 'stopped, or finished'}")

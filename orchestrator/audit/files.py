@@ -23,12 +23,12 @@ from orchestrator.folder.record import (
     row_key,
     same_result,
 )
-from orchestrator.folder.shapes import LabelledSet, read_shaped, read_summary
+from orchestrator.folder.shapes import LabelledSet, TrackingNote, read_shaped, read_summary
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.keys import MACHINE_KEYS, changed_keys, deciding
 from orchestrator.run.inputs import STAGES, stage_inputs
 from querying.base.errors import DamagedError, UserError
-from querying.base.files import read_json, sha256
+from querying.base.files import sha256
 from querying.base.redaction import one_line
 from querying.labels.ledger import Ledger
 
@@ -55,7 +55,7 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     if here:
         yield from _audit_first_weights(layout, here[1].get("first_weights"))
     if (layout.root / "mlflow.json").exists():
-        yield from _sealed(partial(read_json, layout.root / "mlflow.json"))
+        yield from _sealed(partial(read_shaped, layout.root / "mlflow.json", TrackingNote))
     for part in (layout, layout.reference):
         if part.decided:
             yield from _sealed(partial(read_shaped, part.labelled_set, LabelledSet))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.folder.layout import LOCK, RunLayout
 from orchestrator.folder.manifest import digest
+from orchestrator.folder.shapes import ModelNote, ReportNote, read_shaped
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sha256
 
@@ -35,7 +36,7 @@ def foreign(layout: RunLayout) -> Iterator[str]:
     report = layout.root / "report"
     if report.is_dir() and (layout.root / REPORT_NOTE).exists():
         try:
-            noted = read_json(layout.root / REPORT_NOTE)
+            noted = read_shaped(layout.root / REPORT_NOTE, ReportNote)
         except DamagedError:  # said already
             return
         for path in sorted(report.iterdir()):
@@ -47,7 +48,7 @@ def audit_report(root: Path) -> Iterator[str]:
     note = root / REPORT_NOTE
     if note.exists():
         try:
-            for name, digest_ in read_json(note).items():
+            for name, digest_ in read_shaped(note, ReportNote).items():
                 path = root / "report" / Path(name).name
                 if not path.is_file():
                     yield f"{path}: does not exist"
@@ -60,13 +61,13 @@ def audit_report(root: Path) -> Iterator[str]:
 def audit_model(layout: RunLayout) -> Iterator[str]:
     onnx, note = layout.root / "model.onnx", layout.root / MODEL_NOTE
     try:
-        if onnx.exists() and sha256(onnx) != read_json(note)["sha256"]:
+        if onnx.exists() and sha256(onnx) != read_shaped(note, ModelNote)["sha256"]:
             yield f"{onnx}: differs from what was exported"
         elif note.exists() and not onnx.exists():
             yield f"{onnx}: does not exist"
         elif note.exists():
-            said = read_json(note)
-            checkpoint = layout.checkpoint(int(said["cycle"]))
+            said = read_shaped(note, ModelNote)
+            checkpoint = layout.checkpoint(said["cycle"])
             if checkpoint.exists() and digest(checkpoint, "*.safetensors") != said["checkpoint"]:
                 yield f"{onnx}: was exported from other weights than {checkpoint}"
     except DamagedError as error:

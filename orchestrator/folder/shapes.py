@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -113,6 +113,77 @@ class LabelledSet(Shape):
     source_sha256: Sha256 | None
     sha256: Sha256
     ids: Annotated[list[Text], Field(min_length=1)]
+
+
+def _span(times: list[float | None]) -> list[float | None]:
+    if len(times) != 2 or times[0] is None:
+        raise ValueError("when work began and when it ended was expected")
+    return times
+
+
+class TrackingNote(Shape):
+    """`mlflow.json` of a run, a grid or a sweep."""
+
+    uri: Text
+    key: Text | None = None
+    place: Text | None = None
+    experiment: Text | None = None
+    parent: Text | None = None
+    group: Text | None = None
+    status: Text | None = None
+    rows: Count = 0
+    children: dict[Text, Text] = {}
+    began: dict[Text, Number] = {}
+    closed: list[Text] = []
+    work: list[Annotated[list[Number | None], AfterValidator(_span)]] = []
+
+
+class ReportNote(Shape):
+    """File of the report -> its SHA-256."""
+
+    __pydantic_extra__: dict[str, Sha256]
+
+
+class ModelNote(Shape):
+    """Of `model.onnx`: which checkpoint it was exported from, and its own SHA-256."""
+
+    cycle: Count
+    checkpoint: Text
+    sha256: Sha256
+
+
+class _Recipe(Shape):
+    name: Text
+
+
+class SweepSettings(Shape):
+    """`sweep.json`."""
+
+    recipe: _Recipe
+    space: list[Any]
+    search: Text
+    scheduler: Text
+    objective: Text
+    mode: Literal["max", "min"]
+    seed: int
+    data: Text
+    samples: Count
+
+
+class _Point(Shape):
+    step: Number
+    miou: Share
+
+
+class TrialNote(Shape):
+    """`trials/NUMBER.json` of a sweep."""
+
+    number: Count
+    values: dict[Text, Any]
+    state: Literal["drawn", "finished", "pruned", "failed"]
+    rows: list[_Point]
+    outcome: dict[Text, Number]
+    error: Text
 
 
 def shaped(data: Mapping[str, Any], shape: type[Shape], where: Path) -> None:

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.folder.shapes import SweepSettings, TrialNote, read_shaped
 from orchestrator.recipe.config import RunConfig, build
 from orchestrator.run.outcome import curve, outcome
 from orchestrator.studies.samplers import Sampler
 from orchestrator.studies.space import Values, with_values
 from orchestrator.tracking.store import Group
 from querying.base.errors import DamagedError, UserError
-from querying.base.files import make_folder, read_json, write_json
+from querying.base.files import make_folder, write_json
 
 DRAWN, FINISHED, PRUNED, FAILED = "drawn", "finished", "pruned", "failed"
 GROWS = "samples"
@@ -48,7 +49,9 @@ class SweepRecord:
         self.root = root
         self.samples: list[Sample] = []
         for path in sorted((root / "trials").glob("[0-9][0-9][0-9][0-9].json")):
-            found = read_json(path)
+            found = read_shaped(path, TrialNote)
+            if found["number"] != int(path.stem):
+                raise DamagedError(f"{path}: is of trial {found['number']}")
             self.samples.append(Sample(**{name: found[name] for name in Sample.__dataclass_fields__}))
         numbers = [sample.number for sample in self.samples]
         if numbers != list(range(len(numbers))):
@@ -65,7 +68,7 @@ class SweepRecord:
 
     def settings(self) -> dict[str, Any]:
         """What was asked for; DamagedError where it is not what was written."""
-        return read_json(self.path)
+        return read_shaped(self.path, SweepSettings)
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Write down what is asked for, or check that it is what was.  More samples than before are welcome."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.folder.recipe_file import read_recipe
-from orchestrator.folder.shapes import read_summary
+from orchestrator.folder.shapes import LabelledSet, TrackingNote, read_shaped, read_summary
 from orchestrator.recipe.config import RunConfig, flatten
 from orchestrator.tracking.grids import group_run
 from orchestrator.tracking.store import NOTE, Group, create, described, experiment_id, find, prepare
@@ -28,7 +28,7 @@ from orchestrator.tracking.work_times import (
     stage_seconds,
 )
 from querying.base.errors import DamagedError, UserError
-from querying.base.files import read_json, write_json
+from querying.base.files import write_json
 from querying.base.redaction import redacted
 
 LOG = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class MlflowRun:
         self._forget()
         self._ready = False
         try:
-            state = read_json(self.path)
+            state = read_shaped(self.path, TrackingNote)
             if state["uri"] == redacted(uri) and "began" in state:
                 self.state |= state
             else:
@@ -107,7 +107,7 @@ class MlflowRun:
             child = there or create(client, experiment, tags, f"{self.name}/{name}", began)
             _log_params(client, child, self._settings(rows[0]))
             with suppress(DamagedError):  # decided before the first training
-                labelled = read_json(self.run / "labelled_set.json")["sha256"]
+                labelled = read_shaped(self.run / "labelled_set.json", LabelledSet)["sha256"]
                 client.set_tag(parent, "s4al.labelled_set", labelled)
             children[name], self.state["began"][name] = str(child.info.run_id), began
         return children[name]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.folder.shapes import TrackingNote, read_shaped
 from querying.base.errors import DamagedError, InfrastructureError, UserError
-from querying.base.files import read_json
 from querying.base.redaction import one_line, redacted
 
 LOG = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def bounded(work: Callable[[], None], wait: float) -> None:
 def noted(folder: Path, uri: str) -> dict[str, Any]:
     """What `mlflow.json` of a run or a grid says of this store; nothing where it is missing or of another."""
     try:
-        state = read_json(folder / NOTE)
+        state = read_shaped(folder / NOTE, TrackingNote)
     except (DamagedError, UserError):
         return {}
     return state if state.get("uri") == redacted(uri) else {}

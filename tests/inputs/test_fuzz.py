@@ -3,6 +3,7 @@
 A few cases of each by default; `pytest --hypothesis-profile=fuzz tests/inputs/test_fuzz.py` makes a thousand of each.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -26,8 +27,11 @@ from torch import nn
 from benchmarks.datasets.files.images import check_image, read_mask, read_rgb
 from benchmarks.datasets.sources import camvid, folder
 from benchmarks.recipes.catalogue import find
+from benchmarks.report.sweep_table import as_csv, as_markdown as sweep_table
 from benchmarks.report.terminal_tables import outcome_table
+from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.manifest import problems, seal
+from orchestrator.folder.products import audit_model, audit_report
 from orchestrator.folder.published import read_query
 from orchestrator.folder.recipe_file import read_recipe, write_recipe
 from orchestrator.folder.record import Record, read_record
@@ -35,6 +39,9 @@ from orchestrator.folder.shapes import LabelledSet, read_shaped
 from orchestrator.recipe.config import RunConfig, flat_keys, load_yaml, override
 from orchestrator.recipe.provenance import drift_lines
 from orchestrator.run.protocol import load_summary
+from orchestrator.studies.sweep import SweepRecord, best
+from orchestrator.tracking.store import noted
+from orchestrator.tracking.work_times import ended, seconds
 from querying.base import arrow_file
 from querying.base.errors import DamagedError, S4ALError
 from querying.base.files import _seal, read_json, sha256, write_json
@@ -333,6 +340,67 @@ HOLD = {
     "recipe.yaml": lambda run: drift_lines(read_recipe(run / "recipe.yaml")[1]),
     "labelled_set.json": lambda run: read_shaped(run / "labelled_set.json", LabelledSet)["ids"][0],
 }
+
+
+SWEEP = {
+    "recipe": RECIPE.model_dump(mode="json"),
+    "space": [["train.lr", "choice", [0.1, 0.2], {}]],
+    "search": "random", "scheduler": "fifo", "objective": "miou", "mode": "max", "seed": 0, "data": "x", "samples": 1,
+}  # fmt: skip
+TRIAL = {
+    "number": 0, "values": {"train.lr": 0.1}, "state": "finished", "rows": [{"step": 3, "miou": 0.5}],
+    "outcome": {"miou": 0.5, "seconds": 9.0}, "error": "",
+}  # fmt: skip
+NOTE = {
+    "uri": "none", "key": "k", "place": "1 /x", "experiment": "1", "parent": "p", "group": "g", "status": None,
+    "rows": 3, "children": {"main/0": "r"}, "began": {"main/0": 5.0}, "closed": ["main/0"],
+    "work": [[1.0, 2.0], [3.0, None]],
+}  # fmt: skip
+
+
+def sweep_again(root):
+    record = SweepRecord(root)
+    table = sweep_table(record.samples, record.settings())
+    return table, as_csv(record.samples, "miou"), best(record.samples, "miou", "max")
+
+
+def tracked_time(root):
+    note = noted(root, "none")
+    return seconds(ended(note.get("work", []), root, 9.0), 9.0) if note else None
+
+
+STUDY = {
+    "sweep.json": (SWEEP, sweep_again),
+    "trials/0000.json": (TRIAL, sweep_again),
+    "mlflow.json": (NOTE, tracked_time),
+    "model.json": (
+        {"cycle": 0, "checkpoint": "x", "sha256": sha256(Path(__file__))},
+        lambda root: list(audit_model(RunLayout(root))),
+    ),
+    "report.json": ({"a.png": sha256(Path(__file__))}, lambda root: list(audit_report(root))),
+}
+"""File -> a right content, and what reads it."""
+
+
+@pytest.mark.parametrize("name", STUDY)
+@CASES
+@given(data=st.data())
+def test_notes_of_sweeps_tracking_and_products_of_any_shape_with_a_right_seal(tmp_path_factory, name, data):
+    """Whatever they hold: they are read, passed over where they are only notes, or one line names the file."""
+    root = tmp_path_factory.mktemp("study")
+    (root / "trials").mkdir()
+    (root / "model.onnx").write_bytes(Path(__file__).read_bytes())
+    for other, (tree, _) in STUDY.items():
+        write_json(root / other, tree)
+    tree, load = copy.deepcopy(STUDY[name][0]), STUDY[name][1]
+    assert not isinstance(outcome(partial(load, root)), S4ALError)
+    parent, key = data.draw(st.sampled_from(list(places(tree))))
+    if data.draw(st.booleans()):
+        parent[key] = data.draw(TREES | st.sampled_from(["../../x", "/etc/passwd", -1, 10**400]))
+    else:
+        del parent[key]
+    (root / name).write_text(json.dumps({**tree, "seal": _seal(tree)}) + "\n")
+    holds(partial(load, root), root / name)
 
 
 @pytest.mark.parametrize("name", HOLD)
