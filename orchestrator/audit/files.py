@@ -114,38 +114,52 @@ def _audit_cycles(
         yield str(error)
     known = max(listed, trained)
     for cycle in itertools.count():
-        folders = {stage: layout.cycle(cycle) / folder for stage, folder in STAGES.items()}
-        made = [folder.exists() for folder in folders.values()]
         # Whatever comes later was made from all that comes earlier.
-        needed = max([number + 1 for number, there in enumerate(made) if there], default=0)
         if ledger.has(cycle + 1) or layout.cycle(cycle + 1).is_dir() or cycle + 1 < known:
             needed = len(STAGES)
-        elif cycle < known:
-            needed = max(needed, 2 if cycle < max(listed, evaluated) else 1)
-        if not ledger.has(cycle):
-            if needed:
-                yield f"{ledger.path(cycle)}: does not exist"
-            if cycle >= known:
-                return
         else:
-            yield from ledger.problems(cycle)
-            with suppress(DamagedError):  # said where it lies
-                if cycle and ledger.answers(cycle) not in (None, digest(layout.query(cycle - 1), "*.parquet")):
-                    yield f"{ledger.path(cycle)}: answers another query than {layout.query(cycle - 1)}"
-        for number, (stage, folder) in enumerate(folders.items()):
-            if folder.exists():
-                try:
-                    inputs = stage_inputs(layout, ledger, stage, cycle)
-                except DamagedError:  # said where it lies
-                    inputs = {}
-                yield from problems(folder, inputs, deciding(config, cycle) if config else None)
-            elif number < needed:
-                yield f"{folder}: does not exist"
+            made = [
+                number + 1 for number, folder in enumerate(STAGES.values()) if (layout.cycle(cycle) / folder).exists()
+            ]
+            noted = 0 if cycle >= known else 2 if cycle < max(listed, evaluated) else 1
+            needed = max([*made, noted])
+        yield from _audit_labels(layout, ledger, cycle, needed)
+        if cycle >= known and not ledger.has(cycle):
+            return
+        yield from _audit_stages(layout, ledger, cycle, needed, config)
         if cycle < listed:
             with suppress(DamagedError):
                 yield from epoch_rows(layout.checkpoint(cycle), name, cycle)
                 if finished or cycle + 1 < listed:  # the row of the last one comes after the summary
                     yield evaluation_key(layout.evaluation(cycle), name, cycle)
+
+
+def _audit_labels(layout: RunLayout, ledger: Ledger, cycle: int, needed: int) -> Iterator[str]:
+    """Of a cycle that has `needed` stages."""
+    if not ledger.has(cycle):
+        if needed:
+            yield f"{ledger.path(cycle)}: does not exist"
+        return
+    yield from ledger.problems(cycle)
+    with suppress(DamagedError):  # said where it lies
+        if cycle and ledger.answers(cycle) not in (None, digest(layout.query(cycle - 1), "*.parquet")):
+            yield f"{ledger.path(cycle)}: answers another query than {layout.query(cycle - 1)}"
+
+
+def _audit_stages(
+    layout: RunLayout, ledger: Ledger, cycle: int, needed: int, config: RunConfig | None
+) -> Iterator[str]:
+    """Of a cycle, of which the first `needed` must be there."""
+    for number, (stage, name) in enumerate(STAGES.items()):
+        folder = layout.cycle(cycle) / name
+        if folder.exists():
+            try:
+                inputs = stage_inputs(layout, ledger, stage, cycle)
+            except DamagedError:  # said where it lies
+                inputs = {}
+            yield from problems(folder, inputs, deciding(config, cycle) if config else None)
+        elif number < needed:
+            yield f"{folder}: does not exist"
 
 
 def _audit_record(

@@ -60,7 +60,7 @@ class LineProgress:
             return
         self.last = now
         left = (now - since) / (done - already) * (total - done)
-        self.say(f"{self.title}: {done}/{total} {note}, about {clock(left)} left")
+        self.say(f"{self.title}: {done}/{total} {note}, stage: about {clock(left)} left")
 
     def say(self, line: str) -> None:
         print(one_line(line), flush=True)

@@ -37,7 +37,7 @@ def followed(
     """Show steps, loss, rate and the evaluations on val of the training in `work`, and tell it when to stop.  `live`
     gets the metrics of all finished epochs whenever there is another one, also of a training that ends before its time.
     `later` is how many images the run's other trainings have still to see: how long they and this one will take is said
-    once, when enough steps are done to tell.
+    when enough steps are done to tell, and nothing of the kind where there are none.
     """
     finished = threading.Event()
     steps, evaluations, epochs = work / PROGRESS, work / VALIDATION, work / EPOCHS
@@ -67,13 +67,13 @@ def followed(
             first = first or (row["step"], now)
             rate = images_per_step * (row["step"] - first[0]) / (now - first[1]) if now > first[1] else 0.0
             left = (row["total"] - row["step"]) * images_per_step + later
-            if rate and not told and (now - first[1] > TELLING_S or row["step"] - first[0] >= TELLING_STEPS):
+            if rate and later and not told and (now - first[1] > TELLING_S or row["step"] - first[0] >= TELLING_STEPS):
                 told = True
                 progress.say(
                     f"about {clock(left / rate)} of training in this run at {rate:.1f} images/s; evaluation and scoring"
                     " come on top (s4al show RECIPE --data DATA measures all)"
                 )
-            whole = f", about {clock(left / rate)} of training left in the run" if later and rate else ""
+            whole = f", run: about {clock(left / rate)} of training left" if later and rate else ""
             waits = f", {100 * row['waiting']:.0f} % waiting for data" if row["waiting"] >= WORTH_SAYING else ""
             progress.update(
                 row["step"], row["total"], f"steps, loss {row['loss']:.3f}, {rate:.1f} images/s{waits}{whole}"

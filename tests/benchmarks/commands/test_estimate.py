@@ -80,10 +80,13 @@ def test_words_of_times_and_sizes():
 
 class Progress(SilentProgress):
     def __init__(self):
-        self.said = []
+        self.said, self.note = [], ""
 
     def say(self, line):
         self.said.append(line)
+
+    def update(self, done, total, note):
+        self.note = note
 
 
 def test_a_run_says_once_how_long_its_trainings_take(tmp_path, monkeypatch):
@@ -107,7 +110,18 @@ def test_a_run_says_once_how_long_its_trainings_take(tmp_path, monkeypatch):
         wait_for(lambda: progress.said, 5)
         at(20, 1040)
     [line] = progress.said
+    assert "run: about 4:40 of training left" in progress.note
     assert line.startswith("about 5:00 of training in this run at 2.0 images/s; evaluation and scoring come on top")
+
+
+def test_of_the_last_training_its_own_line_says_all(tmp_path, monkeypatch):
+    path, progress = tmp_path / "progress.json", Progress()
+    monkeypatch.setattr(training_watch, "POLL_S", 0.01)
+    with training_watch.followed(tmp_path, progress, "main cycle 1", 4, later=0):
+        path.write_text(json.dumps({"step": 60, "total": 100, "loss": 1.0, "waiting": 0.0}))
+        wait_for(lambda: progress.note, 5)
+    assert progress.said == []
+    assert "run:" not in progress.note
 
 
 def wait_for(there, seconds):

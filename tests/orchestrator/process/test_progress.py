@@ -7,7 +7,7 @@ from rich.console import Console
 
 from orchestrator.process.progress import BarProgress, bars_on, clock
 
-NOTE = "steps, loss 3.571, 10.6 images/s, 12 % waiting for data, about 2:03:10 of training left in the run"
+NOTE = "steps, loss 3.571, 10.6 images/s, 12 % waiting for data, run: about 2:03:10 of training left"
 
 
 def drawn(width, total):
