@@ -32,7 +32,6 @@ def test_module_rules(path):
     assert ("csv.writer" in path.read_text()) == (path.name == "plain_tables.py"), "its cells are no formulas"
     own = path.name == "terminal.py" or "performance" in path.parts
     assert own or not re.findall(r"(?<![\w.])Console\(|rich\.markup", path.read_text()), "orchestrator.process.terminal"
-    assert len(path.read_text().splitlines()) <= 250
     if path.name == "__init__.py":
         assert re.fullmatch(r'"""[^"\n]+\."""\n', path.read_text()), "the room's rule in one line, nothing else"
 
