@@ -45,7 +45,7 @@ class QuerySettings(Settings):
     passes: int = Field(10, ge=2)
     """Dropout passes of `bald`."""
     levels: int = Field(8, ge=2)
-    """Of difficulty in `deal_de`'s histogram (published: 8 to 10)."""
+    """Bins of difficulty in `deal_de`'s histogram (published: 8 to 10)."""
     unit: Unit = "cell"
     """What is bought: regions, whole images, or single pixels (PixelPick), which are regions of size 1."""
     region_size: int = Field(30, ge=1)
@@ -62,7 +62,7 @@ class QuerySettings(Settings):
     `class_balanced`: so, but a region counts the less the more regions are predicted to be of its class; `diverse`: as
     many of the `candidates` times as many best, far from each other in what they are predicted to be."""
     candidates: int = Field(4, ge=1)
-    """Of select `diverse`."""
+    """Candidates of select `diverse`: so many times as many as are bought."""
     threshold: float = Field(0.7, gt=0, le=1)
     """Confidence from which a prediction becomes a pseudo-label."""
     scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
@@ -72,8 +72,8 @@ class QuerySettings(Settings):
     batch_size: int = Field(4, ge=1)
     """Images per forward pass when scoring and evaluating."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the network when scoring and pseudo-labelling; evaluation is always float32.  bf16 changes some 0.3 % of the
-    labels, and pays only on a GPU or a processor with AVX-512 BF16 or AMX."""
+    """Precision of the network when it scores and pseudo-labels; evaluation is always float32.  bf16 changes some 0.3 %
+    of the labels, and pays only on a GPU or a processor with AVX-512 BF16 or AMX."""
     actors: int = Field(1, ge=1)
     """Scorer actors (Ray back end)."""
     threads: int = Field(2, ge=1)

@@ -33,7 +33,7 @@ REMEDIES = {
     errno.EOPNOTSUPP: "this file system can not do that: use a local disk",
     errno.ENOSYS: "this file system can not do that: use a local disk",
 }
-"""By what the system says; every line names the file, too."""
+"""What to do, by what the system says; every line names the file, too."""
 
 
 def failure(error: Exception) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from orchestrator.run.preflight import check_data
 from querying.dataset.shards import DataIndex
 
 WIDTH = 100
-"""Of a line of comment."""
+"""Width of a line of comment."""
 
 
 def show_recipe(recipe: str, overrides: Sequence[str], data: Path | None) -> None:

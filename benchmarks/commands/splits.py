@@ -122,7 +122,7 @@ def _catch_up(cells: Sequence[Cell], base: RunConfig, out: Path, uri: str) -> No
 
 
 def _miou(one: Cell) -> float:
-    """Of the last cycle, in 0..1."""
+    """The mIoU of the last cycle, in 0..1."""
     miou: float = read_summary(one.layout.summary)["cycles"][-1]["miou"]
     return miou
 

@@ -58,7 +58,7 @@ def _line(run: Path) -> str:
 
 
 def _steps(layout: RunLayout) -> str:
-    """Of the training that goes on: its step, and the time that the rest of it takes at the pace so far."""
+    """The training that goes on: its step, and the time that the rest of it takes at the pace so far."""
     found = [
         *layout.root.glob("cycle-*/training/" + PROGRESS),
         *layout.reference.root.glob("cycle-*/training/" + PROGRESS),

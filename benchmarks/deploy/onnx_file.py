@@ -155,7 +155,7 @@ def _compare(network: nn.Module, file: Path, images: list[Tensor]) -> Agreement:
 
 
 def compare_logits(expected_NCHW: npt.NDArray[np.float32], found_NCHW: npt.NDArray[np.float32]) -> Agreement:
-    """Of two arrays (N, C, H, W) of one shape, C at least 2."""
+    """How far two arrays (N, C, H, W) of one shape agree; C is at least 2."""
     difference, spread = np.abs(expected_NCHW - found_NCHW).max(), np.ptp(expected_NCHW)
     second_NHW, best_NHW = np.moveaxis(np.partition(expected_NCHW, -2, axis=1)[:, -2:], 1, 0)
     clear_NHW = best_NHW - second_NHW > 2 * ROUNDING * spread

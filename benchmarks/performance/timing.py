@@ -62,7 +62,7 @@ class ByDefaultAllocator(Generic[T]):
 
 
 def milliseconds(seconds: Mapping[str, float | Sequence[float]]) -> dict[str, float]:
-    """Of several rounds their median."""
+    """Seconds to milliseconds; of several rounds the median."""
     return {
         name: round(1e3 * (value if isinstance(value, float) else median(value)), 3) for name, value in seconds.items()
     }

@@ -14,7 +14,7 @@ from training.settings.training import AugmentSettings, ModelSettings, ReCoSetti
 NO_QUERY = {"per_image": 0}
 NO_RECO = {"weight": 0.0}
 AUTHORS_NETWORK = {"head_init": "pytorch", "dilation": "last", "align_corners": True}
-"""Of S4AL+'s code, on MobileNetV2."""
+"""The network of S4AL+'s code, on MobileNetV2."""
 OUR_NETWORK = {"head_init": "ours", "dilation": "stages", "align_corners": False}
 LIGHT = {"blur": 0.0, "jitter": (0.25, 0.25, 0.0, 0.0), "greyscale": 0.0, "cutout": 0.0}
 """S4AL's strong view: half the images with other brightness and contrast."""

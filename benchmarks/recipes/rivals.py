@@ -15,7 +15,7 @@ ANYWHERE = {"select": "global", "exclude_border": False, "scales": (1.0,)}
 """Neither S4AL+'s quota for each image nor its border nor its scales."""
 IMAGES = {"unit": "image", "scales": (1.0,)}
 DEAL_NETWORK = {"class_head": "deal", "head_init": "kaiming", "dilation": "last", "align_corners": True}
-"""Of DEAL's code."""
+"""The network of DEAL's code."""
 OUR_PADDING = {"padding": "corner"}
 PIXELS = {"unit": "pixel", "region_size": 1, "acquisition": "margin", "per_image": 10, "top_share": 0.05,
           "exclude_border": False, "scales": (1.0,)}  # fmt: skip

@@ -10,7 +10,7 @@ from benchmarks.report.plain_tables import csv_text, markdown_heads, markdown_ro
 from orchestrator.studies.sweep import FAILED, FINISHED, PRUNED, Sample
 
 LOGGED = ("miou", "labelled_fraction", "seconds")
-"""Of every finished trial, whatever the objective."""
+"""Numbers that are shown of every finished trial, whatever the objective."""
 
 
 def as_markdown(samples: Sequence[Sample], settings: Mapping[str, Any]) -> str:

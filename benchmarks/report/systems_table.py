@@ -139,7 +139,7 @@ def as_csv(systems: Sequence[System]) -> str:
 
 
 def numbers(systems: Sequence[System]) -> dict[str, float]:
-    """For MLflow: the means of the table."""
+    """The means of the table, for MLflow."""
     span, area = areas(systems)
     found = {f"miou/{s.name}": mean(run.found.last["miou"] for run in s.runs) for s in systems}
     found |= {f"labelled/{s.name}": mean(run.found.last["labelled_fraction"] for run in s.runs) for s in systems}

@@ -53,7 +53,7 @@ class Paired:
 
     mean: float
     half_interval: float | None
-    """Of the 95 % interval (Student); None below two seeds."""
+    """Half the width of the 95 % interval (Student); None below two seeds."""
     p: float | None
     """Two-sided, of Student's paired t-test; None below two seeds or where all differences are equal."""
     seeds: int

@@ -36,7 +36,7 @@ class Result:
     """In 0..1, of the last cycle."""
     class_iou: Mapping[str, float | None]
     hours: float
-    """Of training, all its trainings together, of all devices: CPU threads, or GPUs."""
+    """Hours of training: all trainings together, on all devices (CPU threads, or GPUs)."""
     images_per_second: float | None
     """Labelled and pool images together, of all workers; the median over epochs.  None where the record is gone."""
     labelled_set: str

@@ -61,7 +61,7 @@ class ScoredPool:
         return found
 
     def scores(self, ids: Sequence[str], grid: RegionGrid) -> dict[str, npt.NDArray[np.float32]]:
-        """Likewise the scores of its regions (R,)."""
+        """The scores of its regions (R,), found likewise."""
         found: dict[str, npt.NDArray[np.float32]] = {}
         for number in self._shards(ids):
             shard_ids, score_NR = read_scores(self.folder / f"regions-{number:05d}.arrow", grid.num_regions)

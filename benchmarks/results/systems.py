@@ -56,7 +56,7 @@ class Bought:
 
     @cached_property
     def class_shares(self) -> dict[str, float]:
-        """Of the known pixels that queries bought; all 0 where there were none."""
+        """Shares of the known pixels that queries bought; all 0 where there were none."""
         counts = sum((self.found.bought[row["cycle"]][:-1] for row in self.found.cycles[1:]), np.zeros(1))
         total = counts.sum()
         values = counts / total if total else np.zeros(len(self.found.classes))
@@ -150,7 +150,7 @@ def labels_needed(system: System) -> list[float | None]:
 
 
 def overlaps(systems: Sequence[System]) -> dict[tuple[str, str], float]:
-    """For each pair the mean over common seeds of |A and B| / |A or B|, in pixels that queries bought up to the last
+    """The mean over common seeds of |A and B| / |A or B| of each pair, in pixels that queries bought up to the last
     cycle that both have.  Pairs without a common seed or without a query are left out."""
     found = {}
     for one, other in combinations(systems, 2):

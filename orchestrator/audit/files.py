@@ -135,7 +135,7 @@ def _audit_cycles(
 
 
 def _audit_labels(layout: RunLayout, ledger: Ledger, cycle: int, needed: int) -> Iterator[str]:
-    """Of a cycle that has `needed` stages."""
+    """Problems of the labels of a cycle that has `needed` stages."""
     if not ledger.has(cycle):
         if needed:
             yield f"{ledger.path(cycle)}: does not exist"
@@ -149,7 +149,7 @@ def _audit_labels(layout: RunLayout, ledger: Ledger, cycle: int, needed: int) ->
 def _audit_stages(
     layout: RunLayout, ledger: Ledger, cycle: int, needed: int, config: RunConfig | None
 ) -> Iterator[str]:
-    """Of a cycle, of which the first `needed` must be there."""
+    """Problems of the stages of a cycle, of which the first `needed` must be there."""
     for number, (stage, name) in enumerate(STAGES.items()):
         folder = layout.cycle(cycle) / name
         if folder.exists():

@@ -85,7 +85,7 @@ class RunLayout:
         return self.cycle(cycle) / "scores"
 
     def teacher_choice(self, cycle: int) -> Path | None:
-        """For the cycles after it, the scores of cycle 0 where they say which images are reliable (ST++)."""
+        """The scores of cycle 0 for the cycles after it, where they say which images are reliable (ST++)."""
         return self.scores(0) if cycle and (self.scores(0) / RELIABILITY).exists() else None
 
     def pseudo_labels(self, cycle: int) -> list[Path]:

@@ -31,7 +31,7 @@ class Kinds:
 
 
 def machine_lines(layout: RunLayout) -> list[str]:
-    """Of all stages of a run and its reference."""
+    """The machines of all stages of a run and its reference."""
     kinds, lines = Kinds(), list[str]()
     for part in (layout, layout.reference):
         for manifest in sorted(part.root.glob("cycle-[0-9][0-9][0-9]/[a-z]*/manifest.json")):

@@ -31,7 +31,7 @@ def write_recipe(path: Path, config: RunConfig, provenance: Mapping[str, Any]) -
 
 
 def recipe_copy(path: Path) -> Path:
-    """Where the second one is."""
+    """Where the second copy of the recipe is."""
     return path.with_name(f".{path.name}.copy")
 
 

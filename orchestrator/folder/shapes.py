@@ -74,7 +74,7 @@ class Summary(Shape):
 
 
 class Row(Shape):
-    """Of the record, and of an epoch's history."""
+    """A row of the record, or of an epoch's history."""
 
     __pydantic_extra__: dict[str, bool | int | Number | Text | None]
     run: Text
@@ -139,13 +139,13 @@ class TrackingNote(Shape):
 
 
 class ReportNote(Shape):
-    """File of the report -> its SHA-256."""
+    """`report.json`: file of the report -> its SHA-256."""
 
     __pydantic_extra__: dict[str, Sha256]
 
 
 class ModelNote(Shape):
-    """Of `model.onnx`: which checkpoint it was exported from, and its own SHA-256."""
+    """`model.json`: which checkpoint `model.onnx` was exported from, and its SHA-256."""
 
     cycle: Count
     checkpoint: Text

@@ -32,7 +32,7 @@ class Progress(Protocol):
 
 
 class SilentProgress:
-    """For tests, and for every process that is not the driver."""
+    """The display of tests, and of every process that is not the driver: it shows nothing."""
 
     def stage(self, title: str) -> None: ...
     def update(self, done: int, total: int, note: str) -> None: ...

@@ -14,7 +14,7 @@ from querying.base.redaction import printable
 
 
 def console(elsewhere: int | None = None) -> Console:
-    """Of standard output; no markup, and only what is drawn here is obeyed.
+    """The console of standard output: it has no markup, and obeys only what is drawn here.
 
     `elsewhere`: columns where standard output is no terminal.
     """

@@ -49,9 +49,9 @@ class InitialSettings(Settings):
 
 class RunConfig(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*$", max_length=100)
-    """Also that of the default run folder and of the experiment in MLflow."""
+    """The recipe's name, also that of the default run folder and of the experiment in MLflow."""
     seed: int = Field(0, ge=0, lt=2**31)
-    """Of every draw: first images, first weights, batches, augmentation."""
+    """Seed of every draw: first images, first weights, batches, augmentation."""
     cycles: int = Field(1, ge=0, le=999)
     """Queries to make; the run trains cycles + 1 times."""
     budget: float | None = Field(None, gt=0, le=1)

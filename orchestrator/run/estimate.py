@@ -32,9 +32,9 @@ from training.network.deeplab import build_model
 from training.settings.training import VAL_SPLIT, TrainSettings
 
 STEPS, GPU_STEPS = 3, 20
-"""Of an epoch in miniature; the first of its two epochs warms up, the second is timed."""
+"""Steps of an epoch in miniature: the first of two epochs warms up, the second is timed."""
 STATES = 4
-"""Of the network's size: weights and momentum, of the two states that a training keeps."""
+"""Multiples of the network's size: weights and momentum of the two states that a training keeps."""
 PAGES = 5_000_000
 """Bytes of a report."""
 
@@ -102,7 +102,7 @@ def measured(config: RunConfig, index: DataIndex) -> Rates:
 
 
 def seconds(config: RunConfig, index: DataIndex, rates: Rates) -> dict[str, float]:
-    """Of training, evaluation and scoring, the reference included."""
+    """Seconds of training, evaluation and scoring, the reference included."""
     found = dict.fromkeys(("training", "evaluation", "scoring"), 0.0)
     per_image = rates.shards["evaluate_images"]
     for cycle, one in trainings(config):
@@ -133,7 +133,7 @@ def bytes_kept(config: RunConfig, index: DataIndex) -> int:
 
 
 def estimate_lines(config: RunConfig, index: DataIndex) -> list[str]:
-    """For `s4al show`: measures, which takes seconds to minutes."""
+    """The lines of `s4al show`: they are measured, which takes seconds to minutes."""
     rates = measured(config, index)
     found = seconds(config, index, rates)
     parts = ", ".join(f"{name} {clock(value)}" for name, value in found.items() if value)
@@ -156,7 +156,7 @@ def estimate_lines(config: RunConfig, index: DataIndex) -> list[str]:
 
 
 def disk_line(config: RunConfig, index: DataIndex, out: Path) -> str:
-    """For the beginning of a run: what it will need on its disk, and what is free there."""
+    """What a run will need on its disk, and what is free there, said when it begins."""
     needed, free = bytes_kept(config, index), shutil.disk_usage(out).free
     scarce = "" if needed < free else ": too little: free some, or use another --out"
     return f"{out}: about {size(needed)} on disk, {size(free)} are free{scarce}"

@@ -157,7 +157,7 @@ def find_ids(lines: Sequence[str], answerable: Sequence[str], *, where: str) -> 
 
 
 def ids_sha256(ids: Sequence[str]) -> str:
-    """Of the sorted ids, one a line: the same set has the same hash, whatever list it is from."""
+    """The hash of the sorted ids, one a line: the same set has the same hash, whatever list it is from."""
     return hashlib.sha256("".join(f"{image_id}\n" for image_id in sorted(ids)).encode()).hexdigest()
 
 

@@ -18,7 +18,7 @@ from training.network.checkpoint import META
 
 
 def steps_of(config: RunConfig, cycle: int) -> int:
-    """Of one cycle's training.  Which one is the last is known beforehand but for a budget that ends early."""
+    """Steps of one cycle's training.  Which one is the last is known beforehand but for a budget that ends early."""
     train = config.train_at(cycle, last=cycle == config.cycles)
     return train.epochs * train.steps_per_epoch
 
@@ -39,7 +39,7 @@ def curve(root: Path, config: RunConfig) -> list[dict[str, float]]:
 
 
 def _evaluations(layout: RunLayout, cycle: int) -> list[dict[str, Any]]:
-    """Of one cycle: of its published training, else of the one that goes on; empty in between."""
+    """Evaluations on val of one cycle: of its published training, else of the one that goes on; empty in between."""
     published = layout.checkpoint(cycle) / META
     if published.exists():
         return [row for row in read_json(published)["history"] if MIOU in row]

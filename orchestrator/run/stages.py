@@ -71,7 +71,8 @@ class Stages:
 
     @property
     def device(self) -> str:
-        """Of every stage: a Ray cluster that counts no GPU scores on the CPU, too, where a machine of it has one."""
+        """The device of every stage: a Ray cluster that counts no GPU scores on the CPU, too, where a machine of it has
+        one."""
         return self.backend.device.split()[0]
 
     def train(self, cycle: int, last: bool, out: Path) -> None:

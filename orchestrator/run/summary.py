@@ -21,7 +21,7 @@ from training.inference.interval import INTERVAL, ImageCounts
 from training.network.checkpoint import META, best_folder
 
 COUNTS, BEST_COUNTS = "confusion.json", "confusion_best_on_val.json"
-"""Of an evaluation: of the last weights, and of the best on val where they are asked for."""
+"""Counts of an evaluation: of the last weights, and of the best on val where they are asked for."""
 IMAGES = {COUNTS: "images.json", BEST_COUNTS: "images_best_on_val.json"}
 """Beside them: the counts of every image (`training/inference/interval.py`).  Evaluations of earlier versions have
 none."""
@@ -70,7 +70,7 @@ def _accuracy(counts: Path, index: DataIndex) -> dict[str, Any]:
 
 
 def image_counts(counts: Path) -> ImageCounts | None:
-    """Of the evaluation that wrote `counts`; None of an earlier version's."""
+    """The counts of every image of the evaluation that wrote `counts`; None of an earlier version's."""
     path = counts.with_name(IMAGES[counts.name])
     return ImageCounts.from_dict(read_json(path)) if path.exists() else None
 

@@ -14,7 +14,7 @@ from orchestrator.run.first_labels import shipped_lists
 from querying.base.errors import UserError
 
 ROUNDS = 2
-"""Of self-training after the supervised one (S4AL+ section 4.3; ST++)."""
+"""Rounds of self-training after the supervised one (S4AL+ section 4.3; ST++)."""
 ANY = 0.001
 """A confidence that every prediction has: the most probable of 255 classes has more."""
 

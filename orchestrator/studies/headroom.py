@@ -12,7 +12,7 @@ NOTHING = {"unit": "cell", "select": "per_image", "acquisition": "entropy", "per
 
 
 def ceiling_stride(config: RunConfig) -> int:
-    """Of the logits: 4 behind the decoder, else the encoder's own."""
+    """The stride of the logits: 4 behind the decoder, else the encoder's own."""
     return 4 if config.model.decoder == "plus" else config.model.output_stride
 
 

@@ -97,7 +97,7 @@ def run_all(
 
 
 def last_line(log: Path) -> str:
-    """Of what a process has said: its error, where it ended with one."""
+    """The error among the lines that a process has said, where it ended with one."""
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1].removeprefix("s4al: ") if lines else "it said nothing"
 

@@ -44,7 +44,7 @@ PASSED_ON = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN",
 class_cache.ENV_VARS_TO_PROPAGATE -= set(PASSED_ON)  # Tune would put them into the arguments of each trial's actor
 POLL_S = 0.2
 REDUCTION = 3
-"""Of the trials that reach a rung, one in so many goes on (ASHA, Li et al. 2020)."""
+"""One in so many of the trials that reach a rung goes on (ASHA, Li et al. 2020)."""
 RUNGS = 2
 """Rungs before the end: at 1/9 and 1/3 of the steps.  Earlier a network has not begun to tell the classes apart."""
 END = "end"

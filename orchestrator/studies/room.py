@@ -24,7 +24,7 @@ class Room:
 
 
 def room_for(configs: Sequence[RunConfig], backend: Backend, parallel: int | None) -> Room:
-    """For trials that may have any of these recipes, so that the largest fits.  UserError where it does not."""
+    """The room that trials of any of these recipes need, so that the largest fits.  UserError where it does not."""
     workers, actors = max(one.train.workers for one in configs), max(one.query.actors for one in configs)
     train, score = max(one.train.threads for one in configs), max(one.query.threads for one in configs)
     if workers == actors == 1:  # the actor holds what its process needs, and no Ray runs within

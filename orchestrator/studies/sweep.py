@@ -34,11 +34,11 @@ class Sample:
     rows: list[dict[str, float]] = field(default_factory=list)
     """`step` and `miou` on val, as far as it came."""
     outcome: dict[str, float] = field(default_factory=dict)
-    """Of a finished trial: the numbers of its last cycle, and `seconds`."""
+    """Numbers of a finished trial: those of its last cycle, and `seconds`."""
     error: str = ""
 
     def objective(self, name: str) -> float | None:
-        """Of the end; for one that was stopped early, its last mIoU on val."""
+        """The objective at the trial's end; of one that was stopped early, its last mIoU on val."""
         if self.state == FINISHED:
             return self.outcome.get(name)
         return self.rows[-1]["miou"] if self.state == PRUNED and self.rows and name == "miou" else None

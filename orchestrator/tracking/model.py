@@ -15,7 +15,7 @@ REQUIREMENTS = ("mlflow", "numpy", "onnxruntime")
 FREE = 64
 """Pixels of the example's sides, where the network takes any."""
 FOLDER = "model"
-"""Of a run's artefacts."""
+"""Folder of the model among a run's artefacts."""
 
 
 @contextmanager

@@ -221,7 +221,7 @@ class MlflowRun:
         client.log_inputs(run.info.run_id, [DatasetInput(dataset, [])])
 
     def _settings(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Of one cycle's training, as it was made."""
+        """The settings of one cycle's training, as it was made."""
         config, cycle = self.config, row["cycle"]
         if row["run"] == "reference":
             config = config.as_reference()

@@ -43,9 +43,9 @@ class Group:
     root: Path
     experiment: str
     tags: Mapping[str, str]
-    """Of this run."""
+    """Tags of this run."""
     name: str
-    """Of this run, which tells it from the others."""
+    """The part of this run's name that tells it from the others."""
     source: str
     """The command."""
 

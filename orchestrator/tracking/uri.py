@@ -20,7 +20,7 @@ HANDED_ON = "S4AL_TRACKING"
 """In the environment of a process that works for this one: its address, or none.  Never in its arguments, which every
 user of the machine can read."""
 PATIENCE_S = 60.0
-"""For another process that prepares the same SQLite file, which takes some seconds."""
+"""Seconds to wait for another process that prepares the same SQLite file."""
 
 
 def default_uri(run: Path) -> str:

@@ -23,7 +23,7 @@ def ended(spans: Sequence[Span], root: Path, now: float) -> list[Span]:
 
 
 def seconds(spans: Sequence[Span], now: float) -> float:
-    """Of work, what lies between two spans left out."""
+    """Seconds of work; what lies between two spans is left out."""
     return sum((now if end is None else end) - float(begin or 0) for begin, end in spans)
 
 
@@ -43,7 +43,7 @@ def began_at(rows: Sequence[Mapping[str, Any]]) -> float:
 
 
 def stage_seconds(row: Mapping[str, Any]) -> float:
-    """Of the stages that an evaluation's row tells of."""
+    """Seconds of the stages that an evaluation's row tells of."""
     return float(sum(value for name, value in row.items() if name.startswith("seconds/")))
 
 

@@ -18,7 +18,8 @@ _MAGIC = b"ARROW1\0\0"
 
 
 class _State(NamedTuple):
-    """Of a file on the disk: a write changes `changed`, which, unlike the time of modification, nobody can set back."""
+    """The state of a file on the disk: a write changes `changed`, which, unlike the time of modification, nobody can
+    set back."""
 
     device: int
     inode: int
@@ -30,7 +31,7 @@ class _State(NamedTuple):
 _intact: set[tuple[str, _State, str]] = set()
 """Path, state and hash of the files that this process has hashed already."""
 _watching: list[dict[Path, tuple[_State, str]]] = []
-"""Of every `unaltered` that has not ended: the files that were mapped in it."""
+"""The files that were mapped in every `unaltered` that has not ended."""
 
 
 @contextmanager

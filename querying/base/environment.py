@@ -17,7 +17,7 @@ from querying.base.files import sha256, write_json
 from querying.base.sources import OURS, sources
 
 STAGES = ("orchestrator.run.loop", "orchestrator.backends.local_backend", "orchestrator.backends.ray_backend")
-"""From these a run's stages are imported, and with them whatever may have a part in a result."""
+"""Modules that a run's stages are imported from, and with them whatever may have a part in a result."""
 CHOOSES_KERNELS = re.compile(
     r"(ATEN|BLAS|BLIS|CUBLAS|CUBLASLT|CUDNN|DNNL|FBGEMM|GLOO|GOMP|GOTO|KMP|MKL|MKLDNN|NCCL|NPY|NVIDIA_TF32|OMP|ONEDNN"
     r"|OPENBLAS|VECLIB|PYTORCH_TUNABLEOP|TORCH_(ALLOW|BLAS|CUBLAS|CUBLASLT|CUDNN|LINALG|MKLDNN|NNPACK))_.*"

@@ -12,7 +12,7 @@ _RAISED = re.compile(r"^[\w.]*[A-Z]\w*(?:Error|Exception|Interrupt|Exit|Warning|
 _DEATH = re.compile(r"(?:exit detail|is dead because|caused by|Reason)\s*:?\s*(.+)", re.IGNORECASE | re.DOTALL)
 """What Ray says of a process that died, after everything that it knows of it."""
 _NAMES = re.compile(r"(?i)(?:token|secret|password|passwd|api_?key|access_?key)(?:_?id)?$")
-"""Of variables whose value is a secret."""
+"""Names of variables whose value is a secret."""
 ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 """Variables whose address may hold one."""
 SHORTEST = 6

@@ -26,8 +26,9 @@ class Sources(NamedTuple):
 
 
 def own_sources(module: str, loaded: Sequence[str] = ()) -> Sources:
-    """Of a user's `module`, its packages, and what they import, at any depth and inside functions, from the user's own
-    folders; `loaded` names modules that were seen to be imported besides, by names that are computed.
+    """The sources of a user's `module`, of its packages, and of what they import, at any depth and inside functions,
+    from the user's own folders; `loaded` names modules that were seen to be imported besides, by names that are
+    computed.
 
     Not seen: files that the code reads or executes when it runs.
     """
@@ -45,7 +46,7 @@ def own_sources(module: str, loaded: Sequence[str] = ()) -> Sources:
 
 
 def sources(modules: Sequence[str], follows: Callable[[str, ModuleSpec | None], bool]) -> Sources:
-    """Of `modules` and of all that they import, as far as `follows(name, where it was found)` says."""
+    """The sources of `modules` and of all that they import, as far as `follows(name, where it was found)` says."""
     importlib.invalidate_caches()
     hashes: dict[str, str] = {}
     installed: set[str] = set()

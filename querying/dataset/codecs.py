@@ -130,7 +130,7 @@ def _plain_label(data: bytes, size: Size | None) -> UInt8 | None:
 
 
 def _check(image: Image.Image, mode: str, size: Size | None) -> None:
-    """By the header: 8 bits a channel, stored in this mode, and the right size."""
+    """Whether the header says: 8 bits a channel, stored in this mode, and the right size."""
     tile: Any = getattr(image, "tile", None)
     stored = tile[0].args if tile else None
     stored = stored if isinstance(stored, str) else stored[0] if stored else None

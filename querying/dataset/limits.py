@@ -9,7 +9,7 @@ from typing import Any
 from querying.dataset.label_values import IGNORE
 
 MAX_PIXELS = 64 * 2**20
-"""Of an image; a file that claims more is refused from its header, before anything is allocated for it."""
+"""Most pixels of an image; a file that claims more is refused from its header, before anything is allocated for it."""
 MIN_SIDE = 8
 MAX_IMAGES = 2**31
 LONGEST_CLASS = 1000

@@ -108,7 +108,8 @@ class Ledger:
         return sum(map(self._added, range(cycle + 1)), Spent())
 
     def _added(self, cycle: int) -> Spent:
-        """By one cycle.  Its file is read again only where it has changed: every cycle asks for all before it."""
+        """What one cycle bought.  Its file is read again only where it has changed: every cycle asks for all before
+        it."""
         status = self.path(cycle).stat() if self.has(cycle) else None
         key = (cycle, read_json(self.note(cycle))["sha256"], status and (status.st_size, status.st_mtime_ns))
         if key not in self._sums:

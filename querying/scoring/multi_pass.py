@@ -23,7 +23,7 @@ class Dropout(Protocol):
     def dropout_passes(
         self, image_1CHW: Tensor, scales: Sequence[float], passes: int, seed: int
     ) -> Iterator[list[Tensor]]:
-        """For each pass the logits (1, C, h, w) at every scale; the same for the same seed, whatever ran before."""
+        """The logits (1, C, h, w) of each pass at every scale; the same for the same seed, whatever ran before."""
 
 
 class FurtherPasses:

@@ -50,7 +50,8 @@ class ScoreSummary(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Of a batch: scores float32 (B, R), pseudo-labels uint8 (B, H, W), and what is extra of each image."""
+    """What is found for a batch: scores float32 (B, R), pseudo-labels uint8 (B, H, W), and what is extra of each
+    image."""
 
     score_BR: np.ndarray
     label_BHW: np.ndarray
@@ -226,8 +227,8 @@ class ShardScorer:
         return logits, kept
 
     def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None) -> Tensor:
-        """Of one image (R,).  `map_1HW` is the score of every pixel where it takes more than `log_p_1CHW`.  NaN where a
-        number is not finite."""
+        """Scores of the regions of one image (R,).  `map_1HW` is the score of every pixel where it takes more than
+        `log_p_1CHW`.  NaN where a number is not finite."""
         # Our acquisitions of one pass are finite only where the log-probabilities are: `_rows` checks both.
         if self.one_pass and self.acquisition in ACQUISITIONS:
             return self.grid.mean(self.one_pass(log_p_1CHW))[0]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STRIPE_FLOATS = 2**18
-"""Of a stripe's logits: 1 MB stays in a core's cache until its scores and labels are found."""
+"""Numbers of a stripe's logits: 1 MB stays in a core's cache until its scores and labels are found."""
 
 
 class Rows(NamedTuple):
@@ -42,7 +42,7 @@ def log_probabilities(logits: Sequence[Tensor], height: int, width: int, align_c
 
 
 def stripes(logits: Sequence[Tensor], height: int, width: int, align_corners: bool = False) -> Iterator[Tensor]:
-    """Of one image on a CPU the mean of the logits at full size, in stripes (S, C, W) from top to bottom.
+    """The mean of one image's logits at full size on a CPU, in stripes (S, C, W) from top to bottom.
 
     What is computed from a stripe finds it in the cache.  The rows of all scales are added up by one matrix product.
     """
@@ -61,7 +61,7 @@ def stripes(logits: Sequence[Tensor], height: int, width: int, align_corners: bo
 
 @lru_cache(maxsize=32)
 def row_plan(rows_in: tuple[int, ...], rows_out: int, step: int, align_corners: bool = False) -> list[Rows]:
-    """For each stripe of `step` rows of full size, the rows of each scale that it needs and with what weight."""
+    """The rows of each scale that each stripe of `step` rows of full size needs, and with what weight."""
     plan = []
     for at_scales in zip(*(bilinear(rows, rows_out, align_corners).split(step) for rows in rows_in), strict=True):
         counts = [weight_Sh.any(dim=0).nonzero().flatten() for weight_Sh in at_scales]

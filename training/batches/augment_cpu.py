@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 
 LUMA = tuple(np.float32(weight) for weight in (0.299, 0.587, 0.114))  # ITU-R 601, as in PIL and torchvision
 BAND_BYTES = 2**18
-"""Of what a blur (16-bit integers) or a jitter (32-bit floats) computes at a time: it stays in a core's cache."""
+"""Bytes of what a blur (16-bit integers) or a jitter (32-bit floats) computes at a time: it stays in a core's cache."""
 
 
 def weak(
@@ -86,7 +86,8 @@ def without_hole(target_HW: Bytes, look: Look) -> Bytes:
 
 
 def blur_weights(sigma: float) -> NDArray[np.uint16]:
-    """Of the centre and of one side.  Multiples of 1/256: 16-bit integers hold every sum, a constant stays constant."""
+    """The weights of the centre and of one side, multiples of 1/256: 16-bit integers hold every sum, a constant stays
+    constant."""
     bell = np.exp(-0.5 * (np.arange(int(np.ceil(3 * sigma)) + 1) / sigma) ** 2)
     weights: NDArray[np.uint16] = np.rint(256 * bell / (2 * bell.sum() - 1)).astype(np.uint16)
     weights[0] = 256 - 2 * int(weights[1:].sum())

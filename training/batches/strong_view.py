@@ -15,7 +15,7 @@ class Look(NamedTuple):
     """One strong augmentation, drawn: numbers, so that they can be a row of a tensor."""
 
     sigma: float = 0.0
-    """Of the blur in pixels; 0 is none."""
+    """Sigma of the blur in pixels; 0 is none."""
     coloured: float = 0.0
     """1 where the colours change, as the following say."""
     brightness: float = 1.0
@@ -61,8 +61,8 @@ def draw_look(size: tuple[int, int], settings: AugmentSettings, rng: np.random.G
 
 
 def draw_labelled_look(size: tuple[int, int], settings: AugmentSettings, rng: np.random.Generator) -> Look:
-    """Of a labelled image: other colours with the probability `settings.colour_labelled`; where that is 0, nothing, and
-    nothing is drawn."""
+    """The strong view of a labelled image: other colours with the probability `settings.colour_labelled`; where that is
+    0, nothing, and nothing is drawn."""
     if not settings.colour_labelled:
         return Look()
     colours = {"blur": 0.0, "colour": settings.colour_labelled, "greyscale": 0.0, "cutout": 0.0}

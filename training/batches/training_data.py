@@ -44,7 +44,7 @@ class _PoolSample(NamedTuple):
     images: list[np.ndarray]
     """The first alone where `looks` are left to the device."""
     targets: list[np.ndarray]
-    """Of each view: labels, else UNKNOWN where a pixel is seen by a method that labels the pool itself."""
+    """What each view learns: labels, else UNKNOWN where a pixel is seen by a method that labels the pool itself."""
     looks: list[Look]
 
 
@@ -203,8 +203,8 @@ def prefetched(
 
 @lru_cache(maxsize=4)
 def _order(seed: int, cycle: int, stream: int, round_: int, count: int) -> np.ndarray:
-    """Of one pass; kept, because drawing it takes longer than all else an image costs where the pool is large: for both
-    streams, and where threads are in one pass and the next."""
+    """The order of one pass; it is kept, because drawing it takes longer than all else an image costs where the pool is
+    large: for both streams, and where threads are in one pass and the next."""
     return np.random.Generator(np.random.PCG64([seed, cycle, stream, round_])).permutation(count)
 
 

@@ -14,7 +14,7 @@ RANDOM = (nn.Dropout, nn.Dropout2d, DropPath)
 
 
 def dropout_passes(model: DeepLabV3Plus, inputs: Sequence[Tensor], passes: int, seed: int) -> Iterator[list[Tensor]]:
-    """For each pass the logits (1, C, h, w) of every input (1, 3, H, W), at stride 4 of it.
+    """The logits (1, C, h, w) of each pass for every input (1, 3, H, W), at stride 4 of it.
 
     What comes before the first random module is computed once.  The draws of a pass depend on `seed`, its number and
     the order of inputs alone; the generators outside are left as they were, and the modules are in evaluation mode

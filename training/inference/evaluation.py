@@ -93,7 +93,7 @@ class ShardEvaluator:
     def _count(
         self, ids: list[str], images: list[np.ndarray], masks: list[np.ndarray], rows: dict[str, list[list[int]]]
     ) -> Confusion:
-        """Of all of them; each one's own counts go to `rows`."""
+        """Counts of all of them; each one's own go to `rows`."""
         truth_BHW = torch.from_numpy(np.stack(masks))
         confusion = Confusion.empty(self.num_classes)
         for image_id, label_1HW, truth_HW in zip(ids, self.labels(images), truth_BHW, strict=True):

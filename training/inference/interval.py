@@ -24,7 +24,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class ImageCounts:
-    """Of each evaluated image and class the pixels that are right, true and predicted: all that an IoU is made of."""
+    """The pixels of each evaluated image and class that are right, true and predicted: all that an IoU is made of."""
 
     ids: Sequence[str]
     hit_NC: Counts
@@ -55,7 +55,7 @@ class ImageCounts:
         return all(np.array_equal(a, b) for a, b in zip(sums, wanted, strict=True))
 
     def miou_N(self) -> npt.NDArray[np.float64]:
-        """Of each image alone, in 0..1; NaN where nothing of it is known."""
+        """The mIoU of each image alone, in 0..1; NaN where nothing of it is known."""
         return _miou(self.hit_NC, self.true_NC + self.predicted_NC - self.hit_NC)
 
     def interval(self) -> tuple[float, float] | None:

@@ -20,7 +20,7 @@ from training.settings.training import ModelSettings
 
 Precision = Literal["fp32", "bf16"]
 MOST_CHANNELS = 2**14
-"""Of a checkpoint's network, whoever made it."""
+"""Most channels of a checkpoint's network, whoever made it."""
 
 
 class Predictor:
@@ -35,7 +35,7 @@ class Predictor:
         keep_float32()
         network = load_network(checkpoint)
         self.align_corners = network.align_corners
-        """Of the logits' upsampling to full size, as the network was trained."""
+        """Whether corners are aligned in the logits' upsampling to full size, as the network was trained."""
         self.difficulty, network.difficulty = network.difficulty, None
         """Logits of the classes -> float32 logits (B, 1, h, w) of an error; None where no such branch was trained."""
         if self.difficulty is not None:

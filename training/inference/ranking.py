@@ -51,7 +51,7 @@ class ShardRanker:
 
 
 def ranker_of(checkpoint: Path, num_classes: int, batch_size: int, threads: int, device: str) -> ShardRanker:
-    """With a checkpoint's network and those of earlier steps in it."""
+    """A ranker with a checkpoint's network and those of earlier steps in it."""
     torch.set_num_threads(threads)
     early = [Predictor(folder, device) for folder in early_folders(checkpoint)]
     return ShardRanker(early, Predictor(checkpoint, device), num_classes, batch_size)

@@ -60,7 +60,7 @@ def mix(own: Tensor, mask_BHW: Tensor, donor_B: Tensor | None = None) -> Tensor:
 
 
 def component(mask_BHW: Tensor, *, generator: torch.Generator, pieces: int = 16) -> Tensor:
-    """Of each mask the connected part (4 neighbours) around a random pixel of it; nothing of an empty one.
+    """The connected part (4 neighbours) of each mask around a random pixel of it; nothing of an empty one.
 
     Reaches as far as paths of `pieces` straight pieces, the first of which is horizontal.
     """

@@ -34,7 +34,7 @@ class Step(NamedTuple):
     cycle: int = 0
     """Queries that the labels come from."""
     align_corners: bool = False
-    """Of logits that are upsampled to full size (`model.align_corners`)."""
+    """Whether logits are upsampled to full size with aligned corners (`model.align_corners`)."""
 
 
 def supervise(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:

@@ -58,7 +58,7 @@ class CPS(Method):
 
 
 def _logits(network: torch.nn.Module, image: Tensor, image_u: Tensor, passes: str) -> Tensor:
-    """Of labelled and pool images, (B, C, h, w)."""
+    """The logits of labelled and pool images, (B, C, h, w)."""
     if passes == "joint":
         return network(normalise(torch.cat([image, image_u]))).logits  # type: ignore[no-any-return]
     return torch.cat([network(normalise(one)).logits for one in (image, image_u)])

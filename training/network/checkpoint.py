@@ -29,12 +29,12 @@ def early_folder(checkpoint: Path, step: int) -> Path:
 
 
 def early_folders(checkpoint: Path) -> list[Path]:
-    """Of the networks of earlier steps that a training has kept, the first first."""
+    """Folders of the networks of earlier steps that a training has kept, the first first."""
     return sorted(checkpoint.glob("step-*"))
 
 
 def best_folder(checkpoint: Path) -> Path:
-    """Of the network of the best epoch on val, where one was asked for."""
+    """Folder of the network of the best epoch on val, where one was asked for."""
     return checkpoint / "best_on_val"
 
 

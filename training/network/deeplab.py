@@ -40,7 +40,7 @@ class Widths(NamedTuple):
 
     classes: int
     features: int
-    """Of ASPP's map."""
+    """Channels of ASPP's map."""
     embedding: int
     """0 without a representation head."""
 
@@ -118,7 +118,7 @@ class DeepLabV3Plus(nn.Module):
         self.embedding_head = RepresentationHead(*widths, settings.embedding_dim) if embedding else None
         self.aspp_channels = settings.aspp_channels
         self.align_corners = settings.align_corners
-        """Of the logits' upsampling to full size, too, which is the caller's."""
+        """Whether corners are aligned, also in the logits' upsampling to full size, which is the caller's."""
         for module in self.modules():
             if isinstance(module, UpsampleConcatConv):
                 module.align_corners = settings.align_corners
@@ -135,7 +135,7 @@ class DeepLabV3Plus(nn.Module):
         return low, deep
 
     def decode(self, low: Tensor, deep: Tensor) -> Output:
-        """From `encode`'s features, or from what a method has made of them."""
+        """The heads' output from `encode`'s features, or from what a method has made of them."""
         return self.heads(*self.neck(low, deep))
 
     def neck(self, low: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:

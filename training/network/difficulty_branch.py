@@ -33,7 +33,7 @@ class DifficultyBranch(nn.Module):
 
 
 def attended(p_BChw: Tensor) -> Tensor:
-    """For each pixel the mean of all pixels' values, weighted by the softmax of their dot products with its own."""
+    """The mean of all pixels' values for each pixel, weighted by the softmax of their dot products with its own."""
     batch, classes, height, width = p_BChw.shape
     p_B1NC = p_BChw.flatten(2).transpose(1, 2)[:, None]
     # Multiples of 8 and a dense last axis (padding by nothing leaves it strided) are what the kernels take that keep no

@@ -31,9 +31,9 @@ class Area(Settings):
 
 class MeanTeacherSettings(Settings):
     decay: float = Field(0.99, ge=0, lt=1)
-    """Of the averaged teacher: how much of it a step keeps."""
+    """Decay of the averaged teacher: how much of it a step keeps."""
     weight: float = Field(100.0, ge=0)
-    """Of the squared difference of probabilities, a mean over pixels and classes."""
+    """Weight of the squared difference of probabilities, a mean over pixels and classes."""
     ramp: Share = 0.1
     """Share of the steps over which the weight grows to its value."""
 
@@ -52,7 +52,7 @@ class CPSSettings(Settings):
     cutmix: bool = False
     """Learn the pool alone, on images that are mixed by boxes (CPS + CutMix)."""
     boxes: int = Field(3, ge=1)
-    """Of each mixed image."""
+    """Boxes of each mixed image."""
     area: Area = Area(low=0.25, high=0.5)
 
 
@@ -60,7 +60,7 @@ class CCTSettings(Settings):
     """As published for VOC: there are no settings for Cityscapes."""
 
     weight: float = Field(30.0, ge=0)
-    """Of the squared difference of probabilities, a mean over pixels and classes."""
+    """Weight of the squared difference of probabilities, a mean over pixels and classes."""
     ramp: Share = 0.1
     """Share of the steps over which the weight grows to its value."""
     noise: int = Field(6, ge=0)
@@ -105,9 +105,9 @@ class UniMatchSettings(Settings):
 
 class U2PLSettings(Settings):
     decay: float = Field(0.99, ge=0, lt=1)
-    """Of the averaged teacher: how much of it a step keeps."""
+    """Decay of the averaged teacher: how much of it a step keeps."""
     weight: float = Field(1.0, ge=0)
-    """Of the reliable pixels' cross entropy."""
+    """Weight of the reliable pixels' cross entropy."""
     unreliable: Share = 0.2
     """Share of the pool's pixels that are not learned at the start; it falls to 0 linearly."""
     cutmix: Share = 0.5
@@ -115,7 +115,7 @@ class U2PLSettings(Settings):
     contrast: float = Field(0.1, gt=0)
     """Weight of the contrast (the paper's; the code's default is one over the number of GPUs)."""
     temperature: float = Field(0.5, gt=0)
-    """Of the contrast: by which cosine similarities are divided."""
+    """Temperature of the contrast: what cosine similarities are divided by."""
     anchors: int = Field(50, ge=1)
     """Per class and step (the code: 256)."""
     negatives: int = Field(50, ge=1)
@@ -125,18 +125,19 @@ class U2PLSettings(Settings):
     low_rank: int = Field(3, ge=1)
     """Labelled pixels of other classes that rank the class below this become negatives."""
     high_rank: int = Field(20, ge=1)
-    """Of a class among a pixel's probabilities, from 0: likely below `low_rank`, no negative from `high_rank` on."""
+    """Rank of a class among a pixel's probabilities, from 0: likely below `low_rank`, no negative from `high_rank`
+    on."""
     memory: int = Field(30_000, ge=1)
     """Embeddings kept per class (the code: 50,000 for class 0); they are in every saved state, 4 bytes a number."""
 
 
 class AELSettings(Settings):
     decay: float = Field(0.99, ge=0, lt=1)
-    """Of the averaged teacher: how much of it a step keeps."""
+    """Decay of the averaged teacher: how much of it a step keeps."""
     momentum: float = Field(0.999, ge=0, lt=1)
-    """Of the bank of confidences; a class's first values are averaged until there are 1 / (1 - momentum)."""
+    """Momentum of the bank of confidences; a class's first values are averaged until there are 1 / (1 - momentum)."""
     weight: float = Field(1.0, ge=0)
-    """Of the pool's cross entropy."""
+    """Weight of the pool's cross entropy."""
     focus: float = Field(2.0, ge=0)
     """Power of the teacher's confidence that weighs a pixel."""
     threshold: Share = 0.0

@@ -16,15 +16,15 @@ class S4ALSettings(Settings):
     """Classes are named by their numbers, so those that are pasted have no default: see the recipes `*_s4al`."""
 
     decay: float = Field(0.99, ge=0, lt=1)
-    """Of the averaged teacher: how much of it a step keeps."""
+    """Decay of the averaged teacher: how much of it a step keeps."""
     weight: float = Field(1.0, ge=0)
-    """Of each of the pool's two losses."""
+    """Weight of each of the pool's two losses."""
     threshold: Share = 0.97
     """Confidence from which a pixel counts in the share that an image's loss is multiplied by."""
     cold_start: int = Field(10, ge=0)
     """First epochs without the pool."""
     cold_weight: float = Field(1.5, gt=0)
-    """Of the labelled images' cross entropy in these epochs."""
+    """Weight of the labelled images' cross entropy in these epochs."""
     replay_from: int = Field(30, ge=0)
     """Epoch (from 0) from which classes are pasted, in cycles after the first query."""
     frequent: tuple[Annotated[int, Field(ge=0)], ...] = ()
@@ -46,7 +46,7 @@ class S4ALSettings(Settings):
 
 class EquALSettings(Settings):
     weight: float = Field(1.0, ge=0)
-    """Of the distance of an image's prediction from its mirror image's."""
+    """Weight of the distance of an image's prediction from its mirror image's."""
     supervised: Literal["both", "image"] = "both"
     """Cross entropy on an image and on its mirror image (the authors' code), or on the image alone (ours)."""
     distance: Literal["logits", "probabilities"] = "logits"
@@ -59,7 +59,7 @@ class EquALSettings(Settings):
 
 class DEALSettings(Settings):
     weight: float = Field(1.0, ge=0)
-    """Of the difficulty branch's weighted binary cross entropy."""
+    """Weight of the difficulty branch's weighted binary cross entropy."""
     balance: Literal["class", "share"] = "class"
     """`class` (the authors' code): the mean over right pixels and the mean over wrong ones, weighted by 1 / sqrt(number
     + 1) over the sum of both; pixels without label count as right.  `share` (ours): the mean over labelled pixels, a

@@ -41,8 +41,8 @@ class ModelSettings(Settings):
     """First weights outside the encoder: Kaiming normal, but a deviation of 0.01 in the class head's last layer (ours);
     `kaiming` there, too (code of DEAL and CPS); PyTorch's own (code of S4AL+ and S4AL)."""
     dilation: Literal["stages", "last"] = "stages"
-    """Of MobileNetV2 at output stride 16: of all blocks behind the stride that is left out (timm, ours), or of the last
-    block alone (code of S4AL+ and DEAL).  Other encoders and strides are the same with either."""
+    """Dilation of MobileNetV2 at output stride 16: of all blocks behind the stride that is left out (timm, ours), or of
+    the last block alone (code of S4AL+ and DEAL).  Other encoders and strides are the same with either."""
     align_corners: bool = False
     """Bilinear upsampling of features and logits puts the corners' centres on each other (code of S4AL+, S4AL, DEAL and
     CPS), or the corners (ours)."""
@@ -60,9 +60,9 @@ class ReCoSettings(Settings):
     """Regional contrast (Liu et al. 2021); `weight` 0 builds no representation head."""
 
     weight: float = Field(1.0, ge=0)
-    """Of the contrast beside cross entropy."""
+    """Weight of the contrast beside cross entropy."""
     temperature: float = Field(0.5, gt=0)
-    """By which cosine similarities are divided."""
+    """Temperature: what cosine similarities are divided by."""
     queries: int = Field(128, ge=1)
     """Pixels of each class that are contrasted in a step."""
     negatives: int = Field(256, ge=1)
@@ -100,8 +100,8 @@ class AugmentSettings(Settings):
     colour_labelled: Probability = 0.0
     """Probability that a labelled image's colours change by `jitter`, too (code of S4AL: 0.5; S4AL+ and ours: 0)."""
     padding: Literal["corner", "centre", "reflect"] = "corner"
-    """Of an image that is scaled to less than the crop: black at the bottom and right (ours), black on all sides (code
-    of S4AL+), or its mirror image at the bottom and right (code of S4AL).  Padding is never learned."""
+    """Padding of an image that is scaled to less than the crop: black at the bottom and right (ours), black on all
+    sides (code of S4AL+), or its mirror image at the bottom and right (code of S4AL).  Padding is never learned."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentSettings":
@@ -129,11 +129,12 @@ class TrainSettings(Settings):
     batch_size_unlabelled: int = Field(4, ge=0)
     """Pool images per step, over all workers; `supervised` takes those with a bought cell, `deal` none."""
     lr: float = Field(0.01, gt=0)
-    """Of the backbone; heads get `head_lr_scale` times as much.  Per global batch, whatever the number of workers."""
+    """Learning rate of the backbone; heads get `head_lr_scale` times as much.  Per global batch, whatever the number of
+    workers."""
     head_lr_scale: float = Field(10.0, gt=0)
     """Rate of everything but the encoder, as a multiple of `lr`."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of SGD."""
+    """Momentum of SGD."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
     weight_decay: float = Field(1e-4, ge=0)
@@ -141,7 +142,7 @@ class TrainSettings(Settings):
     poly_power: float = Field(0.9, ge=0)
     """Rates fall as (1 - epoch / epochs) to this power."""
     unlabelled_weight: float = Field(1.0, ge=0)
-    """Of the cross entropy of pool images beside that of labelled ones."""
+    """Weight of the cross entropy of pool images beside that of labelled ones."""
     pool_labels: Literal["pseudo", "truth"] = "pseudo"
     """What the pool is learned with: pseudo-labels, or its true labels as a control of a benchmark.  The control shows
     what self-training could bring at most in a schedule; it says nothing of few labels (`s4al headroom`)."""
@@ -167,7 +168,8 @@ class TrainSettings(Settings):
     sync_bn: bool = False
     """BatchNorm takes its statistics over all workers (several GPUs)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of training: `auto` is bf16 autocast on a GPU, float32 on a CPU, where bf16 is faster only with AVX-512 BF16."""
+    """Precision of training: `auto` is bf16 autocast on a GPU, float32 on a CPU, where bf16 is faster only with AVX-512
+    BF16."""
     checkpoint_epochs: int = Field(1, ge=1)
     """Epochs between two resumable checkpoints."""
     validate_epochs: int = Field(0, ge=0)

@@ -87,7 +87,7 @@ class Spent(NamedTuple):
 
 
 def per_image(works: Mapping[str, Callable[[int], object]], rounds: int, pieces: int, images: int) -> dict[str, Spent]:
-    """Of this thread, over `work(0)`, ..., `work(pieces - 1)` of each work, `images` images each, in turns."""
+    """Seconds of this thread, over `work(0)`, ..., `work(pieces - 1)` of each work, `images` images each, in turns."""
     seconds = np.empty((len(works), rounds + 1, pieces))
     for turn, piece in np.ndindex(*seconds.shape[1:]):
         for number, work in enumerate(works.values()):

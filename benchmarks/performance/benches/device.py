@@ -144,7 +144,7 @@ def _flops(config: RunConfig, index: DataIndex) -> float:
 
 
 def _peak() -> float:
-    """Of a large bf16 matrix product, per second."""
+    """Floating-point operations per second in a large bf16 matrix product."""
     side, rounds = 8192, 10
     a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
 

@@ -65,7 +65,7 @@ def main(*, rounds: int = 5, threads: int = 2) -> list[Result]:
 
 
 def difference() -> float:
-    """Of ours and the reference's value on the same samples, in float64, relative."""
+    """The relative difference of our value and the reference's on the same samples, in float64."""
     generator = torch.Generator().manual_seed(0)
     embed_PD = torch.randn(2_000, 32, generator=generator, dtype=torch.float64)
     label_P = torch.randint(5, (2_000,), generator=generator)
