@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test check docs bench faults freeze clean
+.PHONY: help setup demo test check docs results bench faults freeze clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -34,6 +34,9 @@ check: setup  ## Format, lint, types, import contracts, and the documentation's 
 docs: setup  ## The documentation as a site in build/site, its reference made anew
 	$(BIN)/python docs/make_reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+results: setup  ## Tables, numbers and figures of README.md and docs/ from docs/results/records
+	$(BIN)/python docs/make_results.py
 
 bench: setup  ## Throughput and memory, ratios measured side by side
 	$(BIN)/python -m benchmarks.performance

@@ -11,10 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.report.terminal_tables import PLAIN_WIDTH
 from orchestrator.process.terminal import console
-
-PLAIN_WIDTH = 10_000
-"""Columns where no terminal is: rows are lines there, for `grep` and for logs."""
 
 
 def print_tables(markdown: str) -> None:

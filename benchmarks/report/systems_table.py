@@ -84,7 +84,7 @@ def _costs(systems: Sequence[System]) -> str:
             markdown_row(
                 [
                     system.name,
-                    f"{mean(len(run.found.ledger.images(0)) for run in runs):,.0f}",
+                    f"{mean(run.first_images for run in runs):,.0f}",
                     f"{queried:,.0f}",
                     f"{mean(row['labelled_pixels'] for row in last):,.0f}",
                     _percent(mean(row["void_pixels"] / row["labelled_pixels"] for row in last)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -17,6 +17,10 @@ from orchestrator.recipe.provenance import drift_lines
 from orchestrator.run.protocol import load_summary
 from orchestrator.tracking.uri import how_to_see, page
 from training.inference.interval import INTERVAL
+
+PLAIN_WIDTH = 10_000
+"""Columns where no terminal is: rows are lines there, for `grep` and for logs."""
+HEADS = ("cycle", "labelled %", "of non-void %", "cells", "mIoU %", "interval", "of full %", "seconds")
 
 
 def interval_of(row: Mapping[str, Any]) -> str:
@@ -37,45 +41,53 @@ def about_intervals(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def outcome_table(summary: dict[str, Any], reference: Mapping[str, Any] | None = None) -> Table:
-    """`reference`: the row of the fully supervised run, where it is known."""
+def outcome_table(
+    summary: dict[str, Any], reference: Mapping[str, Any] | None = None, without: Collection[str] = ()
+) -> Table:
+    """`reference`: the row of the fully supervised run, where it is known; `without`: columns that are left out."""
     supervised = summary["supervised_miou"]
     table = Table(
         title=f"{summary['recipe']}, seed {summary['seed']}, on {summary['evaluated_on']}", title_justify="left"
     )
-    best = any("best_on_val" in row for row in summary["cycles"])
-    chosen = ["best on val %"] if best else []
-    for heading in (
-        "cycle",
-        "labelled %",
-        "of non-void %",
-        "cells",
-        "mIoU %",
-        "interval",
-        *chosen,
-        "of full %",
-        "seconds",
-    ):
-        table.add_column(heading, justify="right", no_wrap=heading == "interval")
-    for row in summary["cycles"]:
-        valid = row["labelled_fraction_valid"]
-        table.add_row(
-            str(row["cycle"]),
-            f"{100 * row['labelled_fraction']:.2f}",
-            "-" if valid is None else f"{100 * valid:.2f}",
-            str(row["cells"]),
-            f"{100 * row['miou']:.2f}",
-            interval_of(row),
-            *([f"{100 * row['best_on_val']['miou']:.2f}"] if best else []),
-            f"{100 * row['miou'] / supervised:.1f}" if supervised else "-",
-            f"{sum(row['seconds'].values()):.0f}",
-        )
+    chosen = ["best on val %"] if any("best_on_val" in row for row in summary["cycles"]) else []
+    rows = [_cycle_cells(row, supervised, best=bool(chosen)) for row in summary["cycles"]]
     if supervised:
-        table.add_row(
-            "full", "100.00", "100.00", "", f"{100 * supervised:.2f}", interval_of(reference or {}),
-            *([""] if best else []), "100.0", "",
+        rows.append(
+            ["full", "100.00", "100.00", "", f"{100 * supervised:.2f}", interval_of(reference or {}),
+             *([""] if chosen else []), "100.0", ""]
         )  # fmt: skip
+    heads = [*HEADS[:-2], *chosen, *HEADS[-2:]]
+    kept = [number for number, head in enumerate(heads) if head not in without]
+    for number in kept:
+        table.add_column(heads[number], justify="right", no_wrap=heads[number] == "interval")
+    for cells in rows:
+        table.add_row(*(cells[number] for number in kept))
     return table
+
+
+def _cycle_cells(row: Mapping[str, Any], supervised: float | None, best: bool) -> list[str]:
+    valid = row["labelled_fraction_valid"]
+    return [
+        str(row["cycle"]),
+        f"{100 * row['labelled_fraction']:.2f}",
+        "-" if valid is None else f"{100 * valid:.2f}",
+        str(row["cells"]),
+        f"{100 * row['miou']:.2f}",
+        interval_of(row),
+        *([f"{100 * row['best_on_val']['miou']:.2f}"] if best else []),
+        f"{100 * row['miou'] / supervised:.1f}" if supervised else "-",
+        f"{sum(row['seconds'].values()):.0f}",
+    ]
+
+
+def outcome_text(summary: dict[str, Any], reference: Mapping[str, Any] | None, without: Collection[str]) -> str:
+    """`outcome_table` as lines for a document, without rules and title."""
+    table = outcome_table(summary, reference, without)
+    table.title, table.box, table.pad_edge, table.padding = None, None, False, (0, 3, 0, 0)
+    out = console(PLAIN_WIDTH)
+    with out.capture() as captured:
+        out.print(table)
+    return "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
 
 
 def print_table(layout: RunLayout) -> None:

@@ -27,6 +27,8 @@ from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
 
 Counts = npt.NDArray[np.int64]
+BOUGHT = "bought.json"
+"""In a record (`benchmarks/results/records.py`), in place of the ledger: what was bought, by cycle."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,13 @@ class Findings:
             name for name, total in zip(self.classes, self.confusion.sum(axis=1), strict=True) if total == 0
         )
 
+    @cached_property
+    def recorded(self) -> Mapping[str, Any] | None:
+        """Of a record: the grid of regions, and what was bought for each of its `cycles`; None of a run folder, which
+        has its ledger."""
+        path = self.layout.root / BOUGHT
+        return read_json(path) if path.exists() else None
+
     @property
     def ledger(self) -> Ledger:
         return Ledger(self.layout.ledger)
@@ -100,6 +109,8 @@ class Findings:
         return {row["cycle"]: self._count(row["cycle"]) for row in self.cycles}
 
     def _count(self, cycle: int) -> Counts:
+        if self.recorded:
+            return np.array(self.recorded["cycles"][cycle]["class_pixels"].split(), np.int64)
         count_256 = np.zeros(256, np.int64)
         for column in self.ledger.read(cycle, ["label"]).itercolumns():
             for equal in pc.value_counts(column):  # many a small cell is of one class, as others are

@@ -42,16 +42,33 @@ class Bought:
 
     @cached_property
     def grid(self) -> RegionGrid:
+        if self.found.recorded:
+            return RegionGrid(*map(int, self.found.recorded["grid"].split()))
         meta = read_json(self.found.layout.checkpoint(0) / "meta.json")
         return RegionGrid(meta["height"], meta["width"], self.found.config.query.region_size)
 
     def cells(self, cycle: int) -> Mapping[str, Sequence[int]]:
         """Image id -> regions that queries bought up to `cycle`; the first images, bought whole, are not among them."""
-        return self.found.ledger.bought(cycle)
+        if self.found.recorded is None:
+            return self.found.ledger.bought(cycle)
+        cells: dict[str, list[int]] = {}
+        for row in self.found.recorded["cycles"][: cycle + 1]:
+            for image_id, regions in row["regions"].items():
+                cells.setdefault(image_id, []).extend(map(int, regions.split()))
+        return cells
+
+    @property
+    def first_images(self) -> int:
+        """How many images cycle 0 has bought whole."""
+        if self.found.recorded:
+            return int(self.found.recorded["images"])
+        return len(self.found.ledger.images(0))
 
     @cached_property
     def clicks(self) -> list[int]:
         """What the labels of each cycle cost in clicks, of that cycle alone (see `segments`)."""
+        if self.found.recorded:
+            return [row["clicks"] for row in self.found.recorded["cycles"]]
         return [segments(self.found.ledger, row["cycle"], self.grid) for row in self.found.cycles]
 
     @cached_property
@@ -96,7 +113,7 @@ def load_systems(roots: Sequence[Path]) -> list[System]:
                 raise UserError(f"{root} and {runs[0].layout.root} differ in their {what}: they can not be compared")
         seeds = systems.setdefault(run.config.name, {})
         first = next((one.found for one in seeds.values()), run)
-        if found := _difference(first, run):
+        if found := recipes_differ(first, run):
             raise UserError(
                 f"{first.layout.root} and {root} are both {run.config.name}, but {found}: another system needs a name"
                 " of its own (s4al run ... name=NEW)"
@@ -108,7 +125,7 @@ def load_systems(roots: Sequence[Path]) -> list[System]:
     return [System(name, seeds) for name, seeds in systems.items()]
 
 
-def _difference(there: Findings, here: Findings) -> str:
+def recipes_differ(there: Findings, here: Findings) -> str:
     """`recipe_difference`, where the encoder's first weights are what they hold, wherever their file was."""
     first, second = (run.provenance.get("first_weights") for run in (there, here))
     if first == second:

@@ -119,7 +119,9 @@ def test_a_run_of_one_cycle_takes_the_area_from_no_other():
 
 
 def queries_of(cells, grid, cycle=1):
-    found = SimpleNamespace(last={"cycle": cycle}, ledger=SimpleNamespace(bought=lambda up_to: cells[up_to]))
+    found = SimpleNamespace(
+        last={"cycle": cycle}, recorded=None, ledger=SimpleNamespace(bought=lambda up_to: cells[up_to])
+    )
     run = Bought(found)
     run.__dict__["grid"] = grid
     return run
