@@ -23,6 +23,7 @@ from benchmarks.figures.run_figures import (
     draw_training,
 )
 from benchmarks.figures.style import INK, MARKERS, SERIES, cycle_look, inline, save, styled
+from benchmarks.report.diagnosis import diagnosis
 from benchmarks.report.parts import Parts
 from benchmarks.report.run_tables import as_markdown, percent
 from benchmarks.report.terminal_tables import about_intervals, interval_of
@@ -111,6 +112,7 @@ def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dic
         "absent": absent,
         "bought": shares,
         "rates": rates,
+        **diagnosis(run, index, parts),
         "coverage": coverage,
         "drift": drift_lines(run.provenance),
         "command": _command(run),

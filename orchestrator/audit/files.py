@@ -26,6 +26,7 @@ from orchestrator.folder.record import (
 from orchestrator.folder.shapes import LabelledSet, TrackingNote, read_shaped, read_summary
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.keys import MACHINE_KEYS, changed_keys, deciding
+from orchestrator.run.diagnosis import POOL_COUNTS, scoring_key
 from orchestrator.run.inputs import STAGES, stage_inputs
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import sha256
@@ -132,6 +133,8 @@ def _audit_cycles(
                 yield from epoch_rows(layout.checkpoint(cycle), name, cycle)
                 if finished or cycle + 1 < listed:  # the row of the last one comes after the summary
                     yield evaluation_key(layout.evaluation(cycle), name, cycle)
+                    if (layout.scores(cycle) / POOL_COUNTS).exists():
+                        yield scoring_key(layout.scores(cycle), name, cycle)
 
 
 def _audit_labels(layout: RunLayout, ledger: Ledger, cycle: int, needed: int) -> Iterator[str]:

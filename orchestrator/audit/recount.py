@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.audit.differing import differences, readable
 from orchestrator.audit.recount_ledger import recount_choice, recount_labels, recount_query
+from orchestrator.audit.recount_pool import recount_diagnosis, recount_pool
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.record import epoch_rows, evaluation_key, row_key
 from orchestrator.folder.shapes import LabelledSet, read_shaped, read_summary
@@ -41,7 +43,7 @@ def recounted(layout: RunLayout, config: RunConfig, rows: Sequence[Mapping[str, 
     ledger = Ledger(layout.ledger)
     cycles = _unbroken(ledger)
     yield from _foreign(layout, cycles)
-    metas = {cycle: meta for cycle in range(cycles) if (meta := _read(layout.checkpoint(cycle) / META)) is not None}
+    metas = {cycle: meta for cycle in range(cycles) if (meta := readable(layout.checkpoint(cycle) / META)) is not None}
     for cycle, meta in metas.items():
         yield from _recount_meta(layout, config, cycle, meta, metas[min(metas)])
     if not metas:
@@ -67,7 +69,7 @@ def recounted(layout: RunLayout, config: RunConfig, rows: Sequence[Mapping[str, 
 
 def _total(layout: RunLayout, ledger: Ledger) -> int | None:
     """Pixels of the train split, as the summary's first share tells."""
-    summary = _read(layout.summary, read_summary)
+    summary = readable(layout.summary, read_summary)
     share = summary["cycles"][0]["labelled_fraction"] if summary and summary["cycles"] else None
     with suppress(DamagedError):
         return round(ledger.spent(0).pixels / share) if share else None
@@ -112,26 +114,29 @@ def _recount_summary(
     layout: RunLayout, config: RunConfig, ledger: Ledger, classes: Sequence[str], spent: Sequence[Spent],
     rows: Sequence[Mapping[str, Any]], name: str,
 ) -> Iterator[str]:  # fmt: skip
-    summary = _read(layout.summary, read_summary)
+    summary = readable(layout.summary, read_summary)
     if summary is None:
         return
     where = layout.summary
     wanted: dict[str, Any] = {"recipe": config.name, "seed": config.seed, "evaluated_on": config.data.evaluate_on}
-    yield from _differences(str(where), summary, wanted)
+    yield from differences(str(where), summary, wanted)
     yield from _recount_first(layout, config, ledger, summary)
     if name == "main" and config.reference and (summary.get("supervised_miou") is not None or summary["finished"]):
-        reference = _read(layout.reference.summary, read_summary)
+        reference = readable(layout.reference.summary, read_summary)
         if reference is None:
             yield f"{layout.reference.summary}: does not exist, although the recipe asks for a reference"
         else:
             wanted = {"supervised_miou": reference["cycles"][-1]["miou"]}
-            yield from _differences(str(where), summary, wanted)
+            yield from differences(str(where), summary, wanted)
     totals: dict[str, set[int]] = {"pixels": set(), "pixels that are not void": set()}
     yield from _recount_history(layout, rows, name)
     for number, row in enumerate(summary["cycles"][: len(spent)]):
         yield from _recount_images(layout.evaluation(number))
         found = dict(_expected(layout, config, classes, number, spent, row, totals))
-        yield from _differences(f"{where}: cycle {number}", row, found)
+        yield from differences(f"{where}: cycle {number}", row, found)
+        yield from recount_pool(layout.scores(number), classes)
+        later = number + 1 < len(summary["cycles"])
+        yield from recount_diagnosis(layout, classes, number, row, rows, name, later=later)
         for recorded in rows:
             if (recorded["stage"], recorded["cycle"]) == ("evaluate", number):
                 with suppress(DamagedError):
@@ -145,7 +150,7 @@ def _recount_summary(
                             for key, value in flat.items()
                             if value is not None and (key not in INTERVAL or key in recorded)
                         }
-                        yield from _differences(f"{layout.metrics}: {name} cycle {number}", recorded, flat)
+                        yield from differences(f"{layout.metrics}: {name} cycle {number}", recorded, flat)
     for what, found_in in totals.items():
         if len(found_in) > 1:
             yield f"{where}: its cycles are shares of {' and of '.join(map(str, sorted(found_in)))} {what}"
@@ -169,7 +174,7 @@ def _expected(
         totals["pixels that are not void"].add(of := max(1, round(known / valid)))
         yield "labelled_fraction_valid", known / of
     for file, key in ((COUNTS, None), (BEST_COUNTS, "best_on_val")):
-        counts = _read(layout.evaluation(cycle) / file)
+        counts = readable(layout.evaluation(cycle) / file)
         if counts is None:
             continue
         if counts.get("split") != config.data.evaluate_on:
@@ -196,9 +201,7 @@ def _recount_history(layout: RunLayout, rows: Sequence[Mapping[str, Any]], name:
                 of = made.get(row_key(row))
                 if of and row.get("from") in (None, of["from"]):
                     wanted = {key: value for key, value in of.items() if key != "from"}
-                    yield from _differences(
-                        f"{layout.metrics}: {name} cycle {cycle}, epoch {row['epoch']}", row, wanted
-                    )
+                    yield from differences(f"{layout.metrics}: {name} cycle {cycle}, epoch {row['epoch']}", row, wanted)
 
 
 def _recount_images(evaluation: Path) -> Iterator[str]:
@@ -212,7 +215,7 @@ def _recount_images(evaluation: Path) -> Iterator[str]:
 
 def _recount_first(layout: RunLayout, config: RunConfig, ledger: Ledger, summary: Mapping[str, Any]) -> Iterator[str]:
     """The images of cycle 0: as decided for this recipe, as bought, as the summary counts them."""
-    first = _read(layout.labelled_set, partial(read_shaped, shape=LabelledSet))
+    first = readable(layout.labelled_set, partial(read_shaped, shape=LabelledSet))
     if first is None:
         return
     if not same_source(first["source"], config):
@@ -223,23 +226,3 @@ def _recount_first(layout: RunLayout, config: RunConfig, ledger: Ledger, summary
     said = summary.get("labelled_set")  # not in that of the first versions
     if said and (said.get("images"), said.get("sha256")) != (len(first["ids"]), first["sha256"]):
         yield f"{layout.summary}: its labelled_set is not that of {layout.labelled_set}"
-
-
-def _differences(where: str, said: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in wanted.items():
-        there = said.get(key)
-        if isinstance(value, dict):
-            yield from _differences(f"{where}, {key}", there if isinstance(there, dict) else {}, value)
-        elif not (there == value or (isinstance(value, float) and isinstance(there, float) and _close(there, value))):
-            yield f"{where}: {key} is {there!r}, the other files of the run give {value!r}"
-
-
-def _close(a: float, b: float) -> bool:
-    """To the rounding of another version of a library."""
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(a) and math.isnan(b))
-
-
-def _read(path: Path, read: Callable[[Path], dict[str, Any]] = read_json) -> dict[str, Any] | None:
-    with suppress(DamagedError):
-        return read(path)
-    return None

@@ -1,7 +1,8 @@
-"""A query that a run has published, read back: by its hash first, then what it may say."""
+"""A query as a run publishes it, and read back: by its hash first, then what it may say."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,9 +11,16 @@ import pyarrow.parquet as pq
 
 from orchestrator.folder.manifest import problems
 from querying.base.errors import DamagedError
+from querying.base.files import written
 from querying.dataset.limits import is_id
 from querying.dataset.schemas import QUERY
 from querying.labels.regions import WHOLE
+
+
+def write_query(select: Callable[[], pa.Table], out: Path) -> None:
+    """Write what `select` gives as `query.parquet` into a folder that is to be published."""
+    with written(out / "query.parquet") as staged:
+        pq.write_table(select(), staged, write_page_checksum=True)
 
 
 def read_query(folder: Path, num_regions: int) -> pa.Table:

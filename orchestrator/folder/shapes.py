@@ -52,6 +52,20 @@ class _Best(Shape):
     miou: Number
 
 
+class _PseudoLabels(Shape):
+    kept: Share | None
+    precision: Share | None
+    class_share: dict[Text, Share | None]
+    class_precision: dict[Text, Share | None]
+    class_recall: dict[Text, Share | None]
+    vanished: list[Text]
+
+
+class _Learning(Shape):
+    fall: Number
+    falling: bool
+
+
 class _Cycle(Shape):
     cycle: Count
     miou: Share
@@ -62,6 +76,8 @@ class _Cycle(Shape):
     cells: Count
     seconds: dict[Text, Number]
     best_on_val: _Best | None = None
+    pseudo_labels: _PseudoLabels | None = None
+    learning: _Learning | None = None
 
 
 class Summary(Shape):

@@ -13,15 +13,16 @@ from orchestrator.backends.backend import Backend
 from orchestrator.folder.layout import RunLayout, discard, once, sweep
 from orchestrator.folder.machines import Kinds
 from orchestrator.folder.manifest import digest, set_aside
-from orchestrator.folder.published import read_query
+from orchestrator.folder.published import read_query, write_query
 from orchestrator.folder.record import Mirror, Record, epoch_rows, evaluation_key, live_rows
 from orchestrator.process.progress import Progress
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.keys import deciding
+from orchestrator.run.diagnosis import lost_classes, scoring_key, still_falling
 from orchestrator.run.first_labels import labelled_set
 from orchestrator.run.inputs import stage_inputs, unnoted_settings
 from orchestrator.run.next_stage import images_after
-from orchestrator.run.stages import Stages, whole_images, write_query
+from orchestrator.run.stages import Stages, whole_images
 from orchestrator.run.summary import cycle_row, flat_numbers, known_cycles, write_summary
 from querying.base.arrow_file import unaltered
 from querying.dataset.shards import DataIndex
@@ -108,6 +109,8 @@ def run(
         record.log({**evaluation_key(layout.evaluation(cycle), name, cycle), **flat_numbers(rows[-1])})
         mirror.sync()
         progress.say(_headline(name, rows[-1]))
+        for line in still_falling(rows[-1]):
+            progress.say(f"{name} cycle {cycle}: {line}")
 
         if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):
             break
@@ -115,6 +118,12 @@ def run(
         select = partial(write_query, partial(stages.select, cycle))
         query = publish(layout.query(cycle), select, "select", cycle)
         rows[-1] = cycle_row(layout, ledger, index, cycle, scored=True)
+        if counted := rows[-1].get("pseudo_labels"):
+            numbers = flat_numbers({"pseudo_labels": counted})
+            record.log({**scoring_key(layout.scores(cycle), name, cycle), **numbers})
+            mirror.sync()
+        for line in lost_classes(rows[-1]):
+            progress.say(f"warning: {name} cycle {cycle}: {line}")
         wanted = read_query(query, grid.num_regions)
         if not wanted.num_rows and config.query.asked:
             progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")

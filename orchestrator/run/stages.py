@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.backends.backend import Backend
 from orchestrator.folder.layout import RunLayout
@@ -20,10 +19,11 @@ from orchestrator.process.progress import Progress
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.keys import deciding
 from orchestrator.run import next_stage
+from orchestrator.run.diagnosis import count_pool
 from orchestrator.run.inputs import stage_inputs
 from orchestrator.run.summary import BEST_COUNTS, COUNTS, IMAGES
 from orchestrator.run.training_watch import followed
-from querying.base.files import sealed, sha256, write_json, write_text, written
+from querying.base.files import sealed, sha256, write_json, write_text
 from querying.dataset.schemas import QUERY
 from querying.dataset.shards import DataIndex, image_ids
 from querying.labels.ledger import Ledger
@@ -42,6 +42,7 @@ from training.inference.predictor import Predictor
 from training.inference.ranking import ranker_of
 from training.kernels.precision import fast_bf16
 from training.network.checkpoint import best_folder
+from training.settings.traits import traits_of
 
 
 class Stages:
@@ -175,6 +176,8 @@ class Stages:
             self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
         if self.config.train.pool_labels == "truth":
             SimulatedOracle(self.index, self.grid).replace_pseudo_labels(out)
+        if traits_of(self.config.train.method).pool == "pseudo":
+            count_pool(self.index, out, self._map)
         if self.config.train.method == "st++" and not cycle:
             self._rank(out)
 
@@ -244,8 +247,3 @@ def whole_images(ids: Sequence[str], num_regions: int | None) -> pa.Table:
         "score": pa.nulls(len(ids) * num_regions, pa.float32()),
     }
     return pa.table(columns, schema=QUERY)
-
-
-def write_query(select: Callable[[], pa.Table], out: Path) -> None:
-    with written(out / "query.parquet") as staged:
-        pq.write_table(select(), staged, write_page_checksum=True)

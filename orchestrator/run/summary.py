@@ -11,6 +11,7 @@ from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.manifest import seconds
 from orchestrator.folder.shapes import read_summary
 from orchestrator.recipe.config import RunConfig
+from orchestrator.run.diagnosis import learning_row, pool_row
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, write_json
 from querying.dataset.shards import DataIndex
@@ -44,8 +45,10 @@ def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int, *
     complete = all(shard.masked == shard.rows for shard in train)
     valid_pixels = total_pixels - sum(shard.void_pixels for shard in train) if complete else None
     stages = {"train": checkpoint, "evaluate": evaluation}
+    diagnosis = learning_row(read_json(checkpoint / META)["history"])
     if scored:
         stages |= {"score": layout.scores(cycle), "select": layout.query(cycle)}
+        diagnosis |= pool_row(layout.scores(cycle), index.classes)
     return {
         "cycle": cycle,
         **_accuracy(evaluation / COUNTS, index),
@@ -54,6 +57,7 @@ def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int, *
         **shares(spent, ledger.spent(0), total_pixels, valid_pixels),
         "cells": spent.cells,
         "void_pixels": spent.void_pixels,
+        **diagnosis,
         "seconds": {name: seconds(folder) for name, folder in stages.items()},
     }
 

@@ -15,7 +15,8 @@ IMAGE = pa.schema(
 TRUTH = pa.schema([pa.field("image_id", pa.string(), nullable=False), pa.field("mask", pa.binary())])
 """The mask beside it (PNG, mode L, 255 = ignore; null = none).
 
-Opened by the oracle and the evaluation, checked by doctor and shown by the report; never by training or scoring.
+Opened by the oracle, the evaluation and whoever counts which pseudo-labels are right, checked by doctor and shown by
+the report; never by training or scoring.
 """
 
 REGION_SCORES = pa.schema([pa.field("image_id", pa.string(), False), pa.field("score", pa.list_(pa.float32()), False)])

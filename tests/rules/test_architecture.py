@@ -53,6 +53,7 @@ def test_only_these_modules_open_the_truth():
     assert readers == {
         "querying/dataset/shards.py",
         "querying/labels/oracle.py",
+        "querying/labels/pool_counts.py",
         "training/inference/evaluation.py",
         "benchmarks/datasets/doctor.py",
         "benchmarks/figures/overlays.py",

@@ -77,9 +77,9 @@ def test_the_run_folder_keeps_its_contract(undisturbed, toy_data):
     assert pool | labelled == everything
     assert not pool & labelled
     record = [json.loads(line) for line in (undisturbed / "metrics.jsonl").read_text().splitlines()]
-    assert [(row["cycle"], row["stage"], row.get("epoch")) for row in record] == [
-        (cycle, *stage) for cycle in (0, 1) for stage in (("train", 0), ("train", 1), ("train", 2), ("evaluate", None))
-    ]
+    stages = [("train", 0), ("train", 1), ("train", 2), ("evaluate", None)]
+    expected = [(0, *stage) for stage in (*stages, ("score", None))] + [(1, *stage) for stage in stages]
+    assert [(row["cycle"], row["stage"], row.get("epoch")) for row in record] == expected
     # the poly schedule is stepped per epoch: constant within one, the base rate in the first
     rates = [row["train/lr"] for row in record if row["stage"] == "train"]
     assert rates == pytest.approx([0.1 * (1 - epoch / 3) ** 0.9 for epoch in range(3)] * 2)

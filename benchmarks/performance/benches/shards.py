@@ -28,9 +28,10 @@ from benchmarks.performance.result import Result, found
 from benchmarks.performance.timing import peak_mb, restart_peak
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout, once
+from orchestrator.folder.published import write_query
 from orchestrator.process.progress import SilentProgress
 from orchestrator.recipe.config import RunConfig
-from orchestrator.run.stages import Stages, whole_images, write_query
+from orchestrator.run.stages import Stages, whole_images
 from querying.base.files import write_json
 from querying.dataset.index import DataIndex
 from querying.dataset.shard_writer import ShardWriter

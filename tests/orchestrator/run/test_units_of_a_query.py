@@ -203,7 +203,7 @@ def test_files_beside_the_scores_are_there_only_where_they_are_asked_for(data, t
         stages, _ = start(data, tmp_path / how, *ASKING[how])
         stages.score(0, stages.layout.scores(0))
         names = {path.name.partition("-")[0] for path in stages.layout.scores(0).iterdir()}
-        assert names == {"machine", "regions", "pseudo", "shard", *([kind] if kind else [])}
+        assert names == {"machine", "regions", "pseudo", "pool_counts.json", "shard", *([kind] if kind else [])}
     scores = RunLayout(tmp_path / "class_balanced").scores(0)
     table = scored_file(scores / "classes-00000.arrow", SCHEMAS["classes"]).table()
     mixture = scored_file(
