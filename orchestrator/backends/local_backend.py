@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from querying.base.errors import UserError
-from training.fit.job import TrainJob, device_name, run_job
+from training.fit.job import TrainJob, device_name
+from training.fit.loop import run_job
 from training.fit.worker import Worker
 
 

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from tests.faults.common import LIMIT_S, SERVER, ended
 from tests.faults.runs import at_once
 from training.fit.job import TrainJob
-from training.fit.loop import TIMINGS
+from training.fit.progress import TIMINGS
 
 KINDS = {
     "supervised": (0, "query.per_image=2"),
@@ -42,9 +42,9 @@ def rank(job: TrainJob, number: int, world: int, meeting: str, stop_after: int) 
     import torch
     import torch.distributed as dist
 
-    import training.fit.job
+    import training.fit.loop
     from querying.base.errors import Interrupted
-    from training.fit.job import run_job
+    from training.fit.loop import run_job
     from training.fit.ray_trainer import _distributed, _mean
     from training.fit.worker import Worker
 
@@ -58,7 +58,7 @@ def rank(job: TrainJob, number: int, world: int, meeting: str, stop_after: int) 
         worker = replace(worker, wrap=_distributed, mean=_mean)
     if stop_after and number == 0:
         seen = iter(range(1, 1000))
-        training.fit.job.stop_file = lambda work: SimpleNamespace(exists=lambda: next(seen) == stop_after)
+        training.fit.loop.stop_file = lambda work: SimpleNamespace(exists=lambda: next(seen) == stop_after)
     try:
         run_job(job, worker)
     except Interrupted:

@@ -32,7 +32,7 @@ def _read_json(folder: Path) -> int:
 def _write_state(folder: Path, number: int) -> None:
     import torch
 
-    from training.fit.loop import Progress
+    from training.fit.progress import Progress
     from training.fit.states import TrainingStates
 
     model = torch.nn.Linear(64, 64)

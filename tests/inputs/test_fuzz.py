@@ -53,7 +53,7 @@ from querying.labels.regions import RegionGrid
 from querying.scoring.score_files import read_scores
 from tests.inputs.mutations import OPERATIONS, mutated, with_right_checksums
 from training.batches.training_data import _pseudo_labels
-from training.fit.loop import Progress
+from training.fit.progress import Progress
 from training.fit.states import TrainingStates
 from training.network.checkpoint import load_model, save_model
 from training.network.first_weights import load_backbone

@@ -15,6 +15,7 @@ STOPPED = 3
 
 class TwoRanks(LocalBackend):
     def __init__(self, stop_after=None):
+        super().__init__()
         self.stop_after = stop_after
 
     def train(self, job):
@@ -36,18 +37,18 @@ def train_as(rank, job, meet, stop_after):
     import torch
     import torch.distributed as dist
 
-    import training.fit.job
+    import training.fit.loop
     import training.fit.worker
     from training.fit.ray_trainer import _broadcast, _distributed, _mean
 
     if stop_after:
         asked = itertools.count(1)
-        training.fit.job.stop_file = lambda work: SimpleNamespace(exists=lambda: next(asked) == stop_after)
+        training.fit.loop.stop_file = lambda work: SimpleNamespace(exists=lambda: next(asked) == stop_after)
     dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
     parts = {"wrap": _distributed, "mean": _mean, "broadcast": _broadcast}
     worker = training.fit.worker.Worker(rank=rank, world=2, device=torch.device("cpu"), **parts)
     try:
-        training.fit.job.run_job(job, worker)
+        training.fit.loop.run_job(job, worker)
     except Interrupted:
         sys.exit(STOPPED)
     finally:

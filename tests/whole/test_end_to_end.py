@@ -22,7 +22,7 @@ from querying.base.errors import Interrupted, UserError
 from querying.base.files import read_json
 from querying.dataset.shards import image_ids
 from tests.small import small_run
-from training.fit.job import run_job
+from training.fit.loop import run_job
 from training.fit.worker import Worker
 
 ROOT = Path(__file__).parents[2]

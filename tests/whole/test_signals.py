@@ -15,7 +15,7 @@ from querying.base.errors import Interrupted
 from querying.base.files import read_json
 from tests.small import SMALL, small_run
 from tests.whole.test_end_to_end import assert_same
-from training.fit.loop import TIMINGS
+from training.fit.progress import TIMINGS
 
 pytestmark = pytest.mark.ray  # drives whole runs
 ROOT = Path(__file__).parents[2]
@@ -119,7 +119,7 @@ def test_a_training_that_was_stopped_in_an_epoch_ends_as_an_undisturbed_one(toy_
         asked = itertools.count(1)
         return SimpleNamespace(exists=lambda: work.parent.name == "cycle-001" and next(asked) == step)
 
-    monkeypatch.setattr("training.fit.job.stop_file", stop_in_cycle_1)
+    monkeypatch.setattr("training.fit.loop.stop_file", stop_in_cycle_1)
     with pytest.raises(Interrupted, match=f"stopped after step {step},"):
         small_run(toy_data.root, tmp_path / "run", *overrides)
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from querying.base import pulse
 from querying.base.files import write_text
-from training.fit.loop import Progress
+from training.fit.progress import Progress
 from training.fit.validation import MIOU
 
 HEARTBEAT_S = 0.5

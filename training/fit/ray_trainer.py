@@ -25,7 +25,8 @@ from querying.base.errors import InfrastructureError, Interrupted, S4ALError
 from querying.base.files import make_folder
 from querying.base.pulse import BEAT_S, START_S, Vigil, keep_beating
 from querying.base.redaction import cause
-from training.fit.job import TrainJob, run_job
+from training.fit.job import TrainJob
+from training.fit.loop import run_job
 from training.fit.worker import Worker
 
 LOG = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from querying.base.errors import DamagedError
 from querying.base.failpoints import failpoint
 from querying.base.files import make_folder, read_json, sync
-from training.fit.loop import Progress
+from training.fit.progress import Progress
 from training.network.checkpoint import META, load_model, save_model
 
 LOG = logging.getLogger(__name__)

@@ -167,7 +167,7 @@ def test_a_training_whose_shard_is_altered_leaves_no_state_and_no_checkpoint_fro
 
 
 def test_a_data_set_or_first_weights_that_are_replaced_under_a_run_end_its_training(data, tmp_path):
-    from training.fit.job import run_job
+    from training.fit.loop import run_job
     from training.fit.worker import Worker
 
     caught = []

@@ -4,7 +4,7 @@ from torch import nn
 
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, write_json
-from training.fit.loop import Progress
+from training.fit.progress import Progress
 from training.fit.states import TrainingStates
 from training.network.checkpoint import load_model, save_model
 

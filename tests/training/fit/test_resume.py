@@ -12,7 +12,7 @@ from querying.base.files import read_json
 from tests.small import small_run
 from tests.training.tiny import SMALL_U2PL, batch, method, step, total
 from tests.training.two_ranks import TwoRanks
-from training.fit.loop import TIMINGS, Progress
+from training.fit.progress import TIMINGS, Progress
 from training.fit.states import TrainingStates
 from training.methods.registry import METHODS
 from training.settings.traits import TRAITS
@@ -75,7 +75,7 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(toy_data, tmp_path, monke
     small_run(toy_data.root, tmp_path / "calm", *overrides)
 
     asked = itertools.count(1)
-    monkeypatch.setattr("training.fit.job.stop_file", lambda work: SimpleNamespace(exists=lambda: next(asked) == 3))
+    monkeypatch.setattr("training.fit.loop.stop_file", lambda work: SimpleNamespace(exists=lambda: next(asked) == 3))
     with pytest.raises(Interrupted, match="stopped after step 3,"):
         small_run(toy_data.root, tmp_path / "run", *overrides)
     monkeypatch.undo()
@@ -88,7 +88,7 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(toy_data, tmp_path, monke
 
 def test_the_state_holds_second_network_and_teacher_and_momentum_of_what_is_trained(toy_data, tmp_path, monkeypatch):
     for name, other, momentum in (("cps", "second", True), ("mean_teacher", "teacher.network", False)):
-        monkeypatch.setattr("training.fit.job.stop_file", lambda work: SimpleNamespace(exists=lambda: True))
+        monkeypatch.setattr("training.fit.loop.stop_file", lambda work: SimpleNamespace(exists=lambda: True))
         with pytest.raises(Interrupted):
             small_run(toy_data.root, tmp_path / name, "cycles=0", f"train.method={name}")
         [state] = (tmp_path / name / "cycle-000/training/states").iterdir()

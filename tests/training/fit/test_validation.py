@@ -94,7 +94,7 @@ def test_a_stop_loses_neither_the_best_nor_a_figure(calm, toy_data, tmp_path, mo
     """Each epoch asks three times: after its two steps, and before the only batch of the val split."""
     root, _ = calm
     asked = itertools.count(1)
-    monkeypatch.setattr("training.fit.job.stop_file", lambda work: SimpleNamespace(exists=lambda: next(asked) == at))
+    monkeypatch.setattr("training.fit.loop.stop_file", lambda work: SimpleNamespace(exists=lambda: next(asked) == at))
     with pytest.raises(Interrupted, match=f"stopped after step {step},"):
         small_run(toy_data.root, tmp_path, *BEST, "train.epochs=4")
     monkeypatch.undo()

@@ -289,7 +289,7 @@ def test_a_run_with_a_query_replays_in_its_second_training_and_resumes_there(toy
     assert [epoch["train/replayed"] > 0 for epoch in histories[0] + histories[1]] == [False] * 3 + [True]
 
     asked = itertools.count(1)
-    monkeypatch.setattr("training.fit.job.stop_file", lambda work: SimpleNamespace(exists=lambda: next(asked) == 7))
+    monkeypatch.setattr("training.fit.loop.stop_file", lambda work: SimpleNamespace(exists=lambda: next(asked) == 7))
     with pytest.raises(Interrupted, match="stopped after step 3,"):
         small_run(toy_data.root, tmp_path / "run", *RUN)
     assert (tmp_path / "run/cycle-000/checkpoint/model.safetensors").exists()
