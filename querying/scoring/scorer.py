@@ -35,7 +35,7 @@ from querying.scoring.fused import score_and_label
 from querying.scoring.multi_pass import FurtherPasses
 from querying.scoring.pool import ScoreTask, pool_batches
 from querying.scoring.upsampling import log_probabilities, stripes
-from querying.settings import DIFFICULTY_NAMES, Extra, Unit
+from querying.settings import DIFFICULTY_NAMES, Extra, QuerySettings
 
 ENCODERS = 4
 """Threads that turn labels into PNG, which takes a core longer than a GPU takes to find them."""
@@ -72,49 +72,35 @@ class ShardScorer:
         load_predict: Callable[[], Predict],
         grid: RegionGrid,
         out: Path,
+        query: QuerySettings,
         *,
-        acquisition: str,
-        scales: Sequence[float],
-        threshold: float,
-        exclude_border: bool,
-        batch_size: int,
-        threads: int,
         seed: int,
         cycle: int,
-        passes: int = 10,
-        levels: int = 8,
-        extra: Extra | None = None,
-        unit: Unit = "cell",
         modules: Path | None = None,
     ) -> None:
         """`modules`: where the user's own acquisition may lie, besides PYTHONPATH."""
-        torch.set_num_threads(threads)
+        torch.set_num_threads(query.threads)
         keep_freed_memory()
         self.predict = load_predict()  # once per process: this is the expensive part
         self.align_corners = bool(getattr(self.predict, "align_corners", False))
-        self.grid = grid
-        self.out = out
-        self.acquisition = acquisition
-        self.scales = scales
-        self.threshold = threshold
-        self.closed = grid.border() if exclude_border else np.zeros(grid.num_regions, bool)
-        self.batch_size = batch_size
+        self.grid, self.out, self.query = grid, out, query
+        self.closed = grid.border() if query.leaves_border_out else np.zeros(grid.num_regions, bool)
         self.seed, self.cycle = seed, cycle
         self.forward_seconds = 0.0
-        self.extra = extra
-        self.one_pass = ACQUISITIONS.get(acquisition)
-        if ":" in acquisition:
-            self.one_pass = own_acquisition(acquisition, modules)
+        self.extra, self.acquisition = query.extra, query.acquisition
+        self.one_pass = ACQUISITIONS.get(self.acquisition)
+        if ":" in self.acquisition:
+            self.one_pass = own_acquisition(self.acquisition, modules)
         self.further: FurtherPasses | DifficultyMaps | None = None
-        if acquisition in FURTHER:
+        if self.acquisition in FURTHER:
             scored = partial(log_probabilities, height=grid.height, width=grid.width, align_corners=self.align_corners)
             self.further = FurtherPasses(
-                acquisition, self.predict, scored, scales=scales, passes=passes, seed=seed, cycle=cycle
+                self.acquisition, self.predict, scored, scales=query.scales, passes=query.passes, seed=seed, cycle=cycle
             )
-        if acquisition in DIFFICULTY_NAMES:
+        if self.acquisition in DIFFICULTY_NAMES:
             unit_HW = torch.from_numpy(grid.regions())
-            unit_HW = torch.zeros_like(unit_HW) if unit == "image" else unit_HW
-            self.further = DifficultyMaps(acquisition, self.predict, unit_HW, levels=levels)
+            unit_HW = torch.zeros_like(unit_HW) if query.unit == "image" else unit_HW
+            self.further = DifficultyMaps(self.acquisition, self.predict, unit_HW, levels=query.levels)
 
     def score_shard(self, task: ScoreTask) -> ScoreSummary:
         """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, where asked for one more file (see
@@ -140,7 +126,7 @@ class ShardScorer:
                     for kind, batch in rows.items():
                         writers[kind].write_batch(batch)
                 if self.extra == "features":  # the core-set's first centres
-                    for ids, images_BCHW in pool_batches(task, self.batch_size, whole=True):
+                    for ids, images_BCHW in pool_batches(task, self.query.batch_size, whole=True):
                         _, features = self._forward(ids, images_BCHW)
                         writers[self.extra].write_batch(extra_batch(self.extra, ids, features))
             write_json(done, {path.name: sha256(path) for path in paths.values()}, flush=False)
@@ -158,7 +144,7 @@ class ShardScorer:
         """The rows of a shard, batch by batch; labels are encoded while the next batches are computed."""
         waiting: deque[Future[dict[str, pa.RecordBatch]]] = deque()
         with ThreadPoolExecutor(ENCODERS) as encoders:
-            for ids, images_BCHW in pool_batches(task, self.batch_size):
+            for ids, images_BCHW in pool_batches(task, self.query.batch_size):
                 found = self._computed(ids, images_BCHW)
                 if len(waiting) == ENCODERS:
                     yield waiting.popleft().result()
@@ -179,13 +165,15 @@ class ShardScorer:
         for i, image_id in enumerate(ids):
             one = [z_BChw[i : i + 1] for z_BChw in logits]
             if by_stripes:
-                parts = [score_and_label(self.acquisition, z_SCW, self.threshold) for z_SCW in stripes(one, *size)]
+                parts = [
+                    score_and_label(self.acquisition, z_SCW, self.query.threshold) for z_SCW in stripes(one, *size)
+                ]
                 scores.append(self.grid.mean(torch.cat([score_SW for score_SW, _ in parts])[None])[0])
                 labels.append(torch.cat([label_SW for _, label_SW in parts])[None])
                 continue
             log_p_1CHW = log_probabilities(one, *size)
             scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
-            labels.append(pseudo_label(log_p_1CHW, self.threshold))
+            labels.append(pseudo_label(log_p_1CHW, self.query.threshold))
             if self.extra in PER_REGION:
                 extra.append(PER_REGION[self.extra](log_p_1CHW, self.grid))
         return _Found(torch.stack(scores).cpu().numpy(), torch.cat(labels).cpu().numpy(), extra)
@@ -214,10 +202,10 @@ class ShardScorer:
         started = time.perf_counter()
         kept: list[np.ndarray] = []
         if self.extra != "features":
-            logits = [self.predict(images_BCHW, scale) for scale in self.scales]
+            logits = [self.predict(images_BCHW, scale) for scale in self.query.scales]
         else:
             network = cast(Features, self.predict)
-            passes = [network.with_features(images_BCHW, scale) for scale in self.scales]
+            passes = [network.with_features(images_BCHW, scale) for scale in self.query.scales]
             logits = [logits for logits, _ in passes]
             kept = list(torch.stack([features for _, features in passes]).mean(dim=0).cpu().numpy())
             for image_id, feature_D in zip(ids, kept, strict=True):

@@ -29,6 +29,7 @@ from querying.dataset.shards import DataIndex
 from querying.labels.regions import RegionGrid
 from querying.scoring.pool import ScoreTask
 from querying.scoring.scorer import ShardScorer
+from querying.settings import QuerySettings
 from training.inference.predictor import Precision, Predictor
 from training.network.deeplab import build_model
 
@@ -113,12 +114,7 @@ def _scoring(
         partial(Predictor, checkpoint.resolve(), precision=precision),
         RegionGrid(index.height, index.width, 30),
         root / "scores",
-        acquisition="entropy",
-        scales=scales,
-        threshold=0.7,
-        exclude_border=True,
-        batch_size=batch,
-        threads=threads,
+        QuerySettings(scales=scales, batch_size=batch, threads=threads),
         seed=0,
         cycle=0,
     )

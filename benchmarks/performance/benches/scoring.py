@@ -28,6 +28,7 @@ from querying.labels.regions import RegionGrid
 from querying.scoring.pool import ScoreTask
 from querying.scoring.ray_map import map_unordered
 from querying.scoring.scorer import ShardScorer
+from querying.settings import QuerySettings
 from training.inference.predictor import Predictor
 
 BATCH, SHARD_IMAGES = 4, 32  # as `s4al ingest` writes them
@@ -45,12 +46,7 @@ def main(*, rounds: int = 5, threads: int = 2) -> list[dict[str, Any]]:
             partial(Predictor, checkpoint),
             RegionGrid(HEIGHT, WIDTH, 30),
             root / "scores",
-            acquisition="entropy",
-            scales=(1.0,),
-            threshold=0.2,
-            exclude_border=True,
-            batch_size=BATCH,
-            threads=threads,
+            QuerySettings(scales=(1.0,), threshold=0.2, batch_size=BATCH, threads=threads),
             seed=0,
             cycle=0,
         )

@@ -11,6 +11,7 @@ from querying.base.errors import UserError
 from querying.labels.regions import RegionGrid
 from querying.scoring.difficulty import DifficultyMaps, histogram_entropy
 from querying.scoring.scorer import ShardScorer
+from querying.settings import QuerySettings
 
 ONE_CELL = torch.zeros(6, 8, dtype=torch.int64)
 
@@ -89,8 +90,8 @@ class WithBranch:
 
 
 def scorer(out, grid, load=WithBranch, **changes):
-    given = dict(acquisition="deal_ds", scales=(1.0,), threshold=0.7, exclude_border=False, batch_size=2, threads=1)
-    return ShardScorer(load, grid, out, **{**given, "seed": 0, "cycle": 0, **changes})
+    given = dict(acquisition="deal_ds", scales=(1.0,), exclude_border=False, batch_size=2, threads=1)
+    return ShardScorer(load, grid, out, QuerySettings(**{**given, **changes}), seed=0, cycle=0)
 
 
 def colours(count, size=(8, 12)):

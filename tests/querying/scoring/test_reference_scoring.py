@@ -15,6 +15,7 @@ from querying.dataset.shards import decode_label
 from querying.labels.regions import RegionGrid
 from querying.scoring.scorer import ShardScorer
 from querying.selection.top_regions import select_global, select_per_image
+from querying.settings import QuerySettings
 from training.inference.predictor import Predictor, load_network
 from training.network.checkpoint import save_model
 from training.network.deeplab import build_model, normalise
@@ -76,8 +77,8 @@ def as_research_code(checkpoint, images):
 @pytest.mark.skipif(not (CAMVID and WEIGHTS), reason="S4AL_CAMVID or S4AL_WEIGHTS is not set")
 def test_camvid_is_asked_about_as_the_slow_reference_would_ask(checkpoint, images, tmp_path):
     scorer = ShardScorer(
-        lambda: Predictor(checkpoint, "cpu"), GRID, tmp_path, acquisition="entropy", scales=SCALES,
-        threshold=THRESHOLD, exclude_border=False, batch_size=5, threads=2, seed=0, cycle=0,
+        lambda: Predictor(checkpoint, "cpu"), GRID, tmp_path,
+        QuerySettings(scales=SCALES, threshold=THRESHOLD, exclude_border=False, batch_size=5), seed=0, cycle=0,
     )  # fmt: skip
     ids = [f"{number:03d}" for number in range(len(images))]
     parts = [scorer.score(ids[i : i + 5], images[i : i + 5], {}) for i in range(0, len(ids), 5)]

@@ -17,10 +17,9 @@ from querying.scoring.multi_pass import dropout_seed
 from querying.scoring.pool import ScoreTask
 from querying.scoring.score_files import read_scores
 from querying.scoring.scorer import ShardScorer
+from querying.settings import QuerySettings
 
-SETTINGS = dict(
-    acquisition="entropy", scales=(1.0,), threshold=0.7, exclude_border=False, batch_size=2, threads=1, seed=0, cycle=0
-)
+SETTINGS = QuerySettings(scales=(1.0,), exclude_border=False, batch_size=2, threads=1)
 
 
 def channels_as_logits():
@@ -38,8 +37,8 @@ def broken():
     return lambda images, scale: torch.full((len(images), 3, 4, 4), torch.nan)
 
 
-def scorer(out, grid, load=channels_as_logits, **changes):
-    return ShardScorer(load, grid, out, **{**SETTINGS, **changes})
+def scorer(out, grid, load=channels_as_logits, *, seed=0, cycle=0, **changes):
+    return ShardScorer(load, grid, out, SETTINGS.model_copy(update=changes), seed=seed, cycle=cycle)
 
 
 def test_the_unsure_region_scores_highest_and_only_sure_pixels_get_pseudo_labels(tmp_path):

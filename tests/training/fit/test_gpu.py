@@ -11,6 +11,7 @@ from querying.dataset.shards import decode_label
 from querying.labels.regions import RegionGrid
 from querying.scoring.pool import ScoreTask, pool_batches
 from querying.scoring.scorer import ShardScorer
+from querying.settings import QuerySettings
 from tests.small import small_run
 from training.fit.cuda_graph import capture
 from training.inference.predictor import Predictor
@@ -99,8 +100,7 @@ def test_scores_and_labels_are_those_of_the_cpu(toy_data, tmp_path, precision, s
     def scored(device, precision):
         scorer = ShardScorer(
             lambda: Predictor(checkpoint, device, precision=precision), RegionGrid(48, 64, 16), tmp_path,
-            acquisition="entropy", scales=(0.5, 1.0), threshold=0.01, exclude_border=False, batch_size=4, threads=1,
-            seed=0, cycle=0,
+            QuerySettings(scales=(0.5, 1.0), threshold=0.01, exclude_border=False, threads=1), seed=0, cycle=0,
         )  # fmt: skip
         regions, pseudo = scorer.score(ids, batch, {})
         labels = np.stack([decode_label(png.as_py()) for png in pseudo["label"]])
