@@ -39,7 +39,7 @@ class PoolCounts:
     def of(cls, pseudo_HW: npt.NDArray[np.uint8], truth_HW: npt.NDArray[np.uint8] | None, classes: int) -> PoolCounts:
         """Of one image; IGNORE, which is above every class, is no label."""
         true_HW: Any = classes if truth_HW is None else np.minimum(truth_HW, classes).astype(np.int64)
-        pair_HW = true_HW * (classes + 1) + np.minimum(pseudo_HW, classes)
+        pair_HW = true_HW * (classes + 1) + np.minimum(pseudo_HW, classes).astype(np.int64)  # bytes hold 15 classes
         counts = np.bincount(pair_HW.ravel(), minlength=(classes + 1) ** 2).reshape(classes + 1, classes + 1)
         return cls(counts, 1, int(truth_HW is not None))
 

@@ -51,6 +51,7 @@ def smaller(recipe):
     words += [f"train.batch_size={min(2, recipe.train.batch_size)}"]
     words += [f"train.batch_size_unlabelled={min(2, recipe.train.batch_size_unlabelled)}"]
     words += ["teacher.batch_size=2"] if recipe.teacher.batch_size else []
+    words += ["methods.s4al.cold_start=0", "methods.s4al.replay_from=0"] if recipe.train.method == "s4al" else []
     words += ["initial.images=4"] if recipe.initial.images else []
     words += [f"budget={max(0.5, recipe.budget)}"] if recipe.budget else []
     if recipe.query.per_image:  # of the 12 regions of an image, so that some are left for every cycle
