@@ -55,7 +55,7 @@ def smaller(recipe):
     words += ["initial.images=4"] if recipe.initial.images else []
     words += [f"budget={max(0.5, recipe.budget)}"] if recipe.budget else []
     if recipe.query.per_image:  # of the 12 regions of an image, so that some are left for every cycle
-        words += [f"query.per_image={min(4, recipe.query.per_image)}", "query.exclude_border=false"]
+        words += [f"query.per_image={min(3, recipe.query.per_image)}", "query.exclude_border=false"]
     words += ["query.region_size=16"] if recipe.query.unit != "pixel" else []
     words += ["query.images=2"] if recipe.query.images else []
     words += ["evaluate.window=[32,32]", "evaluate.stride=[16,16]"] if recipe.evaluate.window else []
