@@ -53,7 +53,7 @@ def smaller(recipe):
     words += ["teacher.batch_size=2"] if recipe.teacher.batch_size else []
     words += ["methods.s4al.cold_start=0", "methods.s4al.replay_from=0"] if recipe.train.method == "s4al" else []
     words += ["initial.images=4"] if recipe.initial.images else []
-    words += [f"budget={max(0.5, recipe.budget)}"] if recipe.budget else []
+    words += [f"budget={max(0.9, recipe.budget)}"] if recipe.budget else []
     if recipe.query.per_image:  # of the 12 regions of an image, so that some are left for every cycle
         words += [f"query.per_image={min(3, recipe.query.per_image)}", "query.exclude_border=false"]
     words += ["query.region_size=16"] if recipe.query.unit != "pixel" else []
