@@ -22,6 +22,11 @@ _WRITTEN = re.compile(r"\.tmp-\d+-(.+\.(?:png|svg|md|html|csv|json|parquet|onnx)
 _SCRATCH = re.compile(r"\.tmp-\w{8}")
 """Folders of `tempfile` with that prefix."""
 _DATA = re.compile(r"images|truth|index\.json|\.tmp-.*")
+_EXPORT = re.compile(
+    r"\d+|README\.txt|label_config\.xml|label-studio-data|labels\.json|annotations\.zip|images|frames|pre|masks"
+    r"|classes\.json|query\.json"
+)
+"""What `ingest` and `annotate export` make in a folder of their own beside the one that they are to be."""
 
 
 def remove_beside(target: Path, say: Callable[[str], None]) -> None:
@@ -121,7 +126,7 @@ def _is_ours(own: Path, name: str) -> bool:
     inside = {path.name for path in (own / name).iterdir()} if name in there else set()
     if LOCK not in there and (not inside or "index.json" in inside):
         return False  # empty or a complete data set: perhaps somebody's own
-    return there <= {LOCK, name} and all(map(_DATA.fullmatch, inside))
+    return there <= {LOCK, name} and any(all(map(made.fullmatch, inside)) for made in (_DATA, _EXPORT))
 
 
 def _size(path: Path) -> int:

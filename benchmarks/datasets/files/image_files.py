@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,14 +53,17 @@ TURNS = {
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile]:
-    """The image behind an allow-listed header of acceptable size; what goes wrong in the body names the file."""
+def opened(path: Path, data: bytes | None = None) -> Iterator[ImageFile]:
+    """The image behind an allow-listed header of acceptable size; what goes wrong in the body names the file.
+
+    With `data` that is read, and `path` only says where it came from.
+    """
     try:
-        if path.is_symlink() and not path.exists():
+        if data is None and path.is_symlink() and not path.exists():
             raise UserError(f"{path}: does not exist: it is a link to {path.readlink()}")
-        if path.exists() and not path.is_file():  # to open a named pipe would wait for ever
+        if data is None and path.exists() and not path.is_file():  # to open a named pipe would wait for ever
             raise UserError(f"{path}: is not a regular file")
-        with path.open("rb") as file:
+        with path.open("rb") if data is None else io.BytesIO(data) as file:
             head = file.read(16)
             file.seek(0)
             reader = next((reader for magic, reader in _FORMATS.items() if head.startswith(magic)), None)

@@ -59,12 +59,15 @@ def read_rgb(path: Path, bits: int | None = None, upright: bool = True) -> UInt8
         return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
-def read_mask(path: Path, palette: Palette | None = None, unknown: Unknown = "error") -> UInt8:
+def read_mask(
+    path: Path, palette: Palette | None = None, unknown: Unknown = "error", data: bytes | None = None
+) -> UInt8:
     """Label ids (H, W) of a lossless mask, exactly as written: grey of 1 to 16 bits (ids up to 255) or palette indices.
 
     With `palette`, an RGB mask is read by colour: `palette[k]` is id k; another colour is an error, or IGNORE.
+    With `data` that is read, and `path` only says where it came from.
     """
-    with opened(path) as image:
+    with opened(path, data) as image:
         check_mask(path, image)
         if image.mode == "RGB" and palette is None:
             raise UserError(
