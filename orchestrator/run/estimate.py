@@ -46,7 +46,7 @@ class Rates:
     train: dict[int, float] = field(default_factory=dict)
     """By cycle, 0 or 1; all later ones are like the second."""
     shards: dict[str, float] = field(default_factory=dict)
-    """By method of the worker: `evaluate_images`, `score_shard`, `rank_shard`."""
+    """By method of the worker: `evaluate_images`, `score_shard`, `count_shard`, `rank_shard`."""
 
 
 class _Timed(LocalBackend):
@@ -113,7 +113,8 @@ def seconds(config: RunConfig, index: DataIndex, rates: Rates) -> dict[str, floa
         times = 2 if config.evaluate.best_on_val else 1
         found["evaluation"] += times * index.num_images(config.data.evaluate_on) * per_image
     pool = sum(shard.rows for shard in index.shards("train"))
-    found["scoring"] += config.cycles * pool * rates.shards.get("score_shard", 0.0)
+    each = [rates.shards.get(method, 0.0) for method in ("score_shard", "count_shard")]
+    found["scoring"] += config.cycles * pool * sum(each)
     found["scoring"] += pool * rates.shards.get("rank_shard", 0.0)
     return found
 

@@ -190,6 +190,8 @@ class _CheapNetwork(LocalBackend):
     def map(
         self, make_worker: Callable[[], Any], method: str, items: Iterable[Any], **keys: Any
     ) -> Iterator[Any]:  # fmt: skip
+        if method != "score_shard":
+            return super().map(make_worker, method, items, **keys)
         assert isinstance(make_worker, partial)
         make, *where = make_worker.args  # the machine is noted before it is called
         scorer = partial(make.func, _mixed_colours, *make.args[1:], **make.keywords)

@@ -47,7 +47,7 @@ def test_a_few_steps_of_every_kind_are_really_made(toy_data, tmp_path, monkeypat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rates = measured(small_config("train.method=st++", "cycles=2", "query.per_image=0", "reco.weight=0"), toy_data)
     assert rates.train.keys() == {0, 1, 2}
-    assert rates.shards.keys() == {"evaluate_images", "score_shard", "rank_shard"}
+    assert rates.shards.keys() == {"evaluate_images", "score_shard", "count_shard", "rank_shard"}
     assert all(0 < value < 60 for value in (*rates.train.values(), *rates.shards.values()))
     assert list(tmp_path.iterdir()) == []
     assert sorted(path.stat().st_mtime_ns for path in toy_data.root.rglob("*")) == before

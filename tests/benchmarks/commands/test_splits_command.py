@@ -55,7 +55,7 @@ def test_a_grid_that_failed_continues_with_the_cell_that_failed(toy_data, tmp_pa
             raise InfrastructureError("no more")
 
         calm = LocalBackend.train
-        broken.setattr(LocalBackend, "train", train if trainings else calm)
+        broken.setattr(LocalBackend, "train", lambda self, job: (train if trainings else calm)(self, job))  # noqa: PLW0108
         with pytest.raises(InfrastructureError):
             grid(toy_data.root, out)
     assert trainings == ["supervised/1_4/seed-0", "broken"]
