@@ -88,7 +88,7 @@ def prepare(root: Path, images: int) -> None:
     write_recipe(layout.recipe, config, {"data": {"root": str(data), "name": index.name, "sha256": index.digest}})
     counts = (np.eye(CLASSES, dtype=int) * 50 + 1).tolist()
     for cycle in (0, 1):
-        once(layout.checkpoint(cycle), lambda folder: None)
+        once(layout.checkpoint(cycle), lambda folder: write_json(folder / "meta.json", {"history": []}))
         once(layout.evaluation(cycle), lambda f: write_json(f / "confusion.json", {"split": "test", "counts": counts}))
     first = image_ids(data, index.shards("train")[0])[:4]
     oracle = SimulatedOracle(index, _grid(index))
