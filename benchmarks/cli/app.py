@@ -26,6 +26,7 @@ from benchmarks.cli.options import (
     QuickOption,
     RecipeArgument,
 )
+from benchmarks.cli.project import init
 from benchmarks.cli.studies import compare, headroom, query, replay, splits, sweep, trial
 from orchestrator.process.guard import OneLine, guarded
 from orchestrator.process.surroundings import check_working_folder, name_the_nameless
@@ -43,7 +44,7 @@ GROUPS = {
 app = typer.Typer(
     name="s4al",
     help="A good segmentation model from few labels: active learning, self-training and regional contrast on Ray.  "
-    "Exit status: 0, 2 your mistake, 4 damaged data, 5 machine or network, 130 interrupted.",
+    "Exit status: 0, 2 your mistake, 3 people have to answer, 4 damaged data, 5 machine or network, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -70,6 +71,7 @@ def _options(
     """`main` takes --debug off the line, wherever it stands; it is declared here for --help."""
 
 
+app.command()(init)
 app.command()(ingest)
 
 
@@ -94,11 +96,15 @@ def run(
             "--allow-drift", help="Continue with other workers, threads, batch sizes or precision, and note it."
         ),
     ] = False,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="annotator=human: go on; what is not answered goes back to the pool, unpaid."),
+    ] = False,
 ) -> None:
     """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
     from benchmarks.commands.run import run_command
 
-    run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift, quick)
+    run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift, quick, partial)
 
 
 for _command in (splits, sweep, compare, replay, query, headroom):

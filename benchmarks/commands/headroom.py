@@ -24,7 +24,7 @@ from orchestrator.choices import HeadroomPart
 from orchestrator.folder.layout import RunLayout
 from orchestrator.process.terminal import console
 from orchestrator.recipe.config import RunConfig
-from orchestrator.run.preflight import check_data, with_local_list, with_local_weights
+from orchestrator.run.preflight import check_data, check_unattended, with_local_list, with_local_weights
 from orchestrator.run.protocol import load_summary
 from orchestrator.studies.headroom import SUPERVISED, TRUTH, ceiling_stride, control, few_images
 from querying.base.errors import DamagedError
@@ -54,6 +54,7 @@ def headroom_command(
     """Answer the questions that `parts` name; every training is an ordinary run folder below `out`, and an answer that
     `out/PART.json` has already for the same question is not looked for again."""
     config, numbers = with_local_list(with_local_weights(resolve(recipe, overrides))), seed_numbers(seeds)
+    check_unattended(config)
     out = out or Path("runs") / f"{config.name}.headroom"
     index = DataIndex.load(data or generated(config, out))
     check_data(config, index)

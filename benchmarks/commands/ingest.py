@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.datasets.doctor import split_warnings
 from benchmarks.datasets.ingest import ingest
+from benchmarks.datasets.sources.project import is_project
 from orchestrator.process.interrupt import handled
 from orchestrator.process.progress import shown
 from querying.base.errors import UserError
@@ -93,6 +94,8 @@ def _own_options(kind: str, src: Path | None, options: dict[str, Any]) -> dict[s
     own = {name: options.get(name, usual) for name, usual in _FOLDER.items()}
     if options["classes"] is None:
         assert src is not None
+        if is_project(src):
+            return {**own, "classes_file": src / "classes.txt", "seed": options["seed"]}
         raise _without_classes(src, own)
     return {**own, "classes_file": options["classes"], "seed": options["seed"]}
 

@@ -41,8 +41,11 @@ def run_command(
     tracking: str | None,
     allow_drift: bool = False,
     quick: bool = False,
+    part: bool = False,
 ) -> None:
     config = resolve(recipe, overrides, quick=quick)
+    if part and config.annotator != "human":
+        raise UserError("--partial: only where people answer (annotator=human)")
     out = out or Path("runs") / config.name
     check_backend(backend, address)
     config = with_local_list(with_local_weights(config))
@@ -59,7 +62,7 @@ def run_command(
 
     with locked(out), handled():
         begin(config, index, layout, allow_drift=allow_drift)
-        _launch(config, index, layout, backend, address, uri)
+        _launch(config, index, layout, backend, address, uri, part)
 
 
 def generated(config: RunConfig, out: Path) -> Path:
@@ -75,7 +78,7 @@ def generated(config: RunConfig, out: Path) -> Path:
 
 
 def _launch(
-    config: RunConfig, index: DataIndex, layout: RunLayout, backend: str, address: str | None, uri: str
+    config: RunConfig, index: DataIndex, layout: RunLayout, backend: str, address: str | None, uri: str, part: bool
 ) -> None:
     from orchestrator.process.progress import shown
 
@@ -86,7 +89,7 @@ def _launch(
             progress.say(disk_line(config, index, layout.root))
         mirror = settled(config, index, layout, ready, uri, progress)
         with mirrored(mirror):
-            report = _run(config, index, layout, ready, mirror, progress)
+            report = _run(config, index, layout, ready, mirror, progress, part)
     from benchmarks.report.printed import after_run
     from benchmarks.report.terminal_tables import print_outcome
 
@@ -95,11 +98,18 @@ def _launch(
 
 
 def _run(
-    config: RunConfig, index: DataIndex, layout: RunLayout, backend: Backend, mirror: Mirror, progress: Progress
+    config: RunConfig,
+    index: DataIndex,
+    layout: RunLayout,
+    backend: Backend,
+    mirror: Mirror,
+    progress: Progress,
+    part: bool,
 ) -> Path | None:
+    from benchmarks.formats.answers_in import reread
     from orchestrator.run.loop import run
 
-    summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress)
+    summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress, part=part, reread=reread)
 
     from benchmarks.commands.ending import conclude_run
 

@@ -14,7 +14,13 @@ from orchestrator.backends.open import check_backend, started
 from orchestrator.folder.shapes import read_summary
 from orchestrator.process.interrupt import PARENT, follow_parent, handled
 from orchestrator.recipe.config import RunConfig
-from orchestrator.run.preflight import check_data, check_first_images, check_same_run, with_local_weights
+from orchestrator.run.preflight import (
+    check_data,
+    check_first_images,
+    check_same_run,
+    check_unattended,
+    with_local_weights,
+)
 from orchestrator.run.weights_check import check_weights
 from orchestrator.studies.grid import SOURCE, Cell, finished, fitting, group_of_cell, plan, run_cell, task_of
 from orchestrator.studies.processes import run_all
@@ -45,6 +51,7 @@ def splits_command(
     quick: bool = False,
 ) -> None:
     base = with_local_weights(resolve(recipe, overrides, quick=quick))
+    check_unattended(base)
     out = out or Path("runs") / f"{base.name}.splits"
     check_backend(backend, address)
     cells = plan(base, _words(methods, "--methods"), _words(splits, "--splits"), seed_numbers(seeds), family, out)

@@ -7,6 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.report.terminal_tables import print_drift, print_table
+from orchestrator.annotation.answers import report_now
+from orchestrator.annotation.human import waiting_line
+from orchestrator.annotation.package import read_note
+from orchestrator.annotation.rounds import PLAN, Round, current_round, rounds
 from orchestrator.folder.layout import LOCK, RunLayout
 from orchestrator.folder.lock_file import held
 from orchestrator.folder.recipe_file import is_run, read_recipe
@@ -14,13 +18,18 @@ from orchestrator.folder.shapes import TrialNote, read_shaped, read_summary
 from orchestrator.process.progress import clock
 from orchestrator.run.next_stage import next_stage
 from querying.base.errors import DamagedError, UserError
+from querying.base.redaction import printable
 
 PROGRESS = "progress.json"
 """As `training.fit.heartbeat` has it, which imports torch."""
 
 
 def show_status(path: Path) -> None:
-    """Print the finished cycles and what comes next; of many runs a line each."""
+    """Print the finished cycles and what comes next; of many runs a line each; of a folder of `s4al init` what has been
+    labelled of it."""
+    if (path / PLAN).is_file():
+        _print_round(current_round(path))
+        return
     if is_run(path):
         _status_of_run(path)
         return
@@ -44,7 +53,17 @@ def _status_of_run(run: Path) -> None:
     if layout.summary.exists():
         print_table(layout)
     print_drift(layout)
+    if asked := rounds(run):
+        _print_round(asked[-1])
     print(f"{run}: {_line(run)}")
+
+
+def _print_round(one: Round) -> None:
+    """What people have answered of the last package; nothing where the answers are labels already."""
+    if one.closed:
+        return
+    for line in str(report_now(one, read_note(one.package))).splitlines():
+        print(printable(line))
 
 
 def _line(run: Path) -> str:
@@ -54,6 +73,8 @@ def _line(run: Path) -> str:
         if read_summary(layout.summary)["finished"] and not by:
             return "finished"
     coming = f"next: {next_stage(layout, read_recipe(layout.recipe)[0])}"
+    if coming.startswith("next: labels of") and not by:
+        return waiting_line(run)
     return f"running ({by}), {coming}{_steps(layout)}" if by else f"stopped, {coming}"
 
 

@@ -11,7 +11,13 @@ from benchmarks.report.terminal_tables import print_tracking
 from orchestrator.backends.open import check_backend, started
 from orchestrator.folder.layout import locked
 from orchestrator.process.interrupt import handled
-from orchestrator.run.preflight import check_data, check_first_images, with_local_list, with_local_weights
+from orchestrator.run.preflight import (
+    check_data,
+    check_first_images,
+    check_unattended,
+    with_local_list,
+    with_local_weights,
+)
 from orchestrator.run.weights_check import check_weights
 from orchestrator.studies.samplers import new_sampler
 from orchestrator.studies.space import load_space
@@ -49,6 +55,7 @@ def sweep_command(
     quick: bool = False,
 ) -> None:
     resolved = with_local_list(with_local_weights(resolve(recipe, overrides, quick=quick)))
+    check_unattended(resolved)
     base = base_of(resolved, overrides, scheduler, objective)
     out = out or Path("runs") / f"{base.name}.sweep"
     check_backend("ray", address)

@@ -107,7 +107,7 @@ def split_warnings(index: DataIndex) -> Iterator[str]:
             )
         bare = sum(shard.rows for shard in shards) - masked
         if bare and split == "train":
-            yield f"split train: {bare} images without a mask (pool for self-training, can not be queried)"
+            yield f"split train: {bare} images without a mask (pool; only people can be asked: annotator=human)"
 
 
 def class_pixels(index: DataIndex, split: str) -> npt.NDArray[np.int64]:

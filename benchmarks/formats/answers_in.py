@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,3 +82,9 @@ def _of_zip(package: Package, members: Members, path: Path, blank: str, dropped:
         f"{path}: holds neither {cvat.LABELMAP} (CVAT's 'Segmentation mask 1.1') nor {folder.MASKS}/, but {tops};"
         " pack what lies inside the folder, not the folder"
     )
+
+
+def reread(package: Package, source: Path, options: Mapping[str, str]) -> Iterator[Answer]:
+    """The answers in the source of an earlier import, which was made with these `options`."""
+    with read_answers(package, source, blank=options["blank"]) as answers:
+        yield from answers.found

@@ -28,6 +28,8 @@ from benchmarks.report.parts import Parts
 from benchmarks.report.run_tables import as_markdown, percent
 from benchmarks.report.terminal_tables import about_intervals, interval_of
 from benchmarks.results.findings import Findings, find_data, load_findings
+from benchmarks.results.people import answered
+from orchestrator.annotation.report import Report
 from orchestrator.folder.products import REPORT_NOTE
 from orchestrator.recipe.config import RunConfig, flatten
 from orchestrator.recipe.provenance import drift_lines
@@ -100,6 +102,7 @@ def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dic
         )
     shares: list[dict[str, Any]] = parts.make("class shares of what was bought", lambda: list(_bought(run, index)), [])
     rates: dict[int, dict[str, float]] = parts.make("rates", lambda: run.rates(index), {})
+    people: list[Report] = parts.make("answers of people", lambda: answered(run.layout.root), [])
     settings = flatten(run.config.model_dump(mode="json"))
     return {
         **_drawn(figures, out, parts),
@@ -114,6 +117,7 @@ def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dic
         "rates": rates,
         **diagnosis(run, index, parts),
         "coverage": coverage,
+        "people": people,
         "drift": drift_lines(run.provenance),
         "command": _command(run),
         "differing": {},

@@ -85,6 +85,8 @@ class About(NamedTuple):
     height: int
     width: int
     region_size: int
+    scores: str | None = None
+    """Digest of the scores that chose the cells."""
 
 
 class Asked(NamedTuple):
@@ -120,6 +122,7 @@ class PackageNote(Shape):
     query_id: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
     query: Sha256 | None
     model: Text | None
+    scores: Text | None
     data: Text
     classes: Annotated[list[_Class], Field(min_length=2)]
     height: Annotated[int, Field(ge=8)]
@@ -176,7 +179,8 @@ def write_package(
     classes = zip(about.classes, about.palette, strict=True)
     note = {
         "format": FORMAT, "run": about.run, "cycle": about.cycle, "query_id": query_id_of(cells),
-        "query": query[1] if query else None, "model": about.model, "data": about.data,
+        "query": query[1] if query else None, "model": about.model, "scores": about.scores,
+        "data": about.data,
         "classes": [{"id": k, "name": name, "color": list(colour)} for k, (name, colour) in enumerate(classes)],
         "height": about.height, "width": about.width, "region_size": about.region_size, "images": images,
     }  # fmt: skip

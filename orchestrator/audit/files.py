@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.audit.asked import audit_asked
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.manifest import digest, problems
 from orchestrator.folder.products import audit_model, audit_report
@@ -128,6 +129,7 @@ def _audit_cycles(
         if cycle >= known and not ledger.has(cycle):
             return
         yield from _audit_stages(layout, ledger, cycle, needed, config)
+        yield from audit_asked(layout, ledger, cycle, config)
         if cycle < listed:
             with suppress(DamagedError):
                 yield from epoch_rows(layout.checkpoint(cycle), name, cycle)

@@ -9,7 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.annotation.human import MergedNote
+from orchestrator.annotation.package import NOTE, PackageNote
+from orchestrator.annotation.rounds import round_of
 from orchestrator.folder.layout import RunLayout
+from orchestrator.folder.manifest import digest
+from orchestrator.folder.shapes import read_shaped
 from orchestrator.recipe.config import RunConfig
 from orchestrator.run.next_stage import pixels_left
 from querying.base.errors import DamagedError
@@ -66,6 +71,8 @@ def recount_query(
     except (OSError, pa.ArrowException, KeyError):
         return
     answered = _cells(table)
+    if _in_part(layout, before=cycle - 1):
+        asked = {cell: score for cell, score in asked.items() if cell in answered}
     if asked != answered:
         both = sorted(asked.items() ^ answered.items(), key=str)
         (image_id, region), _ = both[0]
@@ -94,6 +101,8 @@ def recount_choice(
     query, before, path = config.query, cycle - 1, layout.query(cycle - 1) / "query.parquet"
     if not total or not query.asked or query.acquisition == "coreset" or query.select == "diverse":
         return  # distances may round otherwise on another machine
+    if _of_other_scores(layout, before):
+        return
     try:
         asked = _cells(pq.read_table(path, page_checksum_verification=True))
         spent = ledger.spent(before).pixels
@@ -109,6 +118,21 @@ def recount_choice(
     if asked.keys() != chosen.keys():
         both = sorted(asked.keys() ^ chosen.keys())
         yield f"{path}: image {both[0][0]}, region {both[0][1]}: not what the scores of its cycle choose{_more(both)}"
+
+
+def _in_part(layout: RunLayout, before: int) -> bool:
+    """Have people answered only a part of the query, and was that taken?"""
+    with suppress(DamagedError):
+        return bool(read_shaped(round_of(layout, before).merged, MergedNote)["partial"])
+    return False
+
+
+def _of_other_scores(layout: RunLayout, before: int) -> bool:
+    """Were people asked by scores that are gone?  Once asked, a query stays, whatever is scored anew."""
+    with suppress(DamagedError):
+        asked_by = read_shaped(layout.package(before) / NOTE, PackageNote)["scores"]
+        return bool(asked_by != digest(layout.scores(before), "regions-*"))
+    return False
 
 
 def _cells(table: pa.Table) -> dict[tuple[str, int], float | None]:

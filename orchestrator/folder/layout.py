@@ -97,6 +97,13 @@ class RunLayout:
     def query(self, cycle: int) -> Path:
         return self.cycle(cycle) / "query"
 
+    def package(self, cycle: int) -> Path:
+        """What people are asked by the query of a cycle; their answers are beside it."""
+        return self.cycle(cycle) / "package"
+
+    def answers(self, cycle: int) -> Path:
+        return self.cycle(cycle) / "answers"
+
     def work(self, cycle: int) -> Path:
         """Scratch of an unfinished training: its states and its progress."""
         return self.cycle(cycle) / "training"

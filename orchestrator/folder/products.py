@@ -20,7 +20,9 @@ _OWN = re.compile(
     r"\.?recipe\.yaml(\.copy)?|metrics\.jsonl|summary\.json|labelled_set\.json|backbone\.safetensors|mlflow\.json"
     rf"|model\.(onnx|json)|report(\.json)?|reference|ledger|{LOCK}|cycle-\d{{3,}}|damaged-\d+-.*|\.tmp.*"
 )
-_OF_CYCLE = re.compile(r"checkpoint|evaluation|scores|query|training|\w+-[0-9a-f]{8}\.tmp|damaged-\d+-.*|\.tmp.*")
+_OF_CYCLE = re.compile(
+    r"checkpoint|evaluation|scores|query|package|answers|training|\w+-[0-9a-f]{8}\.tmp|damaged-\d+-.*|\.tmp.*"
+)
 _OF_LEDGER = re.compile(r"cycle-\d{3,}\.(parquet|json)|damaged-\d+-.*|\.tmp.*")
 
 

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -61,6 +61,9 @@ class RunConfig(Settings):
 
     Both are measured on `data.evaluate_on`: where that is the test split, the number of cycles was chosen on it.
     """
+    annotator: Literal["simulated", "human"] = "simulated"
+    """Who answers the queries: the masks that came with the data, or people, for whom the run waits (exit status 3).
+    The masks of the first images come with the data in either case."""
     reference: bool = False
     """Also train on all labels, with the same code and the schedule of the last cycle."""
     data: DataSettings = DataSettings()
@@ -97,6 +100,8 @@ class RunConfig(Settings):
         asks = self.cycles and self.query.asked  # not so the fully supervised reference of a run
         if asks and self.query.acquisition in DIFFICULTY_NAMES and self.train.method != "deal":
             raise ValueError(f"query.acquisition={self.query.acquisition} needs train.method=deal, whose branch it is")
+        if self.annotator == "human" and asks and self.query.region_size == 1:
+            raise ValueError("annotator=human with query.region_size=1: nobody can label single pixels in a frame")
         check_method(self.train, self.methods, self.cycles, self.query.asked)
         check_network(self.train, self.model, self.reco)
         return self

@@ -15,7 +15,7 @@ MACHINE_KEYS = (
     "teacher.batch_size", "query.threads", "query.batch_size", "query.precision",
 )  # fmt: skip
 """How much of which machine a run uses; may change in mid-run with `--allow-drift`."""
-ELSEWHERE = ("name", "reference", "stop_at", "initial.*", "model.weights")
+ELSEWHERE = ("name", "annotator", "reference", "stop_at", "initial.*", "model.weights")
 """Decide no stage by themselves: the first labels and weights are inputs of a stage, by their hashes."""
 Value = str | int | float | bool
 

@@ -10,13 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from orchestrator.annotation.annotator import Annotator
 from orchestrator.folder.manifest import set_aside
 from orchestrator.folder.shapes import LabelledSet, read_shaped
 from orchestrator.recipe.config import RunConfig
 from querying.base.arrow_file import unaltered
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import user_path, write_json
-from querying.labels.oracle import SimulatedOracle
 
 LOG = logging.getLogger(__name__)
 LISTS = Path(__file__).parent / "split_lists"
@@ -26,7 +26,7 @@ _TAIL = "_leftImg8bit"  # of Cityscapes' file names
 
 
 def labelled_set(
-    config: RunConfig, oracle: SimulatedOracle, total: int, path: Path, bought: Sequence[str] | None
+    config: RunConfig, annotator: Annotator, total: int, path: Path, bought: Sequence[str] | None
 ) -> dict[str, Any]:
     """The images to label first, as written in `path`; decided and written there where it is not.
 
@@ -48,10 +48,10 @@ def labelled_set(
             ids = list(bought)
         elif config.initial.list:
             names, digest = read_list(config.initial.list)
-            ids = find_ids(names, oracle.answerable(), where=config.initial.list)
+            ids = find_ids(names, annotator.answerable(), where=config.initial.list)
         else:
-            classes = oracle.classes() if config.initial.cover else None
-            ids = draw(config.seed, oracle.answerable(), initial_count(config, total), classes)
+            classes = annotator.classes() if config.initial.cover else None
+            ids = draw(config.seed, annotator.answerable(), initial_count(config, total), classes)
     ids = sorted(ids)
     found = {"source": source, "source_sha256": digest, "sha256": ids_sha256(ids), "ids": ids}
     write_json(path, found)

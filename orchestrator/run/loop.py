@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.annotation.human import annotator_of
+from orchestrator.annotation.rounds import Reread
 from orchestrator.backends.backend import Backend
 from orchestrator.folder.layout import RunLayout, discard, once, sweep
 from orchestrator.folder.machines import Kinds
@@ -27,7 +29,6 @@ from orchestrator.run.summary import cycle_row, flat_numbers, known_cycles, writ
 from querying.base.arrow_file import unaltered
 from querying.dataset.shards import DataIndex
 from querying.labels.ledger import Ledger
-from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import RegionGrid
 from training.inference.interval import INTERVAL
 
@@ -43,11 +44,14 @@ def run(
     *,
     name: str = "main",
     later: int = 0,
+    part: bool = False,
+    reread: Reread | None = None,
 ) -> dict[str, Any]:
     """Cycle 0 trains the teacher; every further cycle scores and pseudo-labels the pool, asks, and trains a student.
 
     Continues from whatever is already published in `layout`; returns the summary.  `later`: how many images other
-    trainings have still to see when this run is done.
+    trainings have still to see when this run is done.  `part`: where people answer, what they have not answered goes
+    back to the pool; `reread` reads what they have handed in once more.  WaitingForLabels where they must answer first.
     """
     sweep(layout.root)
     for line in unnoted_settings(layout):
@@ -60,7 +64,7 @@ def run(
 
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     ledger = Ledger(layout.ledger)
-    oracle = SimulatedOracle(index, grid)
+    annotator = annotator_of(config, index, grid, layout, partial=part, say=progress.say, reread=reread)
     stages = Stages(config, index, grid, layout, ledger, backend, progress, name, live=live,
                     later=lambda cycle: later + images_after(config, layout, cycle))  # fmt: skip
     inputs, kinds = partial(stage_inputs, layout, ledger), Kinds()
@@ -89,11 +93,11 @@ def run(
 
     def first_labels() -> Iterator[pa.RecordBatch]:
         progress.stage(f"{name}: label the first images")
-        return oracle.annotate(0, whole_images(first["ids"], grid.num_regions if grid.size > 1 else None))
+        return annotator.annotate(0, whole_images(first["ids"], grid.num_regions if grid.size > 1 else None))
 
     supervised = supervised_miou() if config.stop_at else None
     bought = ledger.images(0) if ledger.has(0) and not ledger.problems(0) else None
-    first = labelled_set(config, oracle, index.num_images("train"), layout.labelled_set, bought)
+    first = labelled_set(config, annotator, index.num_images("train"), layout.labelled_set, bought)
     buy(ledger, 0, first_labels, progress.say)
     for cycle in range(config.cycles + 1):
         last = cycle == config.cycles or stages.spent_up(cycle)
@@ -115,7 +119,7 @@ def run(
         if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):
             break
         publish(layout.scores(cycle), partial(stages.score, cycle), "score", cycle)
-        select = partial(write_query, partial(stages.select, cycle))
+        select = annotator.asked(cycle) or partial(write_query, partial(stages.select, cycle))
         query = publish(layout.query(cycle), select, "select", cycle)
         rows[-1] = cycle_row(layout, ledger, index, cycle, scored=True)
         if counted := rows[-1].get("pseudo_labels"):
@@ -128,7 +132,9 @@ def run(
         if not wanted.num_rows and config.query.asked:
             progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")
             break
-        buy(ledger, cycle + 1, partial(oracle.annotate, cycle + 1, wanted), progress.say, digest(query, "*.parquet"))
+        annotator.ask(cycle, query)
+        answers = partial(annotator.annotate, cycle + 1, wanted)
+        buy(ledger, cycle + 1, answers, progress.say, digest(query, "*.parquet"))
 
     return write_summary(layout, config, rows, supervised or supervised_miou(), finished=True)
 
@@ -145,7 +151,7 @@ def buy(
         found = ledger.problems(cycle)
         if not found:
             return
-        say(f"{found[0]}: set aside as {set_aside(ledger.path(cycle)).name}, asking the oracle again")
+        say(f"{found[0]}: set aside as {set_aside(ledger.path(cycle)).name}, taking the answers again")
     ledger.append(cycle, _unaltered(answers), query)
 
 

@@ -12,6 +12,7 @@ from orchestrator.folder.shapes import read_summary
 from orchestrator.recipe.config import RunConfig
 from querying.base.errors import DamagedError
 from querying.base.files import read_json
+from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
 from querying.settings import QuerySettings
 
@@ -32,6 +33,8 @@ def next_stage(layout: RunLayout, config: RunConfig) -> str:
         for stage in (layout.scores, layout.query):
             if not stage(cycle).exists():
                 return f"{stage(cycle).name} of cycle {cycle}"
+        if config.annotator == "human" and layout.package(cycle).exists() and not Ledger(layout.ledger).has(cycle + 1):
+            return f"labels of cycle {cycle + 1}"
     return reference or "the report"
 
 

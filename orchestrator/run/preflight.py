@@ -39,6 +39,12 @@ def check_data(config: RunConfig, index: DataIndex, decided: bool = False) -> No
         raise UserError(reasons[0])
 
 
+def check_unattended(config: RunConfig) -> None:
+    """UserError where people answer: many trainings beside each other can not wait for them."""
+    if config.annotator == "human":
+        raise UserError("annotator=human: people answer one run (`s4al run`); set annotator=simulated here")
+
+
 def few_images(index: DataIndex, split: str) -> str:
     """A warning where so few images are measured on that another draw of them would give another result; else ""."""
     images = index.num_images(split)
@@ -81,9 +87,15 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
     if (config.initial.images or 0) > masked:
         yield (f"initial.images={config.initial.images}: the train split has {masked} images with a mask")
     units = "query.unit=cell query.images=0 " if config.query.unit == "image" else ""
-    asked = bool(config.cycles and config.query.asked)
+    asked = bool(config.cycles and config.query.asked) and config.annotator == "simulated"
     keys = {"reference=false": config.reference, f"{units}query.per_image=0": asked}
-    if masked < images and (change := " ".join(key for key, needed in keys.items() if needed)):
+    if masked < images and config.annotator == "human" and (config.reference or config.train.pool_labels == "truth"):
+        change = "reference=false" if config.reference else "train.pool_labels=pseudo"
+        yield (
+            f"{index.root}: {images - masked} of {images} train images have no mask yet, so there are no true labels of"
+            f" all to train on: set {change}"
+        )
+    elif masked < images and (change := " ".join(key for key, needed in keys.items() if needed)):
         yield (
             f"{index.root}: {images - masked} of {images} train images have no mask, so there is no full supervision"
             f" to compare with and the simulated annotator can not answer: set {change} to self-train without queries"

@@ -16,9 +16,9 @@ from orchestrator.folder.recipe_file import read_recipe
 from orchestrator.folder.record import KEY, Mirror, read_record
 from orchestrator.recipe.config import RunConfig
 from orchestrator.tracking.model import log_model, packed
-from orchestrator.tracking.run import MlflowRun
+from orchestrator.tracking.run import WAITING, MlflowRun
 from orchestrator.tracking.store import Group, metric_name, tolerated
-from querying.base.errors import Interrupted
+from querying.base.errors import Interrupted, WaitingForLabels
 from querying.base.redaction import redacted
 
 LOG = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ class MlflowMirror:
             )  # fmt: skip
 
     def leave(self, status: str) -> None:
-        """Tell MLflow that the run was stopped (KILLED) or failed (FAILED), within `LEAVE_WAIT_S`."""
+        """Tell MLflow that the run was stopped (KILLED), has failed (FAILED) or waits for people (WAITING), within
+        `LEAVE_WAIT_S`."""
         self._leave(_End(status), LEAVE_WAIT_S)
 
     def _leave(self, end: _End, patience: float) -> bool:
@@ -161,7 +162,8 @@ def mirrored(mirror: Mirror) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        mirror.leave("KILLED" if isinstance(error, (KeyboardInterrupt, Interrupted)) else "FAILED")
+        stopped = isinstance(error, (KeyboardInterrupt, Interrupted))
+        mirror.leave("KILLED" if stopped else WAITING if isinstance(error, WaitingForLabels) else "FAILED")
         raise
 
 

@@ -32,6 +32,9 @@ from querying.base.files import write_json
 from querying.base.redaction import redacted
 
 LOG = logging.getLogger(__name__)
+STATE, WAITING = "s4al.state", "WAITING"
+"""Tag of a run that people have to answer, `waiting`, and what ends the work on it until then; to MLflow it is
+running."""
 STEPS = (
     "Steps of this run's own curves are labelled pixels in hundredths of a percent of all pixels (1210 = 12.10 %);"
     " those of the runs below it are epochs (of an evaluation, the cycle).  The duration is that of the work: what lies"
@@ -119,7 +122,12 @@ class MlflowRun:
         self.state["closed"] = [*dict.fromkeys([*self.state["closed"], name])]
 
     def close(self, client: Any, status: str) -> None:
-        """End it, and the children that were not evaluated, when the last work on it ended."""
+        """End it, and the children that were not evaluated, when the last work on it ended; one that waits stays
+        open."""
+        if status == WAITING:
+            client.set_tag(self.state["parent"], STATE, WAITING.lower())
+            self.save()
+            return
         work: list[Span] = self.state["work"]
         begin = float((work[0][0] if work else None) or time.time())
         end = int(1000 * (begin + seconds(work, time.time())))
@@ -173,6 +181,8 @@ class MlflowRun:
         if there.data.tags.get("s4al.place") != self.place:
             client.set_tag(run, "s4al.run", str(self.run.resolve()))
             client.set_tag(run, "s4al.place", self.place)
+        if self.working and STATE in there.data.tags:
+            client.delete_tag(run, STATE)
         if self.working and there.info.status != "RUNNING":
             client.update_run(run, status="RUNNING")
             self.state["status"] = None

@@ -22,6 +22,12 @@ class UserError(S4ALError, ValueError):
     exit_status = 2
 
 
+class WaitingForLabels(S4ALError):
+    """The run has come to a point where people have to answer; the same command goes on when they have."""
+
+    exit_status = 3
+
+
 class DamagedError(S4ALError):
     """Data or a run folder differ from what was written."""
 

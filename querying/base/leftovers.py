@@ -26,6 +26,7 @@ _EXPORT = re.compile(
     r"\d+|README\.txt|label_config\.xml|label-studio-data|labels\.json|annotations\.zip|images|frames|pre|masks"
     r"|classes\.json|query\.json"
 )
+_PROJECT = re.compile(r"classes\.txt|recipe\.yaml|plan\.json|README\.txt|round-0|\.tmp-.*")
 """What `ingest` and `annotate export` make in a folder of their own beside the one that they are to be."""
 
 
@@ -126,7 +127,7 @@ def _is_ours(own: Path, name: str) -> bool:
     inside = {path.name for path in (own / name).iterdir()} if name in there else set()
     if LOCK not in there and (not inside or "index.json" in inside):
         return False  # empty or a complete data set: perhaps somebody's own
-    return there <= {LOCK, name} and any(all(map(made.fullmatch, inside)) for made in (_DATA, _EXPORT))
+    return there <= {LOCK, name} and any(all(map(made.fullmatch, inside)) for made in (_DATA, _EXPORT, _PROJECT))
 
 
 def _size(path: Path) -> int:

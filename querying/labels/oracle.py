@@ -1,6 +1,6 @@
 """The simulated annotator: the only reader of the pool's truth besides the evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import pyarrow as pa
 from querying.base.arrow_file import scored_file
 from querying.base.errors import UserError
 from querying.base.files import read_json, sha256, write_json, written
+from querying.dataset.codecs import UInt8
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import LEDGER, PSEUDO_LABELS, REGION_SCORES
-from querying.dataset.shards import DataIndex, encode_label, image_ids, read_truth
+from querying.dataset.shards import DataIndex, Shard, encode_label, image_ids, read_truth
 from querying.labels.regions import RegionGrid
 
 
@@ -47,34 +48,28 @@ class SimulatedOracle:
 
         UserError names an image that has no mask; a wanted image that does not exist is one, too.
         """
-        span_of, order_S = _rows_by_image(query)
-        region_S, score_S = query["region"].to_numpy()[order_S], query["score"].to_numpy()[order_S]
-        unscored_S = query["score"].is_null().to_numpy()[order_S]
-        box = cache(self.grid.box)
+        wanted = set(query["image_id"].to_pylist())
+        yield from ledger_rows(self.grid, cycle, query, self._truth(wanted))
+        if wanted:
+            raise UserError(f"image {min(wanted)}: not in the train split of {self.index.root}")
+
+    def asked(self, cycle: int) -> None:
+        """Nobody minds to be asked again."""
+
+    def ask(self, cycle: int, query: Path) -> None:
+        """The masks are there already."""
+
+    def _truth(self, wanted: set[str]) -> Iterator[Iterator[tuple[str, UInt8]]]:
+        """Shard by shard the masks of the wanted images, which are taken out of `wanted`."""
         for shard in self.index.shards("train"):
-            ids: list[str] = []
-            rows: list[int] = []
-            cells: list[np.ndarray] = []
-            for image_id, mask_HW in read_truth(self.index.root, shard, ids=span_of):
-                if mask_HW is None:
-                    raise UserError(f"image {image_id}: no mask, so the simulated annotator can not answer")
-                first, end = span_of.pop(image_id)
-                ids += [image_id] * (end - first)
-                rows += range(first, end)
-                cells += [mask_HW[box(region)] for region in region_S[first:end].tolist()]
-            if rows:
-                columns = {
-                    "image_id": ids,
-                    "region": region_S[rows],
-                    "cycle": np.full(len(rows), cycle, np.int32),
-                    "pixels": [cell.size for cell in cells],
-                    "void_pixels": [np.count_nonzero(cell == IGNORE) for cell in cells],
-                    "score": pa.array(score_S[rows], mask=unscored_S[rows]),
-                    "label": [encode_label(cell) for cell in cells],
-                }
-                yield pa.RecordBatch.from_pydict(columns, schema=LEDGER)
-        if span_of:
-            raise UserError(f"image {min(span_of)}: not in the train split of {self.index.root}")
+            yield self._masks(shard, wanted)
+
+    def _masks(self, shard: Shard, wanted: set[str]) -> Iterator[tuple[str, UInt8]]:
+        for image_id, mask_HW in read_truth(self.index.root, shard, ids=wanted):
+            if mask_HW is None:
+                raise UserError(f"image {image_id}: no mask, so the simulated annotator can not answer")
+            wanted.remove(image_id)
+            yield image_id, mask_HW
 
     def replace_pseudo_labels(self, scores: Path) -> None:
         """Give every image in a folder of scores its true label instead of the network's, as a control; again gives the
@@ -91,6 +86,37 @@ class SimulatedOracle:
             with written(path, flush=False) as staged, pa.ipc.new_file(staged, PSEUDO_LABELS) as file:
                 file.write_table(pa.Table.from_pylist(rows, schema=PSEUDO_LABELS))
             write_json(note, {**read_json(note), path.name: sha256(path)}, flush=False)
+
+
+def ledger_rows(
+    grid: RegionGrid, cycle: int, query: pa.Table, labels: Iterable[Iterable[tuple[str, UInt8]]]
+) -> Iterator[pa.RecordBatch]:
+    """Ledger rows of the wanted cells (schema QUERY in, LEDGER out), a batch for each shard, by the `labels` (H, W) of
+    its images: whoever answers, the same labels give the same rows."""
+    span_of, order_S = _rows_by_image(query)
+    region_S, score_S = query["region"].to_numpy()[order_S], query["score"].to_numpy()[order_S]
+    unscored_S = query["score"].is_null().to_numpy()[order_S]
+    box = cache(grid.box)
+    for shard in labels:
+        ids: list[str] = []
+        rows: list[int] = []
+        cells: list[np.ndarray] = []
+        for image_id, label_HW in shard:
+            first, end = span_of.get(image_id, (0, 0))
+            ids += [image_id] * (end - first)
+            rows += range(first, end)
+            cells += [label_HW[box(region)] for region in region_S[first:end].tolist()]
+        if rows:
+            columns = {
+                "image_id": ids,
+                "region": region_S[rows],
+                "cycle": np.full(len(rows), cycle, np.int32),
+                "pixels": [cell.size for cell in cells],
+                "void_pixels": [np.count_nonzero(cell == IGNORE) for cell in cells],
+                "score": pa.array(score_S[rows], mask=unscored_S[rows]),
+                "label": [encode_label(cell) for cell in cells],
+            }
+            yield pa.RecordBatch.from_pydict(columns, schema=LEDGER)
 
 
 def _rows_by_image(query: pa.Table) -> tuple[dict[str, tuple[int, int]], np.ndarray]:

@@ -15,6 +15,7 @@ from benchmarks.datasets.files.images import Size, Unknown
 from benchmarks.datasets.files.layout import Splits, find_layout
 from benchmarks.datasets.files.listing import named
 from benchmarks.datasets.files.pairs import Pairs, find_pairs
+from benchmarks.datasets.sources import project
 from benchmarks.datasets.sources.source import Exif, FileSample, RawDataset, draw
 from querying.base.errors import UserError
 
@@ -40,13 +41,22 @@ def load(
     bits: int | None = None,
     no_masks: bool = False,
 ) -> RawDataset:
-    """Images and masks below SRC, paired by name (layouts: `find_layout`, names: `find_pairs`), classes of
-    `classes_file` (`read_classes`, `choose_classes`), labels by value or by colour (`mask_values.decide`).
+    """The data set of a folder that `s4al init` has made (`project.load`), else images and masks below SRC, paired by
+    name (layouts: `find_layout`, names: `find_pairs`), classes of `classes_file` (`read_classes`, `choose_classes`),
+    labels by value or by colour (`mask_values.decide`).
 
     Without split folders, val and test are drawn with `seed` from the images that have a mask; when no image has
     one, which `no_masks` must allow, all are train.  The image id is the path below the images' folder, without
     suffix, with __ for /.  `exif` and `bits`: of `FileSample`.
     """
+    if project.is_project(src):
+        options: dict[str, tuple[object, object]] = {
+            "images": (images, None), "masks": (masks, None), "mask_suffix": (mask_suffix, None),
+            "image_suffix": (image_suffix, ""), "splits": (splits, "auto"), "ignore": (list(ignore), []),
+            "map": (list(maps), []), "values": (values, "auto"), "exif": (exif, "auto"), "bits": (bits, None),
+            "no_masks": (no_masks, False),
+        }  # fmt: skip
+        return project.load(src, size, classes_file, options)
     choice = choose_classes(read_classes(classes_file), ignore, maps)
     layout = find_layout(src, images, masks, splits)
     pairs = {split: find_pairs(part, mask_suffix, image_suffix) for split, part in layout.parts.items()}

@@ -1,0 +1,95 @@
+"""A project that people answer, small: generated images of which a few have masks, and people who know the truth.
+
+python -m tests.annotated DATA RUN [KEY=VALUE]...  runs it in-process, as far as the answers go; python -m
+tests.annotated answer RUN TRUTH PART OF  hands in a part of the answers.
+"""
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator.annotation.answer import Answer
+from orchestrator.annotation.answers import publish
+from orchestrator.annotation.package import read_package
+from orchestrator.annotation.rounds import current_round
+from querying.base.errors import S4ALError
+from querying.dataset.index import DataIndex
+from querying.dataset.label_values import IGNORE
+from querying.dataset.shard_writer import ShardWriter
+
+HEIGHT, WIDTH, CLASSES = 32, 48, 4
+COLOURS = np.array([(200, 40, 40), (40, 200, 40), (40, 40, 200), (120, 120, 120)], np.uint8)
+PEOPLE = ("anna", "bert", "cleo")
+
+
+def picture(number):
+    """Blobs of the classes, some void, and noise."""
+    rng = np.random.default_rng(number)
+    mask = np.full((HEIGHT, WIDTH), number % CLASSES, np.uint8)
+    for _ in range(4):
+        top, left = rng.integers(0, HEIGHT - 8), rng.integers(0, WIDTH - 8)
+        mask[top : top + rng.integers(6, 16), left : left + rng.integers(6, 20)] = rng.integers(0, CLASSES)
+    image = (COLOURS[mask].astype(int) + rng.integers(-30, 30, (HEIGHT, WIDTH, 3))).clip(0, 255).astype(np.uint8)
+    mask[:2, :5] = IGNORE
+    return image, mask
+
+
+def image_id(number):
+    return f"street {number:02d} ü" if number % 7 == 3 else f"street_{number:02d}"
+
+
+def truth(images):
+    return {image_id(number): picture(number)[1] for number in range(images)}
+
+
+def make_data(root, images, masked):
+    """A data set; the train images from number `masked` on have no mask."""
+    root.mkdir(parents=True)
+    splits = {}
+    for split, numbers in (("train", range(images)), ("val", range(1000, 1003)), ("test", range(2000, 2004))):
+        with ShardWriter(root, split, num_classes=CLASSES, shard_size=16, encoding="ppm") as writer:
+            for number in numbers:
+                image, mask = picture(number)
+                name = image_id(number) if split == "train" else f"{split}-{number}"
+                writer.add(name, image, mask if split != "train" or number < masked else None)
+        splits[split] = writer.close()
+    names = ("road", "car", "tree", "sky")
+    palette = tuple(tuple(map(int, colour)) for colour in COLOURS)
+    DataIndex(root, "toy", names, palette, HEIGHT, WIDTH, "ppm", {"kind": "test"}, splits).save()
+    return root
+
+
+def answers_of(package, masks, part=0, of=1, seed=0):
+    """What people say who know the truth: every image by one of them, those of one part, in any order."""
+    images = [one for one in package.images if one.rank % of == part]
+    random.Random(seed).shuffle(images)
+    for one in images:
+        label = masks[one.image_id]
+        painted = np.zeros(label.shape, bool)
+        for _, top, left, bottom, right in one.boxes:
+            painted[top:bottom, left:right] = True
+        who = PEOPLE[one.rank % len(PEOPLE)]
+        yield Answer(one.image_id, who, f"{package.cycle}-{one.rank}", 4.0 * len(one.boxes), "", label, painted)
+
+
+def hand_in(run, masks, part=0, of=1, seed=0, **options):
+    package = read_package(current_round(run).package)
+    source = run.parent / f"answers-{package.cycle}-{part}.txt"
+    source.write_text(f"answers of cycle {package.cycle}, part {part} of {of}\n")
+    return publish(run, package, source, answers_of(package, masks, part, of, seed), **options)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "answer":
+        run, images, part, of = Path(sys.argv[2]), *map(int, sys.argv[3:6])
+        print(hand_in(run, truth(images), part, of))
+    else:
+        from tests.small import small_run
+
+        try:
+            small_run(Path(sys.argv[1]), Path(sys.argv[2]), "annotator=human", *sys.argv[3:])
+        except S4ALError as error:
+            print(error)
+            sys.exit(error.exit_status)
