@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help setup demo test check docs results bench faults freeze clean
+.PHONY: help setup demo test check docs results bench gpu faults freeze clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -40,6 +40,9 @@ results: setup  ## Tables, numbers and figures of README.md and docs/ from docs/
 
 bench: setup  ## Throughput and memory, ratios measured side by side
 	$(BIN)/python -m benchmarks.performance
+
+gpu: setup  ## A lent GPU's minutes: tests, rows of CamVid, bench; goes on where it ended (make gpu DATA=...; DRY=1 tries it)
+	$(BIN)/python -m benchmarks.performance.gpu $(if $(DRY),--dry --out runs/gpu-dry) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 faults: setup  ## The long fault tests, several hours: kills, full disks, power cuts, flipped bits, with and without Ray
 	$(BIN)/python -m tests.faults.harness --out runs/faults

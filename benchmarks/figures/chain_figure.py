@@ -27,7 +27,7 @@ def draw_chain(chain: Chain) -> Figure:
             axes.scatter(row.step.paper, number, marker="D", color=SERIES[1], label=label, zorder=3)
     axes.set_yticks(range(len(chain.rows)), [row.step.title for row in chain.rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"mIoU on test (%), images of {chain.size}", color=INK)
+    axes.set_xlabel(f"mIoU (%), {chain.images}", color=INK)
     axes.grid(axis="x")
     axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

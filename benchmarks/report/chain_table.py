@@ -14,7 +14,7 @@ HEADS = (
 
 def chain_markdown(chain: Chain) -> str:
     lines = [
-        f"CamVid at {chain.size}, mIoU in % ({chain.protocol}); ± is the 95 % interval (Student's t over seeds)."
+        f"{chain.images}, mIoU in % ({chain.protocol}); ± is the 95 % interval (Student's t over seeds)."
         f" Differences are of pairs with the same seed. Found with {100 * POWER:.0f} %: the smallest true difference d"
         f" that a two-sided t-test (level {100 * LEVEL:.0f} %) of these n pairs finds with that probability, where"
         " differences have the standard deviation s that these have: t is then noncentral, with n - 1 degrees of"
@@ -35,7 +35,7 @@ def chain_markdown(chain: Chain) -> str:
 
 def chain_numbers(chain: Chain) -> dict[str, str]:
     """Name -> number as a text shows it: `ROW/miou`, `ROW/seeds`, ..., and `chain/difference` and its like."""
-    found = {"size": chain.size}
+    found = {"images": chain.images}
     for row in chain.rows:
         found |= {f"{row.name}/{key}": value for key, value in _numbers(row).items()}
     return found | {f"chain/{key}": value for key, value in _of(chain.whole).items()}

@@ -17,6 +17,7 @@ from querying.base.errors import UserError
 
 RUN = re.compile(r"(?P<row>\w+)-seed(?P<seed>\d+)")
 """Name of a run's folder in a chain."""
+DATA = {"camvid": "CamVid", "toy": "generated scenes"}
 POWER, LEVEL = 0.8, 0.05
 
 
@@ -75,8 +76,8 @@ class Chain:
     whole: Difference | None
     """Of the chain's ends; None where one is missing, or no seed is common."""
     protocol: str
-    size: str
-    """Of the images."""
+    images: str
+    """Data set and size, as in a sentence."""
 
     def row(self, name: str) -> ChainRow | None:
         return next((row for row in self.rows if row.name == name), None)
@@ -106,12 +107,13 @@ def load_chain(root: Path) -> Chain:
         if seeds
     }
     labelled = {name: mean(100 * run.last["labelled_fraction"] for run in rows[name].values()) for name in mious}
-    size = runs[0].config.data.size
+    data = runs[0].config.data
+    size = f" at {'x'.join(map(str, data.size))}" if data.size else ""
     return Chain(
         [_row(name, mious, labelled[name]) for name in mious],
         difference(mious, *CHAIN) if set(CHAIN) <= set(mious) else None,
         evaluation_of(runs[0]),
-        "x".join(map(str, size)) if size else "",
+        DATA.get(data.dataset or "", data.dataset or "own images") + size,
     )
 
 
