@@ -1,12 +1,7 @@
-"""A project that people answer, small: generated images of which a few have masks, and people who know the truth.
+"""A project that people answer, small: generated images of which a few have masks, and people who know the truth."""
 
-python -m tests.annotated DATA RUN [KEY=VALUE]...  runs it in-process, as far as the answers go; python -m
-tests.annotated answer RUN TRUTH PART OF  hands in a part of the answers.
-"""
-
+import os
 import random
-import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -81,15 +76,23 @@ def hand_in(run, masks, part=0, of=1, seed=0, **options):
     return publish(run, package, source, answers_of(package, masks, part, of, seed), **options)
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "answer":
-        run, images, part, of = Path(sys.argv[2]), *map(int, sys.argv[3:6])
-        print(hand_in(run, truth(images), part, of))
-    else:
-        from tests.small import small_run
+def child(data, run, keys, failpoint, trace):
+    """A run in a process of its own, broken at a place; its exit status is that of `s4al run`."""
+    os.environ.update({"S4AL_FAILPOINT": failpoint, "S4AL_FAILPOINT_TRACE": trace})
+    import torch
 
-        try:
-            small_run(Path(sys.argv[1]), Path(sys.argv[2]), "annotator=human", *sys.argv[3:])
-        except S4ALError as error:
-            print(error)
-            sys.exit(error.exit_status)
+    torch.set_num_threads(1)
+    from tests.small import small_run
+
+    try:
+        small_run(data, run, *keys)
+    except S4ALError as error:
+        os._exit(error.exit_status)
+    os._exit(0)
+
+
+def hand_in_child(run, images, failpoint, trace):
+    """All answers of a round, handed in by a process that is broken at a place."""
+    os.environ.update({"S4AL_FAILPOINT": failpoint, "S4AL_FAILPOINT_TRACE": trace})
+    hand_in(run, truth(images))
+    os._exit(0)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from orchestrator.annotation.annotator import Annotator
 from orchestrator.annotation.answers import given_rows, imports_of, report_now
 from orchestrator.annotation.given import Cell, Given, Rule, by_annotator, common, rule_of, state_of
-from orchestrator.annotation.imports import Import
+from orchestrator.annotation.imports import REGIONS_FILE, Import
 from orchestrator.annotation.package import (
     NOTE,
     QUERY_FILE,
@@ -28,7 +28,7 @@ from orchestrator.annotation.package import (
 )
 from orchestrator.annotation.rounds import Reread, Round, round_of, rounds, was_asked
 from orchestrator.folder.layout import RunLayout, once
-from orchestrator.folder.manifest import MANIFEST, digest
+from orchestrator.folder.manifest import MANIFEST, digest, set_aside
 from orchestrator.folder.published import read_query
 from orchestrator.folder.recipe_file import read_recipe
 from orchestrator.folder.shapes import Manifest, Sha256, Shape, Text, read_shaped
@@ -40,6 +40,7 @@ from querying.dataset.codecs import UInt8
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import PSEUDO_LABELS
 from querying.dataset.shards import DataIndex, image_ids, read_images
+from querying.labels.ledger import Ledger
 from querying.labels.oracle import SimulatedOracle, ledger_rows
 from querying.labels.regions import WHOLE, RegionGrid
 
@@ -66,7 +67,7 @@ class HumanAnnotator:
         """`partial`: what is not answered goes back to the pool, and is not charged."""
         self.index, self.grid, self.layout = index, grid, layout
         self.partial, self.say, self.reread = partial, say, reread
-        self.oracle = SimulatedOracle(index, grid)
+        self.oracle, self.ledger = SimulatedOracle(index, grid), Ledger(layout.ledger)
 
     def answerable(self) -> list[str]:
         return self.oracle.answerable()
@@ -83,6 +84,8 @@ class HumanAnnotator:
         """Publish the package of a query; one that is not what was written is set aside and made again."""
         make = bound(self._write, cycle, query)
         once(self.layout.package(cycle), make, inputs={"query": digest(query, "*.parquet")}, say=self.say)
+        if self.ledger.has(cycle + 1):
+            self._mend(round_of(self.layout, cycle))
 
     def annotate(self, cycle: int, query: pa.Table) -> Iterator[pa.RecordBatch]:
         if not cycle:
@@ -97,12 +100,25 @@ class HumanAnnotator:
             raise WaitingForLabels(waiting_line(self.layout.root))
         if not there.any():
             raise WaitingForLabels(f"{waiting_line(self.layout.root)} (--partial: nothing is answered yet)")
-        hashes = {part.folder.name: sha256(part.folder / "regions.parquet") for part in imports}
-        note = {"imports": list(hashes), "rule": rule, "partial": partial, "regions_sha256": hashes}
-        write_json(one.merged, note)
+        _write_note(one, imports, rule, partial)
         if not there.all():
             self.say(f"cycle {cycle}: {int((~there).sum())} regions are not answered: they go back to the pool")
         yield from ledger_rows(self.grid, cycle, query.filter(pa.array(there)), self._labels(cells, rule))
+
+    def _mend(self, one: Round) -> None:
+        """Answers that are labels already, and what was noted of it: made again where a file of them is damaged.  What
+        is beyond that is said, and costs the run nothing."""
+        try:
+            imports = imports_of(one, read_note(one.package), self.reread, self.say)
+            with suppress(DamagedError):
+                read_shaped(one.merged, MergedNote)
+                return
+            if one.merged.exists():
+                self.say(f"{one.merged}: not what was written: set aside as {set_aside(one.merged).name}, made again")
+            part = self.ledger.read(one.number, ["region"]).num_rows < read_note(one.package).regions
+            _write_note(one, imports, rule_of(imports[-1].rule if imports else ""), part)
+        except DamagedError as error:
+            self.say(f"{error} (the labels of cycle {one.number} are in the ledger and count)")
 
     def _labels(self, cells: Mapping[Cell, Mapping[str, Given]], rule: Rule) -> Iterator[Iterator[tuple[str, UInt8]]]:
         """Shard by shard each answered image and its label (H, W), void where nothing was answered."""
@@ -167,6 +183,11 @@ class HumanAnnotator:
             pre = dict(_pseudo(scored, number, ids)) if ids else {}
             for image_id, image_HWC in read_images(self.index.root, shard, ids):
                 yield Asked(image_id, image_HWC, boxes[image_id], pre.get(image_id))
+
+
+def _write_note(one: Round, imports: Sequence[Import], rule: Rule, partial: bool) -> None:
+    hashes = {part.folder.name: sha256(part.folder / REGIONS_FILE) for part in imports}
+    write_json(one.merged, {"imports": list(hashes), "rule": rule, "partial": partial, "regions_sha256": hashes})
 
 
 def annotator_of(

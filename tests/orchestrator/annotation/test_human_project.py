@@ -148,9 +148,6 @@ def test_no_damage_after_a_package_was_published_asks_anything_else(data, simula
     images = [name for name in files_of(waiting) if "/images/" in name or "/pre/" in name][:2]
     assert set(PLACES) <= set(files_of(waiting))
 
-    def never(*args, **kwargs):
-        raise AssertionError("selected again")
-
     monkeypatch.setattr(stages, "choose", never)
     reread = rereading(truth(IMAGES))
     for name in (*PLACES, *images):
@@ -181,7 +178,15 @@ def rereading(masks):
 
 
 def again(data, run, reread=None, part=False):
-    return loop(small_config(*HUMAN), DataIndex.load(data), RunLayout(run), LocalBackend(),
+    return again_with(HUMAN, data, run, reread, part)
+
+
+def never(*args, **kwargs):
+    raise AssertionError("selected again")
+
+
+def again_with(keys, data, run, reread=None, part=False):
+    return loop(small_config(*keys), DataIndex.load(data), RunLayout(run), LocalBackend(),
                 Record(run / "metrics.jsonl"), NoMirror(), SilentProgress(), part=part, reread=reread)  # fmt: skip
 
 
