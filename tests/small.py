@@ -9,9 +9,9 @@ from pathlib import Path
 from benchmarks.recipes.catalogue import find
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
-from orchestrator.folder.record import NoMirror, Record
 from orchestrator.process.progress import SilentProgress
 from orchestrator.recipe.config import override
+from orchestrator.run.context import RunContext
 from orchestrator.run.loop import run
 from querying.dataset.shards import DataIndex
 
@@ -36,16 +36,14 @@ def small_config(*overrides):
 
 def small_run(data, root, *overrides, backend=None):
     root.mkdir(parents=True, exist_ok=True)
-    record = Record(root / "metrics.jsonl")
-    index = DataIndex.load(data)
     return run(
-        small_config(*overrides),
-        index,
-        RunLayout(root),
-        backend or LocalBackend(),
-        record,
-        NoMirror(),
-        SilentProgress(),
+        RunContext(
+            config=small_config(*overrides),
+            index=DataIndex.load(data),
+            layout=RunLayout(root),
+            backend=backend or LocalBackend(),
+            progress=SilentProgress(),
+        )
     )
 
 

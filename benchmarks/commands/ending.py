@@ -11,25 +11,24 @@ from benchmarks.report.parts import in_words
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.manifest import digest
 from orchestrator.folder.products import MODEL_NOTE, exported_from
-from orchestrator.folder.record import Mirror
 from orchestrator.process.progress import Progress
+from orchestrator.run.context import RunContext
 from querying.base.errors import Interrupted
 from querying.base.files import sha256, write_json
 from querying.dataset.shards import DataIndex
 
 
-def conclude_run(
-    layout: RunLayout, summary: Mapping[str, Any], index: DataIndex, mirror: Mirror, progress: Progress
-) -> Path | None:
+def conclude_run(context: RunContext, summary: Mapping[str, Any]) -> Path | None:
     """Export the last model, close the run in MLflow, then write the report and put it there, too.
 
     The summary is written already; what fails here is named with the command that makes it later, and left out.
     Returns the report's page, if there is one.
     """
+    layout, mirror, progress = context.layout, context.mirror, context.progress
     onnx = layout.root / "model.onnx"
     exported = _export(layout, summary["cycles"][-1]["cycle"], onnx, progress)
     mirror.finish(None, onnx if exported else None)
-    report = _report(layout, index, progress)
+    report = _report(layout, context.index, progress)
     if report:
         mirror.finish(report.parent, None)
     return report

@@ -24,7 +24,6 @@ from querying.base.errors import UserError
 from querying.base.files import check_folder, make_folder, write_text
 from querying.base.leftovers import writing_into
 from querying.dataset.shards import DataIndex
-from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
 from querying.settings import QuerySettings
 
@@ -101,10 +100,11 @@ def _selected(
     if published.exists() and before.query == config.query:
         regions = RegionGrid(index.height, index.width, config.query.region_size).num_regions
         return read_query(published.parent, regions)
+    from orchestrator.run.context import RunContext
     from orchestrator.run.stages import Stages
 
-    bought_on, grid = (RegionGrid(index.height, index.width, one.query.region_size) for one in (before, config))
-    stages = Stages(config, index, grid, layout, Ledger(layout.ledger), backend, progress, "query", bought_on)
+    context = RunContext(config=config, index=index, layout=layout, backend=backend, progress=progress, name="query")
+    stages = Stages(context, bought_on=RegionGrid(index.height, index.width, before.query.region_size))
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out) as scores:
         stages.score(cycle, Path(scores))
         return stages.select(cycle, Path(scores))

@@ -20,7 +20,6 @@ from orchestrator.run.preflight import check_data
 from querying.base.errors import UserError
 from querying.base.files import check_folder, make_folder, write_text, written
 from querying.base.leftovers import writing_into
-from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
 
 
@@ -48,11 +47,12 @@ def replay_command(
     from orchestrator.process.progress import shown
 
     with ExitStack() as held, handled(), shown() as progress, started(backend, address, progress) as ready:
+        from orchestrator.run.context import RunContext
         from orchestrator.run.stages import Stages
 
-        asked, grid = (RegionGrid(index.height, index.width, c.query.region_size) for c in (found.config, config))
         layout = found.layout
-        stages = Stages(config, index, grid, layout, Ledger(layout.ledger), ready, progress, "replay", asked)
+        context = RunContext(config=config, index=index, layout=layout, backend=ready, progress=progress, name="replay")
+        stages = Stages(context, bought_on=RegionGrid(index.height, index.width, found.config.query.region_size))
         make_folder(out)
         rows = []
         held.enter_context(writing_into(out, progress.say, scratch=True))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.recipes.catalogue import resolve
 from orchestrator.backends.open import check_backend, started
-from orchestrator.folder.layout import RunLayout, locked
-from orchestrator.folder.record import Mirror, Record
+from orchestrator.folder.layout import RunLayout
 from orchestrator.process.interrupt import handled
 from orchestrator.recipe.config import RunConfig
+from orchestrator.run.context import RunContext
 from orchestrator.run.preflight import (
     check_data,
     check_first_images,
@@ -19,16 +21,14 @@ from orchestrator.run.preflight import (
     with_local_list,
     with_local_weights,
 )
-from orchestrator.run.start import begin, settled
+from orchestrator.run.start import carry_out
 from orchestrator.run.weights_check import check_weights
-from orchestrator.tracking.mirror import mirrored
 from orchestrator.tracking.uri import chosen_uri
 from querying.base.errors import UserError
 from querying.dataset.shards import DataIndex
 
 if TYPE_CHECKING:
     from orchestrator.backends.backend import Backend
-    from orchestrator.process.progress import Progress
 
 
 def run_command(
@@ -60,9 +60,44 @@ def run_command(
     if few := few_images(index, config.data.evaluate_on):
         print(few, flush=True)
 
-    with locked(out), handled():
-        begin(config, index, layout, allow_drift=allow_drift)
-        _launch(config, index, layout, backend, address, uri, part)
+    from orchestrator.process.progress import shown
+
+    def conclude(context: RunContext, summary: dict[str, Any]) -> Path | None:
+        from benchmarks.commands.ending import conclude_run
+
+        return conclude_run(context, summary)
+
+    @contextmanager
+    def ready() -> Iterator[Backend]:
+        if not layout.decided:
+            from orchestrator.run.estimate import disk_line
+
+            progress.say(disk_line(config, index, layout.root))
+        with started(backend, address, progress) as opened:
+            yield opened
+
+    from benchmarks.formats.answers_in import reread
+
+    with handled():
+        with shown() as progress:
+            report = carry_out(
+                config,
+                index,
+                layout,
+                ready(),
+                progress,
+                uri=uri,
+                patience=0,
+                allow_drift=allow_drift,
+                part=part,
+                reread=reread,
+                conclude=conclude,
+            )
+        from benchmarks.report.printed import after_run
+        from benchmarks.report.terminal_tables import print_outcome
+
+        print_outcome(layout, uri, report)
+        after_run(layout.root)
 
 
 def generated(config: RunConfig, out: Path) -> Path:
@@ -75,42 +110,3 @@ def generated(config: RunConfig, out: Path) -> Path:
         print(f"generating toy scenes in {root} ...", flush=True)
         ingest("toy", None, root, size=None)
     return root
-
-
-def _launch(
-    config: RunConfig, index: DataIndex, layout: RunLayout, backend: str, address: str | None, uri: str, part: bool
-) -> None:
-    from orchestrator.process.progress import shown
-
-    with shown() as progress, started(backend, address, progress) as ready:
-        if not layout.decided:
-            from orchestrator.run.estimate import disk_line
-
-            progress.say(disk_line(config, index, layout.root))
-        mirror = settled(config, index, layout, ready, uri, progress)
-        with mirrored(mirror):
-            report = _run(config, index, layout, ready, mirror, progress, part)
-    from benchmarks.report.printed import after_run
-    from benchmarks.report.terminal_tables import print_outcome
-
-    print_outcome(layout, uri, report)
-    after_run(layout.root)
-
-
-def _run(
-    config: RunConfig,
-    index: DataIndex,
-    layout: RunLayout,
-    backend: Backend,
-    mirror: Mirror,
-    progress: Progress,
-    part: bool,
-) -> Path | None:
-    from benchmarks.formats.answers_in import reread
-    from orchestrator.run.loop import run
-
-    summary = run(config, index, layout, backend, Record(layout.metrics), mirror, progress, part=part, reread=reread)
-
-    from benchmarks.commands.ending import conclude_run
-
-    return conclude_run(layout, summary, index, mirror, progress)

@@ -19,9 +19,9 @@ import torch
 
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
-from orchestrator.folder.record import NoMirror, Record
 from orchestrator.process.progress import SilentProgress, clock
 from orchestrator.recipe.config import RunConfig, changed
+from orchestrator.run.context import RunContext
 from orchestrator.run.loop import run
 from querying.base.files import read_json
 from querying.dataset.shard_writer import ShardWriter
@@ -92,7 +92,7 @@ def measured(config: RunConfig, index: DataIndex) -> Rates:
         data = _made_up(index, small, Path(folder) / "data")
         layout, backend = RunLayout(Path(folder) / "run"), _Timed()
         layout.root.mkdir()
-        run(small, data, layout, backend, Record(layout.metrics), NoMirror(), SilentProgress())
+        run(RunContext(config=small, index=data, layout=layout, backend=backend, progress=SilentProgress()))
         rates = Rates()
         for cycle in range(small.cycles + 1):
             history = read_json(layout.checkpoint(cycle) / META)["history"]

@@ -3,140 +3,145 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.annotation.annotator import Annotator
 from orchestrator.annotation.human import annotator_of
-from orchestrator.annotation.rounds import Reread
-from orchestrator.backends.backend import Backend
-from orchestrator.folder.layout import RunLayout, discard, once, sweep
+from orchestrator.folder.layout import discard, once, sweep
 from orchestrator.folder.machines import Kinds
 from orchestrator.folder.manifest import digest, set_aside
 from orchestrator.folder.published import read_query, write_query
-from orchestrator.folder.record import Mirror, Record, epoch_rows, evaluation_key, live_rows
-from orchestrator.process.progress import Progress
-from orchestrator.recipe.config import RunConfig
+from orchestrator.folder.record import Record, epoch_rows, evaluation_key, live_rows
 from orchestrator.recipe.keys import deciding
+from orchestrator.run.context import RunContext
 from orchestrator.run.diagnosis import lost_classes, scoring_key, still_falling
 from orchestrator.run.first_labels import labelled_set
-from orchestrator.run.inputs import stage_inputs, unnoted_settings
+from orchestrator.run.inputs import STAGES, stage_inputs, unnoted_settings
 from orchestrator.run.next_stage import images_after
 from orchestrator.run.stages import Stages, whole_images
 from orchestrator.run.summary import cycle_row, flat_numbers, known_cycles, write_summary
 from querying.base.arrow_file import unaltered
-from querying.dataset.shards import DataIndex
 from querying.labels.ledger import Ledger
-from querying.labels.regions import RegionGrid
 from training.inference.interval import INTERVAL
 
 
-def run(
-    config: RunConfig,
-    index: DataIndex,
-    layout: RunLayout,
-    backend: Backend,
-    record: Record,
-    mirror: Mirror,
-    progress: Progress,
-    *,
-    name: str = "main",
-    later: int = 0,
-    part: bool = False,
-    reread: Reread | None = None,
-) -> dict[str, Any]:
+def run(context: RunContext, *, record: Record | None = None, later: int = 0) -> dict[str, Any]:
     """Cycle 0 trains the teacher; every further cycle scores and pseudo-labels the pool, asks, and trains a student.
 
-    Continues from whatever is already published in `layout`; returns the summary.  `later`: how many images other
-    trainings have still to see when this run is done.  `part`: where people answer, what they have not answered goes
-    back to the pool; `reread` reads what they have handed in once more.  WaitingForLabels where they must answer first.
+    Continues from whatever is already published in the layout; returns the summary.  `record` is where its rows go
+    beside those of the run that it is the reference of; `later`: how many images other trainings have still to see when
+    this run is done.  WaitingForLabels where people must answer first.
     """
+    config, layout, ledger, name = context.config, context.layout, context.ledger, context.name
     sweep(layout.root)
     for line in unnoted_settings(layout):
-        progress.say(line)
-
-    def live(cycle: int, inputs: str, history: Sequence[Mapping[str, Any]]) -> None:
-        """A training has finished another epoch: the metrics of all so far, and a key of what it is made from."""
-        if any([record.log(row) for row in live_rows(history, name, cycle, inputs)]):  # noqa: C419  (all are logged)
-            mirror.sync()
-
-    grid = RegionGrid(index.height, index.width, config.query.region_size)
-    ledger = Ledger(layout.ledger)
-    annotator = annotator_of(config, index, grid, layout, partial=part, say=progress.say, reread=reread)
-    stages = Stages(config, index, grid, layout, ledger, backend, progress, name, live=live,
+        context.progress.say(line)
+    annotator = annotator_of(
+        config, context.index, context.grid, layout, partial=context.part, say=context.progress.say,
+        reread=context.reread,
+    )  # fmt: skip
+    record = record or Record(layout.metrics)
+    stages = Stages(context, live=partial(_live, context, record),
                     later=lambda cycle: later + images_after(config, layout, cycle))  # fmt: skip
-    inputs, kinds = partial(stage_inputs, layout, ledger), Kinds()
+    publish = partial(_publish, context, Kinds())
+    rows, known = list[dict[str, Any]](), known_cycles(layout)
 
-    def publish(folder: Path, make: Callable[[Path], None], stage: str, cycle: int) -> Path:
-        settings = deciding(config, cycle)
-        made = once(folder, make, inputs=inputs(stage, cycle), settings=settings, say=progress.say)
-        for line in kinds.look(made):
-            progress.say(line)
-        return made
-
-    rows: list[dict[str, Any]] = []
-    known = known_cycles(layout)
-
-    def supervised_miou() -> float | None:
-        if not config.reference:
-            return None
-        whole = config.as_reference()
-        alone = config.model_copy(update={"reference": False})
-        after = images_after(alone, layout, -1) if config.stop_at else 0  # then the reference comes first
-        reference = run(
-            whole, index, layout.reference, backend, record, mirror, progress, name="reference", later=after
-        )
-        miou: float = reference["cycles"][-1]["miou"]
-        return miou
-
-    def first_labels() -> Iterator[pa.RecordBatch]:
-        progress.stage(f"{name}: label the first images")
-        return annotator.annotate(0, whole_images(first["ids"], grid.num_regions if grid.size > 1 else None))
-
-    supervised = supervised_miou() if config.stop_at else None
-    bought = ledger.images(0) if ledger.has(0) and not ledger.problems(0) else None
-    first = labelled_set(config, annotator, index.num_images("train"), layout.labelled_set, bought)
-    buy(ledger, 0, first_labels, progress.say)
+    supervised = _supervised_miou(context, record) if config.stop_at else None
+    _buy_first_labels(context, annotator)
     for cycle in range(config.cycles + 1):
         last = cycle == config.cycles or stages.spent_up(cycle)
-        checkpoint = publish(layout.checkpoint(cycle), partial(stages.train, cycle, last), "train", cycle)
+        checkpoint = publish("train", cycle, partial(stages.train, cycle, last))
         discard(layout.work(cycle))
         record.settle(epoch_rows(checkpoint, name, cycle))
 
-        publish(layout.evaluation(cycle), partial(stages.evaluate, cycle), "evaluate", cycle)
-        rows.append(cycle_row(layout, ledger, index, cycle, scored=False))
+        evaluation = publish("evaluate", cycle, partial(stages.evaluate, cycle))
+        rows.append(cycle_row(layout, ledger, context.index, cycle, scored=False))
         if len(rows) > known:  # a summary that says more is not replaced by one that says less
             write_summary(layout, config, rows, supervised, finished=False)
         # After the summary: `s4al verify` misses one that has not what the record has.
-        record.log({**evaluation_key(layout.evaluation(cycle), name, cycle), **flat_numbers(rows[-1])})
-        mirror.sync()
-        progress.say(_headline(name, rows[-1]))
+        record.log({**evaluation_key(evaluation, name, cycle), **flat_numbers(rows[-1])})
+        context.mirror.sync()
+        context.progress.say(_headline(name, rows[-1]))
         for line in still_falling(rows[-1]):
-            progress.say(f"{name} cycle {cycle}: {line}")
+            context.progress.say(f"{name} cycle {cycle}: {line}")
 
         if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):
             break
-        publish(layout.scores(cycle), partial(stages.score, cycle), "score", cycle)
+        scores = publish("score", cycle, partial(stages.score, cycle))
         select = annotator.asked(cycle) or partial(write_query, partial(stages.select, cycle))
-        query = publish(layout.query(cycle), select, "select", cycle)
-        rows[-1] = cycle_row(layout, ledger, index, cycle, scored=True)
-        if counted := rows[-1].get("pseudo_labels"):
-            numbers = flat_numbers({"pseudo_labels": counted})
-            record.log({**scoring_key(layout.scores(cycle), name, cycle), **numbers})
-            mirror.sync()
-        for line in lost_classes(rows[-1]):
-            progress.say(f"warning: {name} cycle {cycle}: {line}")
-        wanted = read_query(query, grid.num_regions)
+        query = publish("select", cycle, select)
+        rows[-1] = cycle_row(layout, ledger, context.index, cycle, scored=True)
+        _tell_of_pool(context, record, scores, rows[-1])
+        wanted = read_query(query, context.grid.num_regions)
         if not wanted.num_rows and config.query.asked:
-            progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")
+            context.progress.say(f"{name}: nothing left to ask (the pool or the budget is exhausted)")
             break
         annotator.ask(cycle, query)
         answers = partial(annotator.annotate, cycle + 1, wanted)
-        buy(ledger, cycle + 1, answers, progress.say, digest(query, "*.parquet"))
+        buy(ledger, cycle + 1, answers, context.progress.say, digest(query, "*.parquet"))
 
-    return write_summary(layout, config, rows, supervised or supervised_miou(), finished=True)
+    return write_summary(layout, config, rows, supervised or _supervised_miou(context, record), finished=True)
+
+
+def _publish(context: RunContext, kinds: Kinds, stage: str, cycle: int, make: Callable[[Path], None]) -> Path:
+    """The folder of a stage, made where it is not there or not what the recipe and the labels ask for."""
+    made = once(
+        context.layout.cycle(cycle) / STAGES[stage],
+        make,
+        inputs=stage_inputs(context.layout, context.ledger, stage, cycle),
+        settings=deciding(context.config, cycle),
+        say=context.progress.say,
+    )
+    for line in kinds.look(made):
+        context.progress.say(line)
+    return made
+
+
+def _live(context: RunContext, record: Record, cycle: int, inputs: str, history: Sequence[Mapping[str, Any]]) -> None:
+    """A training has finished another epoch: the metrics of all so far, and a key of what it is made from."""
+    if any([record.log(row) for row in live_rows(history, context.name, cycle, inputs)]):  # noqa: C419  (all are logged)
+        context.mirror.sync()
+
+
+def _tell_of_pool(context: RunContext, record: Record, scores: Path, row: dict[str, Any]) -> None:
+    """What the pseudo-labels keep of each class: record it, and warn of classes that vanish."""
+    name, cycle = context.name, row["cycle"]
+    if counted := row.get("pseudo_labels"):
+        record.log({**scoring_key(scores, name, cycle), **flat_numbers({"pseudo_labels": counted})})
+        context.mirror.sync()
+    for line in lost_classes(row):
+        context.progress.say(f"warning: {name} cycle {cycle}: {line}")
+
+
+def _supervised_miou(context: RunContext, record: Record) -> float | None:
+    """Of the run that trains on all labels, where it is asked for."""
+    config, layout = context.config, context.layout
+    if not config.reference:
+        return None
+    alone = config.model_copy(update={"reference": False})
+    after = images_after(alone, layout, -1) if config.stop_at else 0  # then the reference comes first
+    whole = replace(
+        context, config=config.as_reference(), layout=layout.reference, name="reference", part=False, reread=None
+    )
+    miou: float = run(whole, record=record, later=after)["cycles"][-1]["miou"]
+    return miou
+
+
+def _buy_first_labels(context: RunContext, annotator: Annotator) -> None:
+    config, layout, ledger, grid = context.config, context.layout, context.ledger, context.grid
+    bought = ledger.images(0) if ledger.has(0) and not ledger.problems(0) else None
+    first = labelled_set(config, annotator, context.index.num_images("train"), layout.labelled_set, bought)
+
+    def answers() -> Iterator[pa.RecordBatch]:
+        context.progress.stage(f"{context.name}: label the first images")
+        return annotator.annotate(0, whole_images(first["ids"], grid.num_regions if grid.size > 1 else None))
+
+    buy(ledger, 0, answers, context.progress.say)
 
 
 def buy(

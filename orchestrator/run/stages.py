@@ -10,23 +10,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.backends.backend import Backend
-from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.manifest import inputs_key, noted
 from orchestrator.process.interrupt import deferred
 from orchestrator.process.out_of_memory import memory_for
-from orchestrator.process.progress import Progress
-from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.keys import deciding
 from orchestrator.run import next_stage
+from orchestrator.run.context import RunContext
 from orchestrator.run.diagnosis import count_pool
 from orchestrator.run.inputs import stage_inputs
 from orchestrator.run.summary import BEST_COUNTS, COUNTS, IMAGES
 from orchestrator.run.training_watch import followed
 from querying.base.files import sealed, sha256, write_json, write_text
 from querying.dataset.schemas import QUERY
-from querying.dataset.shards import DataIndex, image_ids
-from querying.labels.ledger import Ledger
+from querying.dataset.shards import image_ids
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import WHOLE, RegionGrid
 from querying.labels.reliability import reliable_images, write_reliability
@@ -48,27 +44,22 @@ from training.settings.traits import traits_of
 class Stages:
     def __init__(
         self,
-        config: RunConfig,
-        index: DataIndex,
-        grid: RegionGrid,
-        layout: RunLayout,
-        ledger: Ledger,
-        backend: Backend,
-        progress: Progress,
-        name: str,
+        context: RunContext,
+        *,
         bought_on: RegionGrid | None = None,
         live: Callable[[int, str, Sequence[dict[str, Any]]], None] = lambda cycle, inputs, history: None,
         later: Callable[[int], int] = lambda cycle: 0,
     ) -> None:
-        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one; `live`: see `loop.run`; `later`: how
-        many images trainings after a cycle's have still to see."""
+        """`bought_on`: the ledger's grid, where `s4al replay` asks on another one; `live` gets the cycle, a key of what
+        a training is made from, and the metrics of all its epochs so far; `later`: how many images trainings after a
+        cycle's have still to see."""
         self.live, self.later = live, later
-        self.config, self.index, self.grid = config, index, grid
-        self.layout, self.ledger = layout, ledger
-        self.backend, self.progress, self.name = backend, progress, name
-        self.bought_on = bought_on or grid
-        self.data_sha256 = index.digest
-        self.backbone_sha256 = sha256(layout.backbone) if layout.backbone.exists() else None
+        self.config, self.index, self.grid = context.config, context.index, context.grid
+        self.layout, self.ledger = context.layout, context.ledger
+        self.backend, self.progress, self.name = context.backend, context.progress, context.name
+        self.bought_on = bought_on or self.grid
+        self.data_sha256 = self.index.digest
+        self.backbone_sha256 = sha256(self.layout.backbone) if self.layout.backbone.exists() else None
 
     @property
     def device(self) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.folder.layout import RunLayout
+from orchestrator.folder.layout import RunLayout, locked
 from orchestrator.folder.manifest import set_aside
 from orchestrator.folder.recipe_file import read_recipe, restore_recipe, write_recipe
 from orchestrator.folder.record import Mirror, NoMirror
 from orchestrator.folder.shapes import read_summary
+from orchestrator.process.interrupt import GRACE_S
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.keys import MACHINE_KEYS, changed_keys
 from orchestrator.recipe.provenance import (
@@ -19,9 +22,10 @@ from orchestrator.recipe.provenance import (
     latest_environment,
     provenance as _provenance,
 )
+from orchestrator.run.context import RunContext
 from orchestrator.run.next_stage import next_stage
 from orchestrator.run.preflight import check_same_run
-from orchestrator.tracking.mirror import MlflowMirror
+from orchestrator.tracking.mirror import MlflowMirror, mirrored
 from orchestrator.tracking.store import Group
 from querying.base.errors import DamagedError
 from querying.base.files import sha256
@@ -29,6 +33,7 @@ from querying.dataset.shards import DataIndex
 from querying.labels.ledger import Ledger
 
 if TYPE_CHECKING:
+    from orchestrator.annotation.rounds import Reread
     from orchestrator.backends.backend import Backend
     from orchestrator.process.progress import Progress
 
@@ -85,21 +90,55 @@ def _finished(layout: RunLayout) -> bool:
         return False
 
 
-def begin(config: RunConfig, index: DataIndex, layout: RunLayout, *, allow_drift: bool = False) -> None:
-    """First weights of a new run; recipe and weights of one that is there already are checked.  Needs the lock."""
-    check_same_run(config, index, layout, allow_drift=allow_drift)  # again, now that no other process can change it
-    restore_recipe(layout.recipe)
-    _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
+def carry_out(
+    config: RunConfig,
+    index: DataIndex,
+    layout: RunLayout,
+    backend: AbstractContextManager[Backend],
+    progress: Progress,
+    *,
+    uri: str,
+    group: Group | None = None,
+    patience: float = GRACE_S + 5,
+    allow_drift: bool = False,
+    part: bool = False,
+    reread: Reread | None = None,
+    conclude: Callable[[RunContext, dict[str, Any]], Path | None] | None = None,
+) -> Path | None:
+    """Begin the run, or go on with it, under its lock; the back end is started when the run may begin.
+
+    `part` and `reread`: see `RunContext`.  `patience`: one of the same command that was killed may still be saving.
+    `conclude` makes what comes after the cycles, closes the mirror, and its result is returned; without it the mirror is
+    closed.
+    """
+    with locked(layout.root, patience):
+        check_same_run(config, index, layout, allow_drift=allow_drift)  # again, now that nobody else can change it
+        restore_recipe(layout.recipe)
+        _prepare_backbone(config, layout)  # before the recipe, so that wrong weights leave no run behind
+        with backend as ready:
+            mirror = _settled(config, index, layout, ready, progress, uri, group)
+            context = RunContext(
+                config=config, index=index, layout=layout, backend=ready, progress=progress, mirror=mirror, part=part,
+                reread=reread,
+            )  # fmt: skip
+            from orchestrator.run.loop import run  # loads torch
+
+            with mirrored(mirror):
+                summary = run(context)
+                if conclude:
+                    return conclude(context, summary)
+                mirror.finish(None, None)
+                return None
 
 
-def settled(
+def _settled(
     config: RunConfig,
     index: DataIndex,
     layout: RunLayout,
     backend: Backend,
-    uri: str,
     progress: Progress,
-    group: Group | None = None,
+    uri: str,
+    group: Group | None,
 ) -> Mirror:
     """Write the recipe, or note what has changed since it was written; what mirrors the run then."""
     now = _provenance(index, layout.backbone, backend.device, (config.query.acquisition, config.train.method))

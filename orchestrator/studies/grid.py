@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.folder.layout import RunLayout, locked
-from orchestrator.folder.record import Record
+from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.shapes import read_summary
-from orchestrator.process.interrupt import GRACE_S
 from orchestrator.recipe.config import RunConfig
 from orchestrator.run.protocol import protocol
-from orchestrator.run.start import begin, settled
+from orchestrator.run.start import carry_out
 from orchestrator.studies.cells import cell, parse_share
 from orchestrator.studies.processes import Task
-from orchestrator.tracking.mirror import mirrored
 from orchestrator.tracking.store import Group
 from querying.base.errors import DamagedError, UserError
 from querying.dataset.shards import DataIndex
@@ -83,16 +81,8 @@ def task_of(one: Cell, recipe: Sequence[str], options: Sequence[object]) -> Task
 def run_cell(
     one: Cell, index: DataIndex, base: RunConfig, out: Path, uri: str, backend: Backend, progress: Progress
 ) -> None:
-    from orchestrator.run.loop import run
-
-    root = one.layout.root
-    # A cell of a grid that was killed may still be saving what it has.
-    with locked(root, patience=GRACE_S + 5):
-        begin(one.config, index, one.layout)
-        mirror = settled(one.config, index, one.layout, backend, uri, progress, group_of_cell(one, base, out))
-        with mirrored(mirror):
-            run(one.config, index, one.layout, backend, Record(one.layout.metrics), mirror, progress, name="main")
-            mirror.finish(None, None)
+    group = group_of_cell(one, base, out)
+    carry_out(one.config, index, one.layout, nullcontext(backend), progress, uri=uri, group=group)
 
 
 def group_of_cell(one: Cell, base: RunConfig, out: Path) -> Group:

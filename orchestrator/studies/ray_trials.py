@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
-import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -30,15 +28,13 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from orchestrator.backends.ray_environment import environment_of, kept
-from orchestrator.process.child import child_command
-from orchestrator.process.children import Child, end
-from orchestrator.process.interrupt import GRACE_S, PARENT
-from orchestrator.process.service_watch import FROZEN_S
+from orchestrator.process.children import Child, end_all, how, last_line
+from orchestrator.process.interrupt import GRACE_S
 from orchestrator.recipe.config import build
 from orchestrator.run.outcome import curve, outcome
 from querying.base.errors import InfrastructureError, Interrupted, UserError
 from querying.base.files import make_folder
-from querying.base.redaction import cause, shortened
+from querying.base.redaction import cause
 
 PASSED_ON = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 class_cache.ENV_VARS_TO_PROPAGATE -= set(PASSED_ON)  # Tune would put them into the arguments of each trial's actor
@@ -90,20 +86,13 @@ class _Run(tune.Trainable):
         self.stop_file: Path = config["stop"]
         self.config_of_run = build(self.trial.recipe)
         self.said = 0
-        make_folder(self.trial.log.parent)
         folder = self.trial.folder if self.trial.folder.is_dir() else None  # on another machine
-        with self.trial.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                child_command(self.trial.command),
-                stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                cwd=folder, start_new_session=True,
-                env={**os.environ, **environment_of(config["environment"]), PARENT: str(os.getpid())},
-            )  # fmt: skip
-        self.child = Child(self.process)
+        environment = environment_of(config["environment"])
+        self.child = Child(self.trial.command, self.trial.log, environment, folder=folder, append=True)
 
     def step(self) -> dict[str, Any]:
         while True:
-            status = self.process.poll()  # before the rows: what is there at the end is all there will be
+            status = self.child.status(POLL_S)  # before the rows: what is there at the end is all there will be
             rows = curve(self.trial.root, self.config_of_run)
             if len(rows) > self.said:
                 self.said += 1
@@ -113,32 +102,20 @@ class _Run(tune.Trainable):
             if self.stop_file.exists():
                 self.cleanup()
                 return {"done": True, END: "stopped"}
-            if self.child.frozen(POLL_S):
-                self.child.kill()
-                raise RuntimeError(f"stopped (SIGSTOP) for {FROZEN_S:.0f} s and ended")
             time.sleep(POLL_S)
 
     def _end(self, status: int) -> dict[str, Any]:
         if not status and outcome(self.trial.root) is not None:
             return {"done": True, END: "finished"}
-        error = f"{_how(status)}: {_last_line(self.trial.log)}"
+        error = f"{how(status)}: {last_line(self.trial.log)}"
         if status == UserError.exit_status:  # another attempt would end in the same way
             return {"done": True, END: "failed", "error": error}
         raise RuntimeError(error)
 
     def cleanup(self) -> None:
-        """End the process as Ctrl-C would: it saves and leaves."""
-        if self.process.poll() is None:
-            end(self.process)
-
-
-def _how(status: int) -> str:
-    return f"status {status}" if status >= 0 else signal.Signals(-status).name
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return shortened(lines[-1], 300) if lines else f"it said nothing in {log}"
+        """End the process, unless it has ended by itself."""
+        if self.child.process.poll() is None:
+            end_all([self.child.process])
 
 
 class _Next(Searcher):
@@ -178,7 +155,7 @@ class _Told(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         one: Trial = trial.config["trial"]
-        self.trials.ended(one.number, "failed", f"after {trial.num_failures} attempts: {_last_line(one.log)}")
+        self.trials.ended(one.number, "failed", f"after {trial.num_failures} attempts: {last_line(one.log)}")
 
 
 def scheduler_of(name: str, mode: str, steps: int, known: Sequence[Sequence[Mapping[str, float]]]) -> TrialScheduler:

@@ -54,8 +54,8 @@ def child(data: str, root: str, cycles: int, samples: str) -> None:
     torch.set_num_threads(1)
     from orchestrator.backends.local_backend import LocalBackend
     from orchestrator.folder.layout import RunLayout
-    from orchestrator.folder.record import Record
     from orchestrator.process.progress import SilentProgress
+    from orchestrator.run.context import RunContext
     from orchestrator.run.loop import run
     from querying.dataset.shards import DataIndex
     from tests.small import small_config
@@ -66,8 +66,16 @@ def child(data: str, root: str, cycles: int, samples: str) -> None:
     )  # fmt: skip
     layout = RunLayout(Path(root))
     layout.root.mkdir(parents=True, exist_ok=True)
-    record, mirror = Record(layout.metrics), Sampler(Path(samples))
-    run(config, DataIndex.load(Path(data)), layout, LocalBackend(), record, mirror, SilentProgress())
+    run(
+        RunContext(
+            config=config,
+            index=DataIndex.load(Path(data)),
+            layout=layout,
+            backend=LocalBackend(),
+            progress=SilentProgress(),
+            mirror=Sampler(Path(samples)),
+        )
+    )
 
 
 class Soak:

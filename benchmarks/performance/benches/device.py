@@ -20,9 +20,9 @@ from benchmarks.performance.result import Result, found
 from benchmarks.recipes.catalogue import find
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
-from orchestrator.folder.record import NoMirror, Record
 from orchestrator.process.progress import SilentProgress
 from orchestrator.recipe.config import RunConfig, override
+from orchestrator.run.context import RunContext
 from orchestrator.run.loop import run
 from querying.base.files import read_json
 from querying.dataset.shards import DataIndex
@@ -82,9 +82,9 @@ def _training(
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()  # the memory of this form, not of those before it
-    record = Record(root / "metrics.jsonl")
-    run(config, index, RunLayout(root), LocalBackend(), record, NoMirror(), SilentProgress())
-    epoch = read_json(RunLayout(root).checkpoint(1) / "meta.json")["history"][-1]
+    layout = RunLayout(root)
+    run(RunContext(config=config, index=index, layout=layout, backend=LocalBackend(), progress=SilentProgress()))
+    epoch = read_json(layout.checkpoint(1) / "meta.json")["history"][-1]
     rate = epoch["train/images_per_second"]
     return found(
         f"device_training_{name}",

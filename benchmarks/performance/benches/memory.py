@@ -114,6 +114,7 @@ def drive(root: Path) -> None:
     from orchestrator.backends.local_backend import LocalBackend
     from orchestrator.folder.layout import RunLayout
     from orchestrator.process.progress import SilentProgress
+    from orchestrator.run.context import RunContext
     from orchestrator.run.stages import Stages, whole_images
     from querying.dataset.shards import DataIndex
     from querying.labels.ledger import Ledger
@@ -122,7 +123,9 @@ def drive(root: Path) -> None:
 
     index, layout = DataIndex.load(root), RunLayout(root / "run")
     grid, ledger = RegionGrid(index.height, index.width, REGION), Ledger(layout.ledger)
-    stages = Stages(_config(), index, grid, layout, ledger, LocalBackend(), SilentProgress(), "main")
+    stages = Stages(
+        RunContext(config=_config(), index=index, layout=layout, backend=LocalBackend(), progress=SilentProgress())
+    )
     oracle = SimulatedOracle(index, grid)
     everything = oracle.answerable()
     first = _first(everything)

@@ -31,6 +31,7 @@ from orchestrator.folder.layout import RunLayout, once
 from orchestrator.folder.published import write_query
 from orchestrator.process.progress import SilentProgress
 from orchestrator.recipe.config import RunConfig
+from orchestrator.run.context import RunContext
 from orchestrator.run.stages import Stages, whole_images
 from querying.base.files import write_json
 from querying.dataset.index import DataIndex
@@ -179,8 +180,8 @@ PARTS = {"score": _score, "buy": _buy, "report": _report}
 
 
 def _stages(index: DataIndex, layout: RunLayout) -> Stages:
-    ledger, backend = Ledger(layout.ledger), _CheapNetwork()
-    return Stages(_config(), index, _grid(index), layout, ledger, backend, SilentProgress(), "main")
+    backend, progress = _CheapNetwork(), SilentProgress()
+    return Stages(RunContext(config=_config(), index=index, layout=layout, backend=backend, progress=progress))
 
 
 class _CheapNetwork(LocalBackend):

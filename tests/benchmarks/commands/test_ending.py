@@ -7,10 +7,13 @@ import pytest
 import benchmarks.deploy.onnx_file
 import benchmarks.report.page
 from benchmarks.commands.ending import conclude_run
+from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
 from orchestrator.process.progress import SilentProgress
+from orchestrator.run.context import RunContext
 from querying.base.errors import DamagedError, InfrastructureError, Interrupted
 from querying.base.files import read_json
+from tests.small import small_config
 
 
 class Mirror:
@@ -40,7 +43,9 @@ def conclude(finished, toy_data, tmp_path, monkeypatch):
 
     def conclude():
         mirror, progress = Mirror(), Progress()
-        page = conclude_run(RunLayout(run), read_json(run / "summary.json"), toy_data, mirror, progress)
+        context = RunContext(config=small_config(), index=toy_data, layout=RunLayout(run), backend=LocalBackend(),
+                             progress=progress, mirror=mirror)  # fmt: skip
+        page = conclude_run(context, read_json(run / "summary.json"))
         assert page == (run / "report/report.html" if ("report", None) in mirror.finished else None)
         return mirror.finished, progress.said, run
 

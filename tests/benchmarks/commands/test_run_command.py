@@ -125,7 +125,7 @@ def test_a_run_whose_labelled_set_and_list_are_lost_goes_on_from_its_ledger(toy_
     layout.labelled_set.unlink()
     names.unlink() if how == "gone" else names.write_text("no_such_image\n")
     launched = []
-    monkeypatch.setattr("benchmarks.commands.run._launch", lambda *args: launched.append(args))
+    monkeypatch.setattr("benchmarks.commands.run.carry_out", lambda *args, **more: launched.append(args))
     run_command(str(tmp_path / "recipe.yaml"), [], toy_data.root, layout.root, "local", None, "none")
     assert launched
     small_run(toy_data.root, layout.root, *words)

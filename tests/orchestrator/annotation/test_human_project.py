@@ -11,8 +11,8 @@ from orchestrator.annotation.rounds import current_round
 from orchestrator.audit.files import audit_run
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
-from orchestrator.folder.record import NoMirror, Record
 from orchestrator.process.progress import SilentProgress
+from orchestrator.run.context import RunContext
 from orchestrator.run.loop import run as loop
 from querying.base.errors import DamagedError, UserError, WaitingForLabels
 from querying.dataset.index import DataIndex
@@ -186,8 +186,8 @@ def never(*args, **kwargs):
 
 
 def again_with(keys, data, run, reread=None, part=False):
-    return loop(small_config(*keys), DataIndex.load(data), RunLayout(run), LocalBackend(),
-                Record(run / "metrics.jsonl"), NoMirror(), SilentProgress(), part=part, reread=reread)  # fmt: skip
+    return loop(RunContext(config=small_config(*keys), index=DataIndex.load(data), layout=RunLayout(run),
+                           backend=LocalBackend(), progress=SilentProgress(), part=part, reread=reread))  # fmt: skip
 
 
 def test_a_round_is_found_from_the_folder_alone(waiting, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.process.children import Child
+from orchestrator.process.children import FROZEN, Child, how
 from orchestrator.process.service_watch import FROZEN_S
 from orchestrator.tracking import uri as tracking_uri
 from querying.base.errors import InfrastructureError
@@ -122,19 +122,20 @@ def test_a_lock_that_is_held_for_ever_is_not_waited_for(tmp_path, monkeypatch):
         pass
 
 
-def test_a_child_that_is_stopped_is_noticed_and_one_that_waits_is_not():
-    with subprocess.Popen(["sleep", "60"]) as process:
-        child = Child(process)
-        assert not child.frozen(FROZEN_S + 1)
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        assert not child.frozen(FROZEN_S)
-        process.send_signal(signal.SIGCONT)
-        os.waitid(os.P_PID, process.pid, os.WCONTINUED)
-        assert not child.frozen(FROZEN_S)  # it counts from the beginning again
-        process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        assert not child.frozen(FROZEN_S)
-        assert child.frozen(1)
-        child.kill()
-        assert process.returncode == -signal.SIGKILL
+def test_a_child_that_is_stopped_is_noticed_and_one_that_waits_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestrator.process.children.child_command", list)
+    child = Child(["sleep", "60"], tmp_path / "log", {})
+    process = child.process
+    assert child.status(FROZEN_S + 1) is None
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    assert child.status(FROZEN_S) is None
+    process.send_signal(signal.SIGCONT)
+    os.waitid(os.P_PID, process.pid, os.WCONTINUED)
+    assert child.status(FROZEN_S) is None  # it counts from the beginning again
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+    assert child.status(FROZEN_S) is None
+    assert child.status(1) == FROZEN
+    assert how(FROZEN) == f"stopped (SIGSTOP) for {FROZEN_S:.0f} s and ended"
+    assert process.returncode == -signal.SIGKILL

@@ -15,6 +15,7 @@ from benchmarks.datasets.ingest import ingest
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
 from orchestrator.process.progress import SilentProgress
+from orchestrator.run.context import RunContext
 from orchestrator.run.stages import Stages, whole_images
 from querying.base.arrow_file import scored_file
 from querying.dataset.label_values import IGNORE
@@ -77,7 +78,10 @@ def start(data, root, *words):
     ledger, oracle = Ledger(root / "ledger"), SimulatedOracle(data, grid)
     first = oracle.answerable()[4:5]
     ledger.append(0, oracle.annotate(0, whole_images(first, grid.num_regions if grid.size > 1 else None)))
-    return Stages(config, data, grid, RunLayout(root), ledger, LocalBackend(), SilentProgress(), "test"), oracle
+    context = RunContext(
+        config=config, index=data, layout=RunLayout(root), backend=LocalBackend(), progress=SilentProgress()
+    )
+    return Stages(context), oracle
 
 
 def ask(stages, cycle):

@@ -180,7 +180,7 @@ def test_a_trial_that_fails_is_tried_again_but_not_for_a_users_mistake(local_ray
     assert told.how[0][0] == told.how[1][0] == "failed"
     assert told.how[0][1].startswith("after 2 attempts: ")
     assert (tmp_path / "0.log").read_text().count("name: toy_splits") == 2
-    assert "status 2: s4al: unknown recipe 'toy_split': did you mean 'toy_splits'" in told.how[1][1]
+    assert "status 2: unknown recipe 'toy_split': did you mean 'toy_splits'" in told.how[1][1]
     assert (tmp_path / "1.log").read_text().count("unknown recipe") == 1
 
 
