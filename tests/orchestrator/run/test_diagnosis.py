@@ -12,8 +12,9 @@ from orchestrator.audit.files import audit_run
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.manifest import seal
-from orchestrator.folder.record import NoMirror, Record, latest
+from orchestrator.folder.record import latest
 from orchestrator.process.progress import SilentProgress
+from orchestrator.run.context import RunContext
 from orchestrator.run.diagnosis import POOL_COUNTS, learning_row
 from orchestrator.run.inputs import stage_inputs
 from orchestrator.run.loop import run as run_experiment
@@ -37,11 +38,11 @@ class Heard(SilentProgress):
 
 def heard_run(index, root, *overrides):
     root.mkdir()
-    heard, record = Heard(), Record(root / "metrics.jsonl")
-    summary = run_experiment(
-        small_config(*overrides), index, RunLayout(root), LocalBackend(), record, NoMirror(), heard
+    heard = Heard()
+    context = RunContext(
+        config=small_config(*overrides), index=index, layout=RunLayout(root), backend=LocalBackend(), progress=heard
     )
-    return summary, heard.lines
+    return run_experiment(context), heard.lines
 
 
 @pytest.fixture(scope="module")
