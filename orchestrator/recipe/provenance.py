@@ -26,7 +26,7 @@ SEED_KEYS = ("seed", "initial.list", "reference", "train.validate_epochs", "eval
 
 def provenance(index: DataIndex, backbone: Path, device: str = "unknown", named: Sequence[str] = ()) -> dict[str, Any]:
     """What decides a run beside its recipe; `own_code` is what is made by the user, of all that its recipe has `named`
-    (acquisition, method)."""
+    (acquisition, method, encoder)."""
     own = [read_source(name) for name in named if ":" in name]
     return {
         "schema": 1,

@@ -122,7 +122,7 @@ def seconds(config: RunConfig, index: DataIndex, rates: Rates) -> dict[str, floa
 def bytes_kept(config: RunConfig, index: DataIndex) -> int:
     """On the disk when the run is done, and while its last training goes on: networks, and for each query the scores
     and pseudo-labels of the pool; a pseudo-label is taken to be as large as a mask."""
-    with torch.random.fork_rng([]), torch.device("meta"):
+    with torch.random.fork_rng([]), torch.device("cpu" if config.model.own_encoder else "meta"):
         model = build_model(config.model, index.num_classes, embedding=config.reco.weight > 0)
     network = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     pool = sum(shard.rows for shard in index.shards("train"))

@@ -72,6 +72,10 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
         from training.methods.registry import method_class  # loads torch
 
         method_class(config.train.method)
+    if config.model.own_encoder:
+        from training.network.own_encoder import try_encoder  # loads torch
+
+        try_encoder(config.model)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     if config.query.leaves_border_out and config.cycles and config.query.asked and grid.border().all():
         yield (
@@ -163,6 +167,8 @@ def with_local_weights(config: RunConfig) -> RunConfig:
     if weights in ("none", "imagenet"):
         return config
     path = user_path("model.weights", weights).resolve()
+    if path.is_dir() and config.model.own_encoder:
+        raise UserError(f"model.weights={weights}: is a folder; model.backbone={config.model.backbone} needs a file")
     if path.is_dir():
         found = sorted(path.glob(f"{config.model.backbone}*.safetensors"))
         if not found:

@@ -118,7 +118,7 @@ class Stages:
     def _count(self, cycle: int, model: Path, out: Path) -> None:
         make = partial(
             ShardEvaluator,
-            partial(Predictor, model, self.device),
+            partial(Predictor, model, self.device, modules=Path.cwd()),
             self.index.num_classes,
             self.config.query.batch_size,
             self.config.query.threads,
@@ -139,10 +139,10 @@ class Stages:
 
     def score(self, cycle: int, out: Path) -> None:
         """Write `regions-*.arrow` and `pseudo-*.arrow` for every shard of the train split."""
-        query = self.config.query
+        query, checkpoint = self.config.query, self.layout.checkpoint(cycle).resolve()
         make = partial(
             ShardScorer,
-            partial(Predictor, self.layout.checkpoint(cycle).resolve(), self.device, precision=query.precision),
+            partial(Predictor, checkpoint, self.device, precision=query.precision, modules=Path.cwd()),
             self.grid,
             out.resolve(),
             query,
@@ -205,7 +205,9 @@ class Stages:
     def _rank(self, out: Path) -> None:
         """Write `reliability.json` over the whole pool (ST++)."""
         checkpoint, query = self.layout.checkpoint(0).resolve(), self.config.query
-        make = partial(ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads, self.device)
+        make = partial(
+            ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads, self.device, Path.cwd()
+        )
         self.progress.stage(f"{self.name} cycle 0: rank the pool by reliability")
         found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0), out) for pair in pairs]
         write_reliability(out, found, self.config.methods.st_plus_plus.reliable)

@@ -141,7 +141,9 @@ def _settled(
     group: Group | None,
 ) -> Mirror:
     """Write the recipe, or note what has changed since it was written; what mirrors the run then."""
-    now = _provenance(index, layout.backbone, backend.device, (config.query.acquisition, config.train.method))
+    now = _provenance(
+        index, layout.backbone, backend.device, (config.query.acquisition, config.train.method, config.model.backbone)
+    )
     for change in settle(layout, config, now):
         progress.say(f"{change}: what follows is not bit for bit what an undisturbed run gives; noted in recipe.yaml")
     if uri == "none":

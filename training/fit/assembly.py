@@ -71,7 +71,7 @@ def new_networks(job: TrainJob, num_classes: int, device: torch.device) -> NewNe
         number = next(made)
         entropy = [job.seed, job.cycle, *([0, 0, number] if number else [])]  # a step's seed has four numbers
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))
-        model = build_model(job.model, num_classes, embedding=embedding)
+        model = build_model(job.model, num_classes, embedding=embedding, modules=job.modules)
         if job.backbone:
             load_backbone(model, job.backbone)
         if job.train.sync_bn and device.type == "cuda":

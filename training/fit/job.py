@@ -42,7 +42,7 @@ class TrainJob:
     backbone_sha256: str | None = None
     """Of the weight file, likewise."""
     modules: Path = field(default_factory=Path.cwd)
-    """Where the user's own method may lie, besides PYTHONPATH: where the job was made, not where a worker is."""
+    """Where the user's own code may lie, besides PYTHONPATH: where the job was made, not where a worker is."""
     out: Path
     """Receives `model.safetensors` and `meta.json`; early networks in `step-<number>/`, the best in `best_on_val/`."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from querying.base.arrow_file import unaltered
 from querying.base.errors import InfrastructureError, Interrupted, UserError
 from querying.base.files import make_folder
+from querying.base.own_code import read_source
 from training.batches.augment_gpu import with_looks
 from training.batches.batch import Batch
 from training.batches.training_data import prefetched
@@ -199,6 +200,7 @@ class Training:
             "labelled_images": len(self.data.labelled),
             "pool_images": len(self.data.pool),
             "history": history,
+            **({"own_code": read_source(job.model.backbone).hashes} if job.model.own_encoder else {}),
         }
         for step, network in self.method.early().items():
             make_folder(folder := early_folder(job.out, step))

@@ -18,17 +18,18 @@ PROBE = 64
 
 
 @torch.no_grad()
-def fold_batch_norm(model: nn.Module) -> None:
-    """Fold, in place, every BatchNorm of a network in evaluation mode; an activation that timm joins to it stays.
+def fold_batch_norm(model: nn.Module, apart: nn.Module | None = None) -> None:
+    """Fold, in place, every BatchNorm of a network in evaluation mode, but for those of its part `apart`; an activation
+    that timm joins to it stays.
 
     Pairs are found by running the network once, not by names or by the order of modules.  ValueError in training mode,
     or where a BatchNorm does not read a convolution of its own.
     """
     if model.training:
         raise ValueError("BatchNorm can only be folded in evaluation mode")
-    pairs = _fed_by_a_convolution(model, nn.BatchNorm2d)
+    pairs, left = _fed_by_a_convolution(model, nn.BatchNorm2d, apart), _modules(apart)
     for name, norm in list(model.named_modules()):
-        if not isinstance(norm, nn.BatchNorm2d):
+        if not isinstance(norm, nn.BatchNorm2d) or norm in left:
             continue
         if norm not in pairs:
             raise ValueError(f"{name}: it does not follow a convolution of its own")
@@ -44,8 +45,9 @@ def fold_batch_norm(model: nn.Module) -> None:
         _replace(model, name, getattr(norm, "act", nn.Identity()))
 
 
-def fuse_activations(model: nn.Module) -> None:
-    """Let plain convolutions apply the ReLU or ReLU6 that reads them; float32 on a CPU with oneDNN, else nothing.
+def fuse_activations(model: nn.Module, apart: nn.Module | None = None) -> None:
+    """Let plain convolutions, but for those of the part `apart`, apply the ReLU or ReLU6 that reads them; float32 on a
+    CPU with oneDNN, else nothing.
 
     Inference only: the fused operation has no gradient.
     """
@@ -53,7 +55,7 @@ def fuse_activations(model: nn.Module) -> None:
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not known:
         return
-    pairs = {act: conv for kind in ACTIVATIONS for act, conv in _fed_by_a_convolution(model, kind).items()}
+    pairs = {act: conv for kind in ACTIVATIONS for act, conv in _fed_by_a_convolution(model, kind, apart).items()}
     names = {module: name for name, module in model.named_modules()}
     for act, conv in pairs.items():
         if not isinstance(conv, UpsampleConcatConv):
@@ -108,8 +110,15 @@ def _replace(model: nn.Module, name: str, by: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, by)
 
 
-def _fed_by_a_convolution(model: nn.Module, kind: type[nn.Module]) -> dict[nn.Module, nn.Conv2d]:
-    """Modules of a kind -> the convolution whose output they read, where no other module of it or of this kind does."""
+def _modules(part: nn.Module | None) -> set[nn.Module]:
+    return set(part.modules()) if part is not None else set()
+
+
+def _fed_by_a_convolution(
+    model: nn.Module, kind: type[nn.Module], apart: nn.Module | None = None
+) -> dict[nn.Module, nn.Conv2d]:
+    """Modules of a kind, outside `apart`, -> the convolution whose output they read, where no other module of it or of
+    this kind does."""
     made: dict[int, tuple[Tensor, int, nn.Conv2d]] = {}  # holds the tensors, or an id could be given twice
     readers: dict[int, list[nn.Module]] = {}
 
@@ -123,9 +132,9 @@ def _fed_by_a_convolution(model: nn.Module, kind: type[nn.Module]) -> dict[nn.Mo
         if isinstance(module, nn.Conv2d):
             made[id(output)] = (output, output._version, module)
 
-    hooks = []
+    hooks, left = [], _modules(apart)
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, kind)):
+        if isinstance(module, (nn.Conv2d, kind)) and module not in left:
             hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     weight = next(model.parameters())
     try:

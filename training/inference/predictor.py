@@ -1,6 +1,7 @@
 """A checkpoint as a function from images to logits: evaluation mode, class head only, folded for inference."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -8,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from querying.base.errors import DamagedError, ran_out_of_memory
+from querying.base.errors import DamagedError, UserError, ran_out_of_memory
+from querying.base.own_code import read_source
 from querying.dataset.limits import class_names, whole
 from training.inference.dropout_passes import dropout_passes
 from training.inference.folding import fold_batch_norm, fuse_activations, round_to_bf16
@@ -16,8 +18,9 @@ from training.kernels.precision import keep_float32
 from training.network.checkpoint import load_model
 from training.network.deeplab import DeepLabV3Plus, build_model, normalise
 from training.network.difficulty_branch import DifficultyBranch
-from training.settings.training import ModelSettings
+from training.settings.training import BACKBONES, ModelSettings
 
+LOG = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16"]
 MOST_CHANNELS = 2**14
 """Most channels of a checkpoint's network, whoever made it."""
@@ -30,10 +33,18 @@ class Predictor:
     (docs/how_it_works/performance.md).
     """
 
-    def __init__(self, checkpoint: Path, device: str | None = None, *, precision: Precision = "fp32") -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        device: str | None = None,
+        *,
+        precision: Precision = "fp32",
+        modules: Path | None = None,
+    ) -> None:
+        """`modules` is where an encoder of the user's own may lie, besides PYTHONPATH."""
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         keep_float32()
-        network = load_network(checkpoint)
+        network = load_network(checkpoint, modules)
         self.align_corners = network.align_corners
         """Whether corners are aligned in the logits' upsampling to full size, as the network was trained."""
         self.difficulty, network.difficulty = network.difficulty, None
@@ -74,36 +85,49 @@ class Predictor:
         return x_BCHW.to(self.dtype, memory_format=torch.channels_last)
 
 
-def load_network(checkpoint: Path) -> DeepLabV3Plus:
-    """The network of a checkpoint without its representation head, in evaluation mode on the CPU."""
+def load_network(checkpoint: Path, modules: Path | None = None) -> DeepLabV3Plus:
+    """The network of a checkpoint without its representation head, in evaluation mode on the CPU.
+
+    UserError where its encoder is the user's own and is not there; one that has changed since the training is said.
+    """
     state, meta = load_model(checkpoint)
     try:
         class_names(meta["classes"])
         settings = ModelSettings.model_validate(meta["model"])
         for name in ("aspp_channels", "decoder_channels", "low_level_channels", "embedding_dim"):
             whole(getattr(settings, name), name, 1, MOST_CHANNELS)  # before memory is taken for them
-        model = build_model(settings, len(meta["classes"]), embedding=False)
+        model = build_model(settings, len(meta["classes"]), embedding=False, modules=modules)
         if "difficulty.gamma" in state:
             model.difficulty = DifficultyBranch(len(meta["classes"]), align_corners=model.align_corners)
         wanted = model.state_dict().keys()
         model.load_state_dict({name: tensor for name, tensor in state.items() if name in wanted})
     except (ValueError, KeyError, RuntimeError) as error:  # pydantic's and torch's among them
-        if ran_out_of_memory(error):
+        if ran_out_of_memory(error) or isinstance(error, UserError):
             raise
         said = " ".join(str(error).split())[:200]
         raise DamagedError(f"{checkpoint}: its weights are not those of the network that it names: {said}") from None
+    if settings.own_encoder and (changed := _changed(meta.get("own_code", {}), settings.backbone)):
+        LOG.warning("%s: was trained with another source of %s", checkpoint, ", ".join(changed))
     return model.eval()
 
 
+def _changed(trained_with: Mapping[str, str], encoder: str) -> list[str]:
+    """Modules of an encoder of the user's own whose source is not that of the training."""
+    now = read_source(encoder).hashes
+    return [module for module in {**trained_with, **now} if trained_with.get(module) != now.get(module)]
+
+
 def for_inference(model: DeepLabV3Plus, device: torch.device, precision: Precision) -> DeepLabV3Plus:
-    """The network itself, folded in place; `bf16` rounds all but what would cost labels (decision 25)."""
-    fold_batch_norm(model)
+    """The network itself, folded in place; `bf16` rounds all but what would cost labels (decision 25).  An encoder of
+    the user's own is not folded: functions in it may read what no module reads."""
+    apart = model.encoder if model.backbone not in BACKBONES else None
+    fold_batch_norm(model, apart)
     model = model.to(device).to(memory_format=torch.channels_last)
     if precision == "bf16":
         exact = {"class_head.out": torch.float32}  # rounded class scores would tie
-        if hasattr(model.encoder, "blocks"):
+        if apart is None and hasattr(model.encoder, "blocks"):
             exact |= {"encoder.conv_stem": torch.float32, "encoder.blocks.0": torch.bfloat16}
         round_to_bf16(model, exact)
     else:
-        fuse_activations(model)
+        fuse_activations(model, apart)
     return model

@@ -50,8 +50,10 @@ class ShardRanker:
         return top_class(full)[1][0].cpu()
 
 
-def ranker_of(checkpoint: Path, num_classes: int, batch_size: int, threads: int, device: str) -> ShardRanker:
+def ranker_of(
+    checkpoint: Path, num_classes: int, batch_size: int, threads: int, device: str, modules: Path | None = None
+) -> ShardRanker:
     """A ranker with a checkpoint's network and those of earlier steps in it."""
     torch.set_num_threads(threads)
-    early = [Predictor(folder, device) for folder in early_folders(checkpoint)]
-    return ShardRanker(early, Predictor(checkpoint, device), num_classes, batch_size)
+    early = [Predictor(folder, device, modules=modules) for folder in early_folders(checkpoint)]
+    return ShardRanker(early, Predictor(checkpoint, device, modules=modules), num_classes, batch_size)

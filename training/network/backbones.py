@@ -1,7 +1,8 @@
-"""The timm encoders: which one, and what it gives."""
+"""The encoder: which one, and what it gives."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import timm
@@ -9,6 +10,7 @@ from torch import nn
 
 from training.kernels.depthwise import SparseDepthwiseConv
 from training.kernels.expansion import join_expansions
+from training.network.own_encoder import own_encoder
 
 if TYPE_CHECKING:
     from training.settings.training import ModelSettings
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 LOW_LEVEL_STAGE, LAST_STAGE = 1, 4  # of timm's five feature levels: stride 4, and the deepest
 
 
-def build_encoder(settings: ModelSettings) -> nn.Module:
-    """Untrained encoder: (B, 3, H, W) -> [low-level features at stride 4, features at `output_stride`]."""
+def build_encoder(settings: ModelSettings, modules: Path | None = None) -> nn.Module:
+    """Untrained encoder: (B, 3, H, W) -> [low-level features at stride 4, features at `output_stride`]; its `channels`
+    are theirs.  The user's own, which may lie in the folder `modules`, runs as it is written."""
+    if settings.own_encoder:
+        return own_encoder(settings, modules)
     encoder: nn.Module = timm.create_model(
         settings.backbone,
         pretrained=False,
@@ -36,4 +41,5 @@ def build_encoder(settings: ModelSettings) -> nn.Module:
             if type(conv) is nn.Conv2d and conv.groups > 1 and max(*conv.stride, *conv.dilation) > 1:
                 setattr(module, name, SparseDepthwiseConv(conv))
     join_expansions(encoder)
+    encoder.channels = tuple(encoder.feature_info.channels())  # type: ignore[union-attr,operator,assignment]
     return encoder

@@ -7,6 +7,7 @@ Shape suffixes: B = images, C = colour channels, H and W = pixels of the image, 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -101,11 +102,13 @@ class ASPP(nn.Module):
 class DeepLabV3Plus(nn.Module):
     """Built by `build_model`; `backbone` names the encoder."""
 
-    def __init__(self, settings: ModelSettings, num_classes: int, *, embedding: bool) -> None:
+    def __init__(
+        self, settings: ModelSettings, num_classes: int, *, embedding: bool, modules: Path | None = None
+    ) -> None:
         super().__init__()
         self.backbone = settings.backbone
-        self.encoder = build_encoder(settings)
-        low_channels, deep_channels = self.encoder.feature_info.channels()  # type: ignore[union-attr,operator]
+        self.encoder = build_encoder(settings, modules)
+        low_channels, deep_channels = self.encoder.channels  # type: ignore[misc]
         rates = ASPP_RATES[settings.output_stride]
         self.aspp = ASPP(deep_channels, settings.aspp_channels, rates=rates, dropout=settings.dropout)
         plus = settings.decoder == "plus"
@@ -157,9 +160,12 @@ class DeepLabV3Plus(nn.Module):
                 module.fused = fused
 
 
-def build_model(settings: ModelSettings, num_classes: int, *, embedding: bool) -> DeepLabV3Plus:
-    """A network without pretrained weights; the caller's torch.manual_seed decides every value."""
-    model = DeepLabV3Plus(settings, num_classes, embedding=embedding)
+def build_model(
+    settings: ModelSettings, num_classes: int, *, embedding: bool, modules: Path | None = None
+) -> DeepLabV3Plus:
+    """A network without pretrained weights; the caller's torch.manual_seed decides every value.  `modules` is where an
+    encoder of the user's own may lie, besides PYTHONPATH."""
+    model = DeepLabV3Plus(settings, num_classes, embedding=embedding, modules=modules)
     for part in (model.aspp, model.low_level, model.class_head, model.embedding_head):
         if part is not None and settings.head_init != "pytorch":
             part.apply(_initialise)

@@ -59,7 +59,7 @@ def load_backbone(model: DeepLabV3Plus, path: Path) -> None:
 def load_encoder_state(model: DeepLabV3Plus, state: dict[str, Tensor], *, source: str) -> None:
     """Copy `state` (timm's names) into the encoder.  The classifier is ignored; `source` is named in a UserError."""
     wanted = model.encoder.state_dict()
-    given = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER_PARTS[model.backbone])}
+    given = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER_PARTS.get(model.backbone, ()))}
     for key, value in given.items():
         if key not in wanted:
             raise UserError(f"{source}: {key} is no parameter of {model.backbone}")

@@ -6,24 +6,28 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from querying.base.own_code import IMPORT_PATH
 from querying.settings import Settings
 from training.settings.traits import TRAITS, is_method
 
+BACKBONES = ("mobilenetv2_100", "resnet50", "resnet101s")
 VAL_SPLIT = "val"
 """What is looked at during training, where anything is."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelSettings(Settings):
-    backbone: Literal["mobilenetv2_100", "resnet50", "resnet101s"] = "mobilenetv2_100"
-    """timm encoder; `resnet101s` has the deep stem of CPS and U2PL."""
+    backbone: str = Field("mobilenetv2_100", examples=list(BACKBONES))
+    """timm encoder (`resnet101s` has the deep stem of CPS and U2PL), or a function of the user's own that builds one,
+    as `package.module:function`."""
     output_stride: Literal[8, 16] = 16
     """Pixels of the image for one of the encoder's last map."""
     decoder: Literal["plus", "none"] = "plus"
     """`plus`: DeepLabv3+; `none`: DeepLabv3, which classifies ASPP's map at the output stride (EquAL) and has no
     representation head."""
     weights: str = "imagenet"
-    """`imagenet` (download), `none`, or a safetensors file or a folder that holds `<backbone>*.safetensors`."""
+    """`imagenet` (download), `none`, or a safetensors file or a folder that holds `<backbone>*.safetensors`; an encoder
+    of the user's own takes `none` or a file."""
     aspp_channels: int = Field(256, ge=8)
     """Channels of each branch of ASPP, and of what it gives."""
     decoder_channels: int = Field(256, ge=8)
@@ -49,11 +53,29 @@ class ModelSettings(Settings):
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth, linear over the encoder's blocks."""
 
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, value: str) -> str:
+        if value in BACKBONES or IMPORT_PATH.fullmatch(value):
+            return value
+        names = ", ".join(repr(name) for name in BACKBONES)
+        raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:function")
+
     @model_validator(mode="after")
     def _fits(self) -> "ModelSettings":
+        if self.own_encoder and self.weights == "imagenet":
+            raise ValueError(
+                f"weights=imagenet is of timm's encoders: backbone={self.backbone} needs weights=none or a safetensors"
+                " file with its names"
+            )
         if self.class_head == "deal" and self.decoder == "none":
             raise ValueError("class_head=deal is of decoder=plus: decoder=none has no 3x3 convolution")
         return self
+
+    @property
+    def own_encoder(self) -> bool:
+        """Whether the encoder is the user's own."""
+        return self.backbone not in BACKBONES
 
 
 class ReCoSettings(Settings):

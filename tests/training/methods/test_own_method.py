@@ -39,12 +39,12 @@ class Apart:
 def folder(tmp_path, monkeypatch):
     """With the modules of the page, as a user would have them where the command is started."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    for name, text in zip(("focal", "doubt"), blocks, strict=True):
+    for name, text in zip(("focal", "doubt", "small"), blocks, strict=True):
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "lab_of_wrong_methods.py").write_text(WRONG)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for name in ("focal", "doubt", "lab_of_wrong_methods"):
+    for name in ("focal", "doubt", "small", "lab_of_wrong_methods"):
         sys.modules.pop(name, None)
     sys.path.remove(str(tmp_path))
 
@@ -80,8 +80,9 @@ def test_what_is_no_method_is_said_before_anything_starts(folder):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_both_examples_run_on_ray_and_are_noted(folder, toy_data):
-    command = [sys.executable, "-m", "benchmarks", "run", "toy_s4al_plus", *SMALL, *MINE, "--data", str(toy_data.root)]
+def test_all_examples_run_on_ray_and_are_noted(folder, toy_data):
+    words = [*SMALL, *MINE, "model.backbone=small:Small", "model.weights=none"]
+    command = [sys.executable, "-m", "benchmarks", "run", "toy_s4al_plus", *words, "--data", str(toy_data.root)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     sys.path.append(str(folder))  # the fixture takes it away
     done = subprocess.run(
@@ -91,4 +92,4 @@ def test_both_examples_run_on_ray_and_are_noted(folder, toy_data):
     text = (folder / "run" / "recipe.yaml").read_text()
     assert "train/focal" in (folder / "run" / "metrics.jsonl").read_text()
     own_code = yaml.safe_load(text)["provenance"]["own_code"]
-    assert set(own_code) == {"focal", "doubt"}
+    assert set(own_code) == {"focal", "doubt", "small"}
