@@ -108,8 +108,8 @@ def carry_out(
     """Begin the run, or go on with it, under its lock; the back end is started when the run may begin.
 
     `part` and `reread`: see `RunContext`.  `patience`: one of the same command that was killed may still be saving.
-    `conclude` makes what comes after the cycles, closes the mirror, and its result is returned; without it the mirror is
-    closed.
+    `conclude` makes what comes after the cycles and closes the mirror; its result is returned.  Without it, the mirror
+    is closed here.
     """
     with locked(layout.root, patience):
         check_same_run(config, index, layout, allow_drift=allow_drift)  # again, now that nobody else can change it
