@@ -14,6 +14,7 @@ from orchestrator.recipe.keys import Value, differing
 from querying.base.environment import MACHINE, note_machine
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sha256, write_json
+from querying.base.forms import use_plain_forms
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
@@ -39,12 +40,14 @@ def seal(
     write_json(folder / MANIFEST, made | ({"made_on": machines} if machines else {}))
 
 
-def noted(make: Callable[[], T], folder: Path, gpu: bool) -> Callable[[], T]:
-    """`make`, wherever it is called, after a note in `folder` of what that process computes with."""
-    return partial(_make_noted, make, folder, gpu)
+def noted(make: Callable[[], T], folder: Path, gpu: bool, plain: bool) -> Callable[[], T]:
+    """`make`, wherever it is called, with plain forms or ours, after a note in `folder` of what that process computes
+    with."""
+    return partial(_make_noted, make, folder, gpu, plain)
 
 
-def _make_noted(make: Callable[[], T], folder: Path, gpu: bool) -> T:
+def _make_noted(make: Callable[[], T], folder: Path, gpu: bool, plain: bool) -> T:
+    use_plain_forms(plain)
     note_machine(folder, gpu)
     return make()
 

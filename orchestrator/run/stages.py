@@ -213,7 +213,8 @@ class Stages:
         write_reliability(out, found, self.config.methods.st_plus_plus.reliable)
 
     def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any], out: Path) -> Iterator[Any]:
-        query, make = self.config.query, noted(make, out.resolve(), self.device == "cuda")
+        query, plain = self.config.query, self.config.train.kernels == "plain"
+        make = noted(make, out.resolve(), self.device == "cuda", plain)
         with memory_for(method, ("query.batch_size",)):
             yield from self.backend.map(
                 make, method, tasks, actors=query.actors, threads=query.threads,

@@ -21,6 +21,7 @@ from querying.base.allocator import keep_freed_memory
 from querying.base.arrow_file import unaltered
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sha256, write_json, written
+from querying.base.forms import plain_forms
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import PSEUDO_LABELS, REGION_SCORES
 from querying.dataset.shards import encode_label
@@ -159,9 +160,8 @@ class ShardScorer:
         maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
         scores, labels = [], []
         size = (self.grid.height, self.grid.width, self.align_corners)
-        by_stripes = (
-            self.acquisition in ACQUISITIONS and self.extra not in PER_REGION and logits[0].device.type == "cpu"
-        )
+        fast = logits[0].device.type == "cpu" and not plain_forms()
+        by_stripes = fast and self.acquisition in ACQUISITIONS and self.extra not in PER_REGION
         for i, image_id in enumerate(ids):
             one = [z_BChw[i : i + 1] for z_BChw in logits]
             if by_stripes:

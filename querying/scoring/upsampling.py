@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from querying.base.forms import plain_forms
+
 STRIPE_FLOATS = 2**18
 """Numbers of a stripe's logits: 1 MB stays in a core's cache until its scores and labels are found."""
 
@@ -27,7 +29,7 @@ class Rows(NamedTuple):
 
 def log_probabilities(logits: Sequence[Tensor], height: int, width: int, align_corners: bool = False) -> Tensor:
     """Logits (B, C, h, w), one per scale and each of its own size -> float32 (B, C, H, W)."""
-    if logits[0].device.type == "cpu":
+    if logits[0].device.type == "cpu" and not plain_forms():
         images = zip(*(z_BChw.split(1) for z_BChw in logits), strict=True)
         stripes_of = (
             [z_SCW.log_softmax(dim=1) for z_SCW in stripes(image, height, width, align_corners)] for image in images

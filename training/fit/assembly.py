@@ -10,6 +10,7 @@ from querying.base.allocator import keep_freed_memory
 from querying.base.environment import note_machine
 from querying.base.errors import DamagedError
 from querying.base.files import sha256
+from querying.base.forms import use_plain_forms
 from querying.dataset.shards import DataIndex
 from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
@@ -38,6 +39,7 @@ def checked_index(job: TrainJob) -> DataIndex:
 
 def prepare_process(job: TrainJob, gpu: bool) -> None:
     torch.set_num_threads(job.train.threads)
+    use_plain_forms(job.train.kernels == "plain")
     keep_freed_memory()
     note_machine(job.out, gpu)
     if gpu:

@@ -85,7 +85,7 @@ class Training:
             raise UserError(
                 f"train.batch_size={images}: no pool is left, and a worker needs at least 2 images per step"
             )
-        if self.gpu and worker.world == 1 and train.cuda_graph and self.method.one_forward:
+        if self.gpu and worker.world == 1 and train.cuda_graph and train.kernels == "fast" and self.method.one_forward:
             with torch.autocast("cuda", torch.bfloat16, enabled=self.in_bf16, cache_enabled=False):
                 capture(self.method.network, (images, 3, *self.data.crop))
 

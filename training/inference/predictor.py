@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from querying.base.errors import DamagedError, UserError, ran_out_of_memory
+from querying.base.forms import plain_forms
 from querying.base.own_code import read_source
 from querying.dataset.limits import class_names, whole
 from training.inference.dropout_passes import dropout_passes
@@ -121,13 +122,14 @@ def for_inference(model: DeepLabV3Plus, device: torch.device, precision: Precisi
     """The network itself, folded in place; `bf16` rounds all but what would cost labels (decision 25).  An encoder of
     the user's own is not folded: functions in it may read what no module reads."""
     apart = model.encoder if model.backbone not in BACKBONES else None
-    fold_batch_norm(model, apart)
+    if not plain_forms():
+        fold_batch_norm(model, apart)
     model = model.to(device).to(memory_format=torch.channels_last)
     if precision == "bf16":
         exact = {"class_head.out": torch.float32}  # rounded class scores would tie
         if apart is None and hasattr(model.encoder, "blocks"):
             exact |= {"encoder.conv_stem": torch.float32, "encoder.blocks.0": torch.bfloat16}
         round_to_bf16(model, exact)
-    else:
+    elif not plain_forms():
         fuse_activations(model, apart)
     return model

@@ -1,4 +1,4 @@
-"""Which activations oneDNN applies by itself."""
+"""Which activations oneDNN applies by itself: a table, no form, for `expansion.py` and the folded network."""
 
 from __future__ import annotations
 

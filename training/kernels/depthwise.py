@@ -1,5 +1,8 @@
 """Dilated and strided depthwise convolutions on a CPU, where PyTorch's own gradients are slow or wrong.
 
+Plain form: `nn.Conv2d`.  Compared in tests/training/kernels/test_depthwise.py; paid for by the rows `step_fp32` and
+`step_bf16` of `make bench`.
+
 Shape suffixes: B = images, C = channels, H and W = rows and columns, K = taps along an axis.
 """
 
@@ -12,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from querying.base.forms import plain_forms
 
 
 class SparseDepthwiseConv(nn.Conv2d):
@@ -40,7 +45,7 @@ class SparseDepthwiseConv(nn.Conv2d):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         autocast = torch.is_autocast_enabled("cpu")
-        own = autocast or max(self.dilation) > 1
+        own = (autocast or max(self.dilation) > 1) and not plain_forms()
         if x_BCHW.device.type != "cpu" or not torch.is_grad_enabled() or not own:
             return super().forward(x_BCHW)
         with torch.autocast("cpu", enabled=False):

@@ -5,6 +5,9 @@ the covariance of what it reads.  Where it expands (MobileNetV2: six times), wha
 part of the weights before the large map exists, and the maps between the layers are neither written nor kept.  Same
 function, same gradients.
 
+Plain form: the three layers, one after the other.  Compared in tests/training/kernels/test_expansion.py; paid for by
+the rows `step_fp32` and `step_bf16` of `make bench`.
+
 Shape suffixes: B = images, C = channels in, O = channels out, H and W = rows and columns, N = pixels of a batch.
 """
 
@@ -19,6 +22,7 @@ from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from querying.base.forms import plain_forms
 from training.kernels.activations import ACTIVATIONS
 from training.kernels.precision import onednn_takes
 
@@ -66,7 +70,7 @@ def expand(conv: nn.Conv2d, norm: nn.BatchNorm2d, act: nn.Module, x_BCHW: Tensor
     In one where it is a training step on a CPU; else, and where `norm` has become another kind, layer by layer.
     """
     pixels = x_BCHW.numel() // x_BCHW.shape[1]
-    here = x_BCHW.device.type == "cpu" and torch.is_grad_enabled() and norm.training
+    here = x_BCHW.device.type == "cpu" and torch.is_grad_enabled() and norm.training and not plain_forms()
     if not (here and pixels >= PIXELS * conv.in_channels**2 and joins(conv, norm, act)):
         x_BOHW = norm(conv(x_BCHW))
         return x_BOHW if isinstance(norm, BatchNormAct2d) else act(x_BOHW)  # type: ignore[no-any-return]

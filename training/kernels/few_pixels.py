@@ -3,6 +3,9 @@
 ReCo's loss sees its queries alone, some hundred pixels of each class of the ten thousands of a step.  In front of
 BatchNorm every pixel has a gradient, but all others' is linear in BatchNorm's input, with one slope for each channel.
 
+Plain form: BatchNorm, ReLU and the 1x1 convolution one after the other (`training.network.decoder.Head.end`).  Compared
+in tests/training/kernels/test_few_pixels.py; paid for by the rows `step_fp32` and `step_bf16` of `make bench`.
+
 Shape suffixes: B = images, C = channels in, D = channels out, H and W = rows and columns, N = pixels of a batch, M =
 those of them with a gradient.
 """

@@ -1,4 +1,4 @@
-"""What a machine computes in."""
+"""What a machine computes in: no form, the plain ones follow it, too."""
 
 from functools import cache
 

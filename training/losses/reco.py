@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from querying.base.forms import plain_forms
 from querying.dataset.label_values import IGNORE
 
 EPS = 1e-12  # a zero embedding has cosine 0 with everything, as in F.normalize
@@ -120,6 +121,8 @@ def sample_indices(
 
 def contrast(embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: Samples, *, temperature: float) -> Tensor:
     """Loss of `samples`; differentiable in `embed_PD` at the queries, `key_PD` (its values) is constant."""
+    if plain_forms():
+        return plain_contrast(embed_PD, key_PD, mean_KD, samples, temperature=temperature)
     query_ND = embed_PD.index_select(0, samples.query_JQ.flatten()).to(key_PD.dtype)
     inverse_norm_P = torch.linalg.vector_norm(key_PD, dim=1).clamp_min_(EPS).reciprocal_()
     positive_JD = F.normalize(mean_KD, dim=1, eps=EPS)[samples.anchor_J]
@@ -133,6 +136,19 @@ def contrast(embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: Samples
         temperature,
     )
     return total / (num_queries * len(mean_KD))
+
+
+def plain_contrast(
+    embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: Samples, *, temperature: float
+) -> Tensor:
+    """The same with PyTorch's gradient, all keys gathered."""
+    query_JQD = F.normalize(embed_PD[samples.query_JQ].to(key_PD.dtype), dim=-1)
+    negative_JQMD = F.normalize(key_PD[samples.negative_JQM], dim=-1)
+    positive_JQ = torch.einsum("jqd,jd->jq", query_JQD, F.normalize(mean_KD[samples.anchor_J], dim=-1))
+    negative_JQM = torch.einsum("jqd,jqmd->jqm", query_JQD, negative_JQMD)
+    logit = torch.cat([positive_JQ.unsqueeze(2), negative_JQM], dim=2) / temperature
+    loss_JQ = logit.logsumexp(dim=2) - logit[..., 0]
+    return loss_JQ.mean(dim=1).sum() / len(mean_KD)
 
 
 class _InfoNCE(torch.autograd.Function):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from querying.base.forms import plain_forms
 from querying.dataset.label_values import IGNORE
 from querying.scoring.upsampling import STRIPE_FLOATS, bilinear, row_plan
 
@@ -21,7 +22,8 @@ from querying.scoring.upsampling import STRIPE_FLOATS, bilinear, row_plan
 def upsampled_cross_entropy(logits_BChw: Tensor, target_BHW: Tensor, align_corners: bool = False) -> Tensor:
     """Sum of -log p over the known pixels, a scalar in float32 or wider; targets are class indices or IGNORE."""
     logits_BChw = wide(logits_BChw)
-    if logits_BChw.device.type == "cpu" and logits_BChw.shape[2:] != target_BHW.shape[1:]:
+    own = logits_BChw.device.type == "cpu" and not plain_forms()
+    if own and logits_BChw.shape[2:] != target_BHW.shape[1:]:
         cost: Tensor = _Cost.apply(logits_BChw, target_BHW, align_corners)
         return cost
     logits_BCHW = full_size(logits_BChw, target_BHW.shape[1:], align_corners)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from querying.base.forms import plain_forms
 from training.kernels.few_pixels import _End, _Running
 
 
@@ -61,7 +62,7 @@ class UpsampleConcatConv(nn.Conv2d):
 
     def forward(self, aspp_BAhw: Tensor, low_BLHW: Tensor) -> Tensor:  # type: ignore[override]
         """(B, A, h, w), (B, L, H, W) -> (B, O, H, W)."""
-        if self.fused:
+        if self.fused and not plain_forms():
             return self._fused(aspp_BAhw, low_BLHW)
         up_BAHW = F.interpolate(aspp_BAhw, size=low_BLHW.shape[-2:], mode="bilinear", align_corners=self.align_corners)
         return F.conv2d(torch.cat([up_BAHW, low_BLHW], dim=1), self.weight, self.bias, padding=1)
@@ -142,7 +143,7 @@ class RepresentationHead(Head):
     def end(self, x_BCHW: Tensor) -> Tensor:
         norm = self.bn
         here = x_BCHW.device.type == "cpu" and torch.is_grad_enabled() and type(norm) is nn.BatchNorm2d
-        if not (here and norm.training):
+        if not (here and norm.training) or plain_forms():
             return super().end(x_BCHW)
         assert self.out.bias is not None
         assert norm.num_batches_tracked is not None

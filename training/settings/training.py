@@ -182,6 +182,9 @@ class TrainSettings(Settings):
     """CPU threads per worker; part of the result, since another number changes the last bits."""
     cuda_graph: bool = True
     """On a GPU, launch the network as one graph where the method and a single worker allow it."""
+    kernels: Literal["fast", "plain"] = "fast"
+    """`plain` trains, scores and evaluates with PyTorch's own layers and losses in place of our faster forms of the
+    same functions: slower, and other last bits; for doubt, debugging and another architecture, in float32."""
     max_failures: int = Field(3, ge=0)
     """Lost workers to recover from before the stage gives up."""
     timeout: int = Field(300, ge=5, le=86_400)
@@ -196,6 +199,15 @@ class TrainSettings(Settings):
     """Epochs between two resumable checkpoints."""
     validate_epochs: int = Field(0, ge=0)
     """Epochs between two evaluations of the val split during training, the last epoch included; 0 makes none."""
+
+    @model_validator(mode="after")
+    def _plain_in_float32(self) -> "TrainSettings":
+        if self.kernels == "plain" and self.precision == "bf16":
+            raise ValueError(
+                "kernels=plain needs precision=fp32 or auto: in bf16 PyTorch's own gradient of dilated depthwise"
+                " convolutions is wrong on a CPU"
+            )
+        return self
 
     @field_validator("method")
     @classmethod

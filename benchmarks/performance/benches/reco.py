@@ -10,14 +10,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from benchmarks.performance.reference_reco import looped_contrast, looped_samples, reference_reco
 from benchmarks.performance.result import Result, found
 from benchmarks.performance.timing import ByDefaultAllocator, interleaved, milliseconds
 from querying.base.allocator import keep_freed_memory
 from training.losses.cross_entropy import cross_entropy
-from training.losses.reco import Samples, contrast, prototypes, reco_loss, sample_indices
+from training.losses.reco import contrast, plain_contrast, prototypes, reco_loss, sample_indices
 from training.network.deeplab import build_model
 from training.settings.training import ModelSettings, ReCoSettings
 
@@ -27,17 +26,6 @@ BAR = 0.1
 LOOPS_BAR = 15.0
 ORIGINAL = ReCoSettings(queries=256, negatives=512)
 """Liu et al. 2021: what the loops are measured with; S4AL+, and the rest here, take half of both."""
-
-
-def plain_contrast(embed_PD: Tensor, mean_KD: Tensor, samples: Samples, *, temperature: float) -> Tensor:
-    """The loss of `samples` as one gather and one cross entropy, differentiated by autograd."""
-    query_JQD = F.normalize(embed_PD[samples.query_JQ], dim=-1)
-    negative_JQMD = F.normalize(embed_PD.detach()[samples.negative_JQM], dim=-1)
-    positive_JQ = torch.einsum("jqd,jd->jq", query_JQD, F.normalize(mean_KD[samples.anchor_J], dim=-1))
-    negative_JQM = torch.einsum("jqd,jqmd->jqm", query_JQD, negative_JQMD)
-    logit = torch.cat([positive_JQ.unsqueeze(2), negative_JQM], dim=2) / temperature
-    loss_JQ = logit.logsumexp(dim=2) - logit[..., 0]
-    return loss_JQ.mean(dim=1).sum() / len(mean_KD)
 
 
 def main(*, rounds: int = 5, threads: int = 2) -> list[Result]:
@@ -117,7 +105,9 @@ def _forms(generator: torch.Generator, device: torch.device) -> dict[str, Callab
             negatives=settings.negatives,
             generator=generator,
         )
-        torch.autograd.grad(plain_contrast(embed_PD, mean_KD, samples, temperature=settings.temperature), embed)
+        torch.autograd.grad(
+            plain_contrast(embed_PD, embed_PD.detach(), mean_KD, samples, temperature=settings.temperature), embed
+        )
 
     def step() -> None:
         """Both heads, cross entropy at full resolution, no ReCo: a sum stands in for the embedding's loss."""

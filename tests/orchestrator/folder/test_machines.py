@@ -67,7 +67,7 @@ def test_a_stage_of_two_kinds_of_workers_is_said(whole, tmp_path):
 def test_a_worker_notes_its_machine_before_it_begins(tmp_path, monkeypatch):
     for number in (1, 2, 2):
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", f"AVX{number}")
-        assert noted(lambda: 7, tmp_path, False)() == 7
+        assert noted(lambda: 7, tmp_path, False, False)() == 7
     assert len(list(tmp_path.glob(f"{MACHINE}*.json"))) == 2
     seal(tmp_path, inputs={}, seconds=1)
     assert [f"variable ONEDNN_MAX_CPU_ISA AVX{n}" in one for n in (1, 2) for one in machines(tmp_path)] == [
