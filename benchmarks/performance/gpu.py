@@ -17,6 +17,7 @@ import os
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from benchmarks.results.records import RECORDS, clean, keep
 from orchestrator.folder.layout import locked
 from orchestrator.process.child import CODE, child_command
 from orchestrator.process.interrupt import handled
+from orchestrator.run.protocol import load_summary
 from querying.base.errors import Interrupted, S4ALError, UserError
 from querying.base.files import write_json, write_text
 
@@ -137,6 +139,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
             child_command(run_words(options, data, out, row, int(seed))),
             partial(keep_run, out / f"runs/{row}-seed{int(seed)}", options),
             (record / f"{row}-seed{int(seed)}" / "summary.json").exists,
+            partial(has_ended, out / f"runs/{row}-seed{int(seed)}"),  # without ONNX file and report
             goes_on=True,
         )
         for seed in options.seeds.split(",")
@@ -167,6 +170,13 @@ def run_words(options: argparse.Namespace, data: Path, out: Path, row: str, seed
     keys = [f"train.threads={options.threads}", f"query.threads={options.threads}"]
     keys += DRY if options.dry else [f"model.weights={options.weights}"]
     return [*words, "--backend", "local", "--tracking", "none", *keys]
+
+
+def has_ended(run: Path) -> bool:
+    """Are all its cycles in its summary?"""
+    with suppress(S4ALError):  # there is none yet
+        return bool(load_summary(run)["finished"])
+    return False
 
 
 def keep_run(run: Path, options: argparse.Namespace) -> None:

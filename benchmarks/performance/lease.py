@@ -44,6 +44,8 @@ class Job:
     """After its end, before it counts as done: takes its result; once more where that was cut off."""
     there: Callable[[], bool] = lambda: True
     """Is its result there?  One that is done and has none, as on another machine, is done again."""
+    enough: Callable[[], bool] = lambda: False
+    """Is all there that `keep` takes?  Then the job is ended: what else it would do is worth no lease's time."""
     good: Sequence[int] = (0,)
     """Exit statuses that are results."""
     goes_on: bool = False
@@ -140,6 +142,9 @@ class Lease:
                     break
                 time.sleep(min(POLL_S, left))
                 for job, process, began in list(running.values()):
+                    if process.poll() is None and job.enough():
+                        end_all([process])
+                        _kill_group(process.pid)
                     if process.poll() is not None:
                         del running[job.name]
                         self._ended(job, process.returncode, time.monotonic() - began)
@@ -166,7 +171,7 @@ class Lease:
     def _ended(self, job: Job, status: int, seconds: float) -> None:
         row = self._of(job)
         spent = row["seconds"] + seconds
-        if status in job.good:
+        if status in job.good or job.enough():
             job.keep()
             self._note(job, state=DONE, status=status, seconds=spent, why="")
             self.say(f"{job.name}: done, {spent:.0f} s")
@@ -176,7 +181,7 @@ class Lease:
 
     def _cut_off(self, job: Job, status: int, seconds: float) -> None:
         spent = self._of(job)["seconds"] + seconds
-        if status in job.good:  # it came to its end while it was asked to stop
+        if status in job.good or job.enough():  # it came to its end while it was asked to stop
             self._ended(job, status, seconds)
         elif job.goes_on:
             self._note(job, seconds=spent, why="time was over; it goes on where it was")

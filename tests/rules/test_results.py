@@ -102,6 +102,25 @@ def test_a_changed_record_is_found(make_results, copied):
     assert "50.11" in found
 
 
+def test_make_results_fills_marks_and_draws_figures(make_results, copied):
+    page = copied.root / "docs/results/2026-12-01-new.md"
+    marks = ("2026-12-01-demo/systems", "2026-12-01-demo/systems/figure", "2026-12-01-demo/cycles")
+    page.write_text("\n".join(f"<!-- results: {mark} --><!-- end -->" for mark in marks))
+    picture = copied.root / "docs/images/2026-12-01-demo-systems.png"
+    assert list(make_results.write_all(copied)) == [page, picture]
+    text = page.read_text()
+    assert "](../images/2026-12-01-demo-systems.png)" in text
+    assert "| toy_s4al_plus | 2 | 36.67 | 35.75 | 33.33 | 2816 | 50.01 | 48.2-51.6 | 100.2 |" in text
+    assert list(make_results.write_all(copied)) == []
+    before = picture.read_bytes()
+    summary = copied.root / "docs/results/records/2026-12-01-demo/demo/summary.json"
+    data = {key: value for key, value in read_json(summary).items() if key != "seal"}
+    data["cycles"][0]["miou"] += 0.01
+    write_json(summary, data)
+    assert picture in list(make_results.write_all(make_results.Results(copied.root)))
+    assert picture.read_bytes() != before
+
+
 def test_a_mark_that_stands_for_nothing_is_named(copied):
     readme = copied.root / "README.md"
     for mark, why in (

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks.performance import gpu
-from querying.base.files import read_json
+from querying.base.files import read_json, write_json
 
 
 def options(tmp_path, *words):
@@ -24,6 +24,15 @@ def test_the_steps_of_make_gpu_are_in_order_and_fit_a_lease(tmp_path):
     assert len(names) == len(set(names)) == 12
     assert sum(step.seconds or 0 for step in steps) < 14 * 60 / 2, "half of a lease is for the rows"
     assert steps[2].seconds is None
+
+
+def test_a_run_has_ended_when_its_summary_says_so(tmp_path):
+    from tests.small import FINISHED
+
+    assert not gpu.has_ended(tmp_path)
+    for finished in (False, True):
+        write_json(tmp_path / "summary.json", {**FINISHED, "finished": finished})
+        assert gpu.has_ended(tmp_path) == finished
 
 
 @pytest.mark.parametrize(

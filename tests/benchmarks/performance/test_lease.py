@@ -136,6 +136,19 @@ def test_what_fails_twice_is_left_alone_and_the_rest_is_done(tmp_path):
     assert lease.work(60.0)
 
 
+def test_a_job_is_ended_as_soon_as_its_result_is_there(tmp_path):
+    units = tmp_path / "row.units"
+    row = job(
+        tmp_path, "row", units=10_000, goes_on=True, enough=lambda: units.exists() and int(units.read_text()) >= 3
+    )
+    lease = Lease(tmp_path / "lease")
+    lease.steps = [Step("rows", [row], None)]
+    assert lease.work(60.0)
+    rows = journal(tmp_path)
+    assert [what for _, what, _ in rows][-2:] == ["saved", "kept"]
+    assert 3 <= count(rows, "row", "unit") < 1000
+
+
 def test_nothing_is_begun_without_what_it_needs(tmp_path):
     lease = Lease(tmp_path / "lease")
     data, row = job(tmp_path, "data", units=1, status=2), job(tmp_path, "row", units=1)
