@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 import benchmarks.import_path  # noqa: F401  # before anything else of the project
+from benchmarks.cli.annotate import annotate
 from benchmarks.cli.failures import failure
 from benchmarks.cli.ingest import ingest
 from benchmarks.cli.options import (
@@ -72,6 +73,7 @@ def _options(
 
 
 app.command()(init)
+app.add_typer(annotate, name="annotate")
 app.command()(ingest)
 
 

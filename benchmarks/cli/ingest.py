@@ -43,6 +43,10 @@ def ingest(
     image_suffix: Annotated[
         str, typer.Option(help="folder: what images have behind the common name, such as _sat.")
     ] = "",
+    shapes: Annotated[
+        str | None,
+        typer.Option(help="folder: below SRC, the COCO file, or the folder of LabelMe's or YOLO's; perhaps {split}."),
+    ] = None,
     no_masks: Annotated[
         bool, typer.Option("--no-masks", help="folder: take images without any mask, as a pool without labels.")
     ] = False,
@@ -76,6 +80,6 @@ def ingest(
     ingest_command(
         kind.value, paths, size, shard_size, encoding, allow_duplicates=allow_duplicates, dry_run=dry_run, sheet=sheet,
         seed=seed, classes=classes, images=images, masks=masks, mask_suffix=mask_suffix, image_suffix=image_suffix,
-        no_masks=no_masks, splits=splits, ignore=ignore or [], maps=map_ or [], values=values, exif=exif, bits=bits,
-        protocol=protocol, num_classes=num_classes,
+        shapes=shapes, no_masks=no_masks, splits=splits, ignore=ignore or [], maps=map_ or [], values=values, exif=exif,
+        bits=bits, protocol=protocol, num_classes=num_classes,
     )  # fmt: skip

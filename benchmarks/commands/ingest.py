@@ -15,7 +15,7 @@ from querying.base.errors import UserError
 
 _FOLDER: dict[str, Any] = {
     "images": None, "masks": None, "mask_suffix": None, "image_suffix": "", "no_masks": False, "splits": "auto",
-    "ignore": [], "maps": [], "values": "auto", "exif": "auto", "bits": None,
+    "ignore": [], "maps": [], "values": "auto", "exif": "auto", "bits": None, "shapes": None,
 }  # fmt: skip
 """Options of `ingest folder` alone, with their defaults."""
 _CHOICES = {

@@ -16,6 +16,7 @@ from benchmarks.datasets.files.layout import Splits, find_layout
 from benchmarks.datasets.files.listing import named
 from benchmarks.datasets.files.pairs import Pairs, find_pairs
 from benchmarks.datasets.sources import project
+from benchmarks.datasets.sources.drawn import ShapeSample, samples_of
 from benchmarks.datasets.sources.source import Exif, FileSample, RawDataset, draw
 from querying.base.errors import UserError
 
@@ -40,6 +41,7 @@ def load(
     exif: Exif = "auto",
     bits: int | None = None,
     no_masks: bool = False,
+    shapes: str | None = None,
 ) -> RawDataset:
     """The data set of a folder that `s4al init` has made (`project.load`), else images and masks below SRC, paired by
     name (layouts: `find_layout`, names: `find_pairs`), classes of `classes_file` (`read_classes`, `choose_classes`),
@@ -47,30 +49,39 @@ def load(
 
     Without split folders, val and test are drawn with `seed` from the images that have a mask; when no image has
     one, which `no_masks` must allow, all are train.  The image id is the path below the images' folder, without
-    suffix, with __ for /.  `exif` and `bits`: of `FileSample`.
+    suffix, with __ for /.  `exif` and `bits`: of `FileSample`.  `shapes`: where masks are shapes in text files
+    (`drawn.samples_of`).
     """
     if project.is_project(src):
         options: dict[str, tuple[object, object]] = {
             "images": (images, None), "masks": (masks, None), "mask_suffix": (mask_suffix, None),
             "image_suffix": (image_suffix, ""), "splits": (splits, "auto"), "ignore": (list(ignore), []),
             "map": (list(maps), []), "values": (values, "auto"), "exif": (exif, "auto"), "bits": (bits, None),
-            "no_masks": (no_masks, False),
+            "no_masks": (no_masks, False), "shapes": (shapes, None),
         }  # fmt: skip
         return project.load(src, size, classes_file, options)
-    choice = choose_classes(read_classes(classes_file), ignore, maps)
+    file = read_classes(classes_file)
+    choice = choose_classes(file, ignore, maps)
     layout = find_layout(src, images, masks, splits)
     pairs = {split: find_pairs(part, mask_suffix, image_suffix) for split, part in layout.parts.items()}
-    found = look_at_masks(pairs)
     said = [*choice.said, *layout.said, *(line for pair in pairs.values() for line in pair.said)]
-    if not found.pixels and not no_masks:
-        folders = [part.masks for part in layout.parts.values()]
-        raise _no_masks(src, pairs, folders, [part.images for part in layout.parts.values()])
-    reading = decide(found, choice, values, unknown, classes_file)
-    labels = partial(read_labels, reading=reading)
-    samples = {
-        split: [FileSample(stem.replace("/", "__"), *both, labels, exif, bits) for stem, both in pair.of.items()]
-        for split, pair in pairs.items()
-    }
+    samples: dict[str, list[FileSample | ShapeSample]]
+    by_colour: list[str] = []
+    if shapes is None:
+        found = look_at_masks(pairs)
+        if not found.pixels and not no_masks:
+            folders = [part.masks for part in layout.parts.values()]
+            raise _no_masks(src, pairs, folders, [part.images for part in layout.parts.values()])
+        reading = decide(found, choice, values, unknown, classes_file)
+        labels, more = partial(read_labels, reading=reading), reading.said
+        by_colour = sorted(reading.kinds - {"colour"})
+        samples = {
+            split: [FileSample(stem.replace("/", "__"), *both, labels, exif, bits) for stem, both in pair.of.items()]
+            for split, pair in pairs.items()
+        }
+    else:
+        outlined, lines = samples_of(src, pairs, shapes, file, choice, exif, bits)
+        samples, more = {split: [*here] for split, here in outlined.items()}, tuple(lines)
     parameters: dict[str, object] = {"unknown": unknown}
     if "" in samples:
         fractions = {"val": val_fraction, "test": test_fraction}
@@ -84,11 +95,11 @@ def load(
     bare = [sample.image for sample in samples["train"] if sample.mask is None]
     if bare:
         said.append(f"without a mask, so pool only: {named(bare, 'train image')}")
-    by_colour = sorted(reading.kinds - {"colour"})
     own = {"ignore": list(ignore), "map": list(maps), "ids": list(choice.ids), "by_colour": by_colour, "bits": bits}
+    own["shapes"] = shapes
     own["exif"] = exif if exif == "ignore" else None
     parameters |= {key: value for key, value in own.items() if value}  # what was made without options stays as it is
-    said += reading.said
+    said += more
     return RawDataset(src.resolve().name, choice.names, choice.palette, samples, size, parameters, said)
 
 
@@ -111,11 +122,14 @@ def _no_masks(
     looked = ", ".join(str(folder) for folder in folders if folder) or f"{src / 'masks'} or a folder of the like"
     return UserError(
         f"{looked}: no mask of any image is there ({named(images, 'image')}): this data set alone teaches nothing;"
-        " --masks FOLDER and --mask-suffix say where masks are, --no-masks takes the images as a pool without labels"
+        " --masks FOLDER and --mask-suffix say where masks are, --shapes where COCO's, LabelMe's or YOLO's files,"
+        " --no-masks takes the images as a pool without labels"
     )
 
 
-def _drawn(samples: list[FileSample], fractions: dict[str, float], seed: int, src: Path) -> dict[str, list[FileSample]]:
+def _drawn(
+    samples: list[FileSample | ShapeSample], fractions: dict[str, float], seed: int, src: Path
+) -> dict[str, list[FileSample | ShapeSample]]:
     """Take each fraction of the masked images, at least one, and leave the rest for training."""
     for split, fraction in fractions.items():
         if not 0 <= fraction < 1:
@@ -127,7 +141,7 @@ def _drawn(samples: list[FileSample], fractions: dict[str, float], seed: int, sr
             f"{src / 'masks'}: {len(masked)} masks are too few to draw {' and '.join(counts)} from; "
             f"add masks or use folders {src}/train, {src}/val, {src}/test"
         )
-    splits: dict[str, list[FileSample]] = {}
+    splits: dict[str, list[FileSample | ShapeSample]] = {}
     left = {sample.image_id for sample in samples}
     for split, count in counts.items():
         taken = draw([name for name in masked if name in left], count, seed)
