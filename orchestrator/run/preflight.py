@@ -106,19 +106,23 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
         )
     if not decided:
         yield from _check_first(config, images, masked)
-    for split in [config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]:
-        bare = sum(shard.rows - shard.masked for shard in index.shards(split))
-        if bare:
-            yield (
-                f"{index.root}: {bare} of {index.num_images(split)} images of split {split!r} have no mask, so there is"
-                " nothing to measure"
-            )
-        pixels_C = np.sum([shard.class_pixels for shard in index.shards(split)], axis=0)
-        if not pixels_C.any():
-            yield (f"{index.root}: all pixels of split {split!r} are void, so there is nothing to measure")
-        if np.count_nonzero(pixels_C) == 1:
-            only = index.classes[int(pixels_C.argmax())]
-            _log.warning("split %s: %s is the only class in it, so that its mIoU says nothing", split, only)
+    for split in dict.fromkeys([config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]):
+        yield from _check_measured(index, split)
+
+
+def _check_measured(index: DataIndex, split: str) -> Iterator[str]:
+    bare = sum(shard.rows - shard.masked for shard in index.shards(split))
+    if bare:
+        yield (
+            f"{index.root}: {bare} of {index.num_images(split)} images of split {split!r} have no mask, so there is"
+            " nothing to measure"
+        )
+    pixels_C = np.sum([shard.class_pixels for shard in index.shards(split)], axis=0)
+    if not pixels_C.any():
+        yield (f"{index.root}: all pixels of split {split!r} are void, so there is nothing to measure")
+    if np.count_nonzero(pixels_C) == 1:
+        only = index.classes[int(pixels_C.argmax())]
+        _log.warning("split %s: %s is the only class in it, so that its mIoU says nothing", split, only)
 
 
 def _check_first(config: RunConfig, images: int, masked: int) -> Iterator[str]:
