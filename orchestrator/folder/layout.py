@@ -144,7 +144,7 @@ def once(
         make(staging)
     place = f"{folder.parent.name}/{folder.name}"
     (staging / ATTEMPT).unlink()
-    sweep(staging)  # what a worker that was killed and replaced was writing
+    remove_leftovers(staging)  # what a worker that was killed and replaced was writing
     failpoint(f"{place}:made")
     flush_below(staging)
     failpoint(f"{place}:flushed")
@@ -175,7 +175,7 @@ def _earlier(staging: Path, settings: Mapping[str, Value]) -> float:
     return float(seconds)
 
 
-def sweep(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Remove what a killed process was writing; only the holder of the run's lock may do so."""
     for leftover in list(root.rglob(".tmp*")):  # ours are .tmp-PID-NAME, safetensors' .tmpXXXXXX
         if leftover.is_dir():

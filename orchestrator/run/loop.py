@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from orchestrator.annotation.annotator import Annotator
 from orchestrator.annotation.human import annotator_of
-from orchestrator.folder.layout import discard, once, sweep
+from orchestrator.folder.layout import discard, once, remove_leftovers
 from orchestrator.folder.machines import Kinds
 from orchestrator.folder.manifest import digest, set_aside
 from orchestrator.folder.published import read_query, write_query
@@ -38,7 +38,7 @@ def run(context: RunContext, *, record: Record | None = None, later: int = 0) ->
     this run is done.  WaitingForLabels where people must answer first.
     """
     config, layout, ledger, name = context.config, context.layout, context.ledger, context.name
-    sweep(layout.root)
+    remove_leftovers(layout.root)
     for line in unnoted_settings(layout):
         context.progress.say(line)
     annotator = annotator_of(

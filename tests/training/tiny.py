@@ -7,7 +7,7 @@ from torch import nn
 
 from querying.dataset.label_values import IGNORE
 from training.batches.batch import Batch
-from training.method_parts.parts import Step
+from training.method_parts.parts import MethodContext
 from training.methods.registry import METHODS
 from training.network.deeplab import Output, Widths
 from training.settings.methods import MethodSettings
@@ -73,7 +73,7 @@ def batch(known=IGNORE, pool=1, views=0, seed=0):
 
 
 def step(reco=None, methods=None, done=0.0, **train):
-    return Step(
+    return MethodContext(
         TrainSettings(**train),
         reco or ReCoSettings(queries=8, negatives=8),
         torch.Generator().manual_seed(0),

@@ -25,7 +25,7 @@ from training.fit.states import TrainingStates
 from training.fit.validation import MIOU, Validator, best_epoch, due
 from training.fit.worker import Worker
 from training.kernels.precision import trains_in_bf16
-from training.method_parts.parts import Step
+from training.method_parts.parts import MethodContext
 from training.methods.registry import method_class
 from training.network.checkpoint import best_folder, early_folder, save_model
 
@@ -57,7 +57,7 @@ class Training:
         prepare_process(job, self.gpu)
         self.data = training_data(job, self.index, kind, looks_apart=self.gpu)
         self.generator = torch.Generator(worker.device)
-        self.context = Step(
+        self.context = MethodContext(
             job.train, job.reco, self.generator, worker.mean, job.methods, 0.0, job.cycle, job.model.align_corners
         )
         self.method = kind(new_networks(job, self.index.num_classes, worker.device), self.context).to(worker.device)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from training.batches.batch import Batch
-from training.method_parts.parts import Parts, Step
+from training.method_parts.parts import MethodContext, Parts
 from training.network.deeplab import DeepLabV3Plus
 from training.settings.methods import MethodSettings
 
@@ -30,8 +30,8 @@ class Method(nn.Module):
 
     network: DeepLabV3Plus
 
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
-        """`step` is any step: its settings hold for the whole training."""
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
+        """`context` is that of any step: its settings hold for the whole training."""
         super().__init__()
         self.network = new_network(False)
 
@@ -41,7 +41,7 @@ class Method(nn.Module):
         `image_u` is then weakly augmented.  None: it takes no pool at all."""
         return cls.strong_views
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
         raise NotImplementedError
 
     def after_step(self, number: int) -> None:

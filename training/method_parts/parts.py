@@ -20,7 +20,7 @@ Parts = dict[str, Tensor]
 """Named, weighted terms whose sum is the loss."""
 
 
-class Step(NamedTuple):
+class MethodContext(NamedTuple):
     """What a method may use besides the network and the batch."""
 
     train: TrainSettings
@@ -37,27 +37,27 @@ class Step(NamedTuple):
     """Whether logits are upsampled to full size with aligned corners (`model.align_corners`)."""
 
 
-def supervise(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
+def supervise(logits_BChw: Tensor, target_BHW: Tensor, context: MethodContext) -> Tensor:
     """Cross entropy of labelled images at full resolution; of the hard pixels alone where `train.ohem` says so."""
-    if step.train.ohem is None:
-        return classify(logits_BChw, target_BHW, step)
+    if context.train.ohem is None:
+        return classify(logits_BChw, target_BHW, context)
     return hard_cross_entropy(
-        full_size(logits_BChw, target_BHW.shape[1:], step.align_corners),
+        full_size(logits_BChw, target_BHW.shape[1:], context.align_corners),
         target_BHW,
-        easy_from=step.train.ohem,
-        keep=step.train.ohem_keep,
-        mean_count=step.mean_count,
+        easy_from=context.train.ohem,
+        keep=context.train.ohem_keep,
+        mean_count=context.mean_count,
     )
 
 
-def pixel_mean(cost_BHW: Tensor, chosen_BHW: Tensor, counted_BHW: Tensor, step: Step) -> Tensor:
+def pixel_mean(cost_BHW: Tensor, chosen_BHW: Tensor, counted_BHW: Tensor, context: MethodContext) -> Tensor:
     """Sum of the costs of chosen pixels over the number of counted ones (in the global batch), or over the sum of their
     weights where these are given for `counted_BHW`; 0 where there is none.
 
     What is not chosen gets no gradient, even where its cost is not finite.
     """
     total = cost_BHW.masked_fill(~chosen_BHW, 0.0).sum()
-    return mean_of(total, step.mean_count(counted_BHW.sum().to(total.dtype)))
+    return mean_of(total, context.mean_count(counted_BHW.sum().to(total.dtype)))
 
 
 def ramp_up(done: float, share: float) -> float:
@@ -76,18 +76,18 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def classify(logits_BChw: Tensor, target_BHW: Tensor, step: Step) -> Tensor:
+def classify(logits_BChw: Tensor, target_BHW: Tensor, context: MethodContext) -> Tensor:
     """Cross entropy at full resolution."""
     return cross_entropy(
         logits_BChw,
         target_BHW,
-        normalise=step.train.normalise,
-        mean_count=step.mean_count,
-        align_corners=step.align_corners,
+        normalise=context.train.normalise,
+        mean_count=context.mean_count,
+        align_corners=context.align_corners,
     )
 
 
-def contrast(output: Output, target_BHW: Tensor, step: Step) -> Parts:
+def contrast(output: Output, target_BHW: Tensor, context: MethodContext) -> Parts:
     """ReCo at the head's resolution, labels nearest-downsampled (S4AL+ section 3.1); nothing without the head."""
     if output.embedding is None:
         return {}
@@ -100,10 +100,10 @@ def contrast(output: Output, target_BHW: Tensor, step: Step) -> Parts:
         output.embedding,
         label_Bhw,
         p_own_Bhw,
-        temperature=step.reco.temperature,
-        queries=step.reco.queries,
-        negatives=step.reco.negatives,
-        hard_threshold=step.reco.hard_threshold,
-        generator=step.generator,
+        temperature=context.reco.temperature,
+        queries=context.reco.queries,
+        negatives=context.reco.negatives,
+        hard_threshold=context.reco.hard_threshold,
+        generator=context.generator,
     )
-    return {"reco": step.reco.weight * loss}
+    return {"reco": context.reco.weight * loss}

@@ -21,7 +21,7 @@ from training.batches.batch import Batch
 from training.losses.upsampled import full_size, wide
 from training.method_parts.method import Method, NewNetwork
 from training.method_parts.mixing import boxes, component, mix, span
-from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.method_parts.parts import MethodContext, Parts, pixel_mean, supervise
 from training.method_parts.teacher import Teacher
 from training.network.deeplab import DeepLabV3Plus, normalise
 from training.settings.methods import AELSettings
@@ -33,40 +33,40 @@ class AEL(Method):
     sightings: Tensor
     """(C,): the steps whose labels showed the class."""
 
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
-        super().__init__(new_network, step)
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
+        super().__init__(new_network, context)
         self.teacher = Teacher(self.network)
-        self.decay = step.methods.ael.decay
+        self.decay = context.methods.ael.decay
         classes = self.network.widths().classes
         self.register_buffer("confidence", torch.zeros(classes))
         self.register_buffer("sightings", torch.zeros(classes, dtype=torch.int64))
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
-        settings: AELSettings = step.methods.ael
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
+        settings: AELSettings = context.methods.ael
         known, size = len(batch.image), batch.target.shape[1:]
         wanted_C = (1 - self.confidence).softmax(0)
 
-        paste = copies(batch.target, wanted_C, settings, step.generator)
+        paste = copies(batch.target, wanted_C, settings, context.generator)
         image, target = mix(batch.image, paste), mix(batch.target, paste)
 
-        taught = full_size(self.teacher(normalise(batch.image_u)).logits, size, step.align_corners)
+        taught = full_size(self.teacher(normalise(batch.image_u)).logits, size, context.align_corners)
         sure_u, label_u = top_class(wide(taught).softmax(1))
-        box, donor = cuts(label_u, batch.seen_u[0], wanted_C, settings, step.generator)
+        box, donor = cuts(label_u, batch.seen_u[0], wanted_C, settings, context.generator)
         image_u, label_u, sure_u, seen_u = (
             mix(one, box, donor) for one in (batch.image_u, label_u, sure_u, batch.seen_u[0])
         )
 
-        logits = full_size(self.network(normalise(torch.cat([image, image_u]))).logits, size, step.align_corners)
-        self.observe(logits[:known], target, step)
+        logits = full_size(self.network(normalise(torch.cat([image, image_u]))).logits, size, context.align_corners)
+        self.observe(logits[:known], target, context)
 
-        chance_u = torch.rand(label_u.shape, generator=step.generator, device=step.generator.device)
+        chance_u = torch.rand(label_u.shape, generator=context.generator, device=context.generator.device)
         sampled_u = seen_u & (chance_u.to(label_u.device) < self.rate()[label_u])
         weight_u = sure_u.pow(settings.focus) * sampled_u
         cost_u = F.cross_entropy(wide(logits[known:]), label_u, reduction="none")
         learned_u = sampled_u & (sure_u >= settings.threshold)
         return {
-            "ce": supervise(logits[:known], target, step),
-            "equalised": settings.weight * pixel_mean(weight_u * cost_u, learned_u, weight_u, step),
+            "ce": supervise(logits[:known], target, context),
+            "equalised": settings.weight * pixel_mean(weight_u * cost_u, learned_u, weight_u, context),
         }
 
     def after_step(self, number: int) -> None:
@@ -76,15 +76,15 @@ class AEL(Method):
         return self.teacher.network
 
     @torch.no_grad()
-    def observe(self, logits_BCHW: Tensor, target_BHW: Tensor, step: Step) -> None:
+    def observe(self, logits_BCHW: Tensor, target_BHW: Tensor, context: MethodContext) -> None:
         """The classes that the labels show move in the bank, by their mean over the global batch."""
         class_C = torch.arange(len(self.confidence), device=target_BHW.device)
         is_BCHW = target_BHW.unsqueeze(1) == class_C.view(-1, 1, 1)
         sum_C = wide(logits_BCHW).softmax(1).masked_fill(~is_BCHW, 0.0).sum((0, 2, 3))
-        sum_C, count_C = step.mean_count(torch.stack([sum_C, is_BCHW.sum((0, 2, 3)).to(sum_C.dtype)]))
+        sum_C, count_C = context.mean_count(torch.stack([sum_C, is_BCHW.sum((0, 2, 3)).to(sum_C.dtype)]))
         shown_C = count_C > 0
         self.sightings += shown_C
-        keep_C = (1 - 1 / self.sightings.clamp_min(1)).clamp_max(step.methods.ael.momentum)  # the teacher's ramp
+        keep_C = (1 - 1 / self.sightings.clamp_min(1)).clamp_max(context.methods.ael.momentum)  # the teacher's ramp
         moved_C = keep_C * self.confidence + (1 - keep_C) * sum_C / count_C.where(shown_C, 1.0)
         self.confidence.copy_(moved_C.where(shown_C, self.confidence))
 

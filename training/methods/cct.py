@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from training.batches.batch import Batch
 from training.losses.upsampled import wide
 from training.method_parts.method import Method, NewNetwork
-from training.method_parts.parts import Parts, Step, pixel_mean, ramp_up, supervise
+from training.method_parts.parts import MethodContext, Parts, pixel_mean, ramp_up, supervise
 from training.network.deeplab import normalise
 from training.settings.methods import CCTSettings
 
 
 class CCT(Method):
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
-        super().__init__(new_network, step)
-        settings = step.methods.cct
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
+        super().__init__(new_network, context)
+        settings = context.methods.cct
         counts = {"noise": settings.noise, "dropout": settings.dropout, "drop": settings.drop, "vat": settings.vat}
         self.disturbances = [name for name, count in counts.items() for _ in range(count)]
         widths = self.network.widths()
@@ -34,8 +34,8 @@ class CCT(Method):
             AuxiliaryDecoder(widths.features, widths.classes, settings.decoder) for _ in self.disturbances
         )
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
-        settings: CCTSettings = step.methods.cct
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
+        settings: CCTSettings = context.methods.cct
         known = len(batch.image)
         features, low = self.network.neck(*self.network.encode(normalise(torch.cat([batch.image, batch.image_u]))))
         logits = self.network.heads(features, low).logits
@@ -46,12 +46,12 @@ class CCT(Method):
         apart: list[Tensor] = []
         with torch.autocast(own_u.device.type, enabled=False):
             for name, decoder in zip(self.disturbances, self.decoders, strict=True):
-                disturbed = disturb(name, own_u, decoder, settings, step.generator)
+                disturbed = disturb(name, own_u, decoder, settings, context.generator)
                 apart.append((decoder(disturbed, size).softmax(1) - p_main).square().mean(1))
-        weight = settings.weight * ramp_up(step.done, settings.ramp)
+        weight = settings.weight * ramp_up(context.done, settings.ramp)
         return {
-            "ce": supervise(logits[:known], batch.target, step),
-            "consistency": weight * pixel_mean(torch.stack(apart).mean(0), seen, seen, step),
+            "ce": supervise(logits[:known], batch.target, context),
+            "consistency": weight * pixel_mean(torch.stack(apart).mean(0), seen, seen, context),
         }
 
 

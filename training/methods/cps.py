@@ -22,29 +22,29 @@ from training.batches.batch import Batch
 from training.losses.upsampled import full_size
 from training.method_parts.method import Method, NewNetwork
 from training.method_parts.mixing import boxes, mix
-from training.method_parts.parts import Parts, Step, classify, evaluating, ramp_up, supervise
+from training.method_parts.parts import MethodContext, Parts, classify, evaluating, ramp_up, supervise
 from training.network.deeplab import normalise
 
 
 class CPS(Method):
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
-        super().__init__(new_network, step)
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
+        super().__init__(new_network, context)
         self.second = new_network(False)
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
-        settings = step.methods.cps
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
+        settings = context.methods.cps
         known, size = len(batch.image), batch.target.shape[1:]
         networks = (self.network, self.second)
         image_u, seen_u = batch.image_u, batch.seen_u[0]
         labels: list[Tensor] = []
         if settings.cutmix:
             area = (settings.area.low, settings.area.high)
-            mask = boxes(seen_u.shape, count=settings.boxes, area=area, generator=step.generator)
-            labels = [mix(_label(network, image_u, size, step), mask) for network in networks]
+            mask = boxes(seen_u.shape, count=settings.boxes, area=area, generator=context.generator)
+            labels = [mix(_label(network, image_u, size, context), mask) for network in networks]
             image_u, seen_u = mix(image_u, mask), mix(seen_u, mask)
 
         small = [_logits(network, batch.image, image_u, settings.passes) for network in networks]
-        logits = [full_size(one, size, step.align_corners) for one in small]
+        logits = [full_size(one, size, context.align_corners) for one in small]
         if settings.cutmix:
             learned, seen_BHW = [one[known:] for one in logits], seen_u
         else:
@@ -52,9 +52,9 @@ class CPS(Method):
             labels = [top_class(one.detach())[1] for one in logits]
         targets = [label.where(seen_BHW, IGNORE) for label in labels]
 
-        cross = classify(learned[0], targets[1], step) + classify(learned[1], targets[0], step)
-        first, second = (supervise(one[:known], batch.target, step) for one in logits)
-        return {"ce": first + second, "cross": settings.weight * ramp_up(step.done, settings.ramp) * cross}
+        cross = classify(learned[0], targets[1], context) + classify(learned[1], targets[0], context)
+        first, second = (supervise(one[:known], batch.target, context) for one in logits)
+        return {"ce": first + second, "cross": settings.weight * ramp_up(context.done, settings.ramp) * cross}
 
 
 def _logits(network: torch.nn.Module, image: Tensor, image_u: Tensor, passes: str) -> Tensor:
@@ -65,7 +65,7 @@ def _logits(network: torch.nn.Module, image: Tensor, image_u: Tensor, passes: st
 
 
 @torch.no_grad()
-def _label(network: torch.nn.Module, image_BCHW: Tensor, size: torch.Size, step: Step) -> Tensor:
+def _label(network: torch.nn.Module, image_BCHW: Tensor, size: torch.Size, context: MethodContext) -> Tensor:
     with evaluating(network):
-        _, label_BHW = top_class(full_size(network(normalise(image_BCHW)).logits, size, step.align_corners))
+        _, label_BHW = top_class(full_size(network(normalise(image_BCHW)).logits, size, context.align_corners))
     return label_BHW

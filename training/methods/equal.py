@@ -20,7 +20,7 @@ from querying.dataset.label_values import IGNORE
 from training.batches.batch import Batch
 from training.losses.upsampled import full_size, wide
 from training.method_parts.method import Method
-from training.method_parts.parts import Parts, Step, classify, pixel_mean, supervise
+from training.method_parts.parts import MethodContext, Parts, classify, pixel_mean, supervise
 from training.network.deeplab import normalise
 from training.settings.methods import MethodSettings
 
@@ -31,25 +31,25 @@ class EquAL(Method):
         """None: of the pool, only images with a bought cell."""
         return 0 if methods.equal.images == "all" else None
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
-        settings, known = step.methods.equal, len(batch.image)
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
+        settings, known = context.methods.equal, len(batch.image)
         image = normalise(torch.cat([batch.image, batch.image_u]))
         target = torch.cat([batch.target, batch.target_u])
         logits, mirrored = self.network(torch.cat([image, image.flip(3)])).logits.chunk(2)
         views = (logits, mirrored.flip(3))
         taught = views if settings.supervised == "both" else views[:1]
 
-        z, z_back = (wide(full_size(view, target.shape[1:], step.align_corners)) for view in views)
+        z, z_back = (wide(full_size(view, target.shape[1:], context.align_corners)) for view in views)
         parts, counted_BHW = {}, torch.ones_like(target, dtype=torch.bool)
         if settings.images == "annotated":
-            parts["ce"] = _total([supervise(view, target, step) for view in taught])
+            parts["ce"] = _total([supervise(view, target, context) for view in taught])
         else:
             counted_BHW = torch.cat([batch.target != IGNORE, batch.seen_u[0]])
-            parts["ce"] = _total([supervise(view[:known], batch.target, step) for view in taught])
-            cells = _total([classify(view[known:], batch.target_u, step) for view in taught])
-            parts["ce_u"] = step.train.unlabelled_weight * cells
+            parts["ce"] = _total([supervise(view[:known], batch.target, context) for view in taught])
+            cells = _total([classify(view[known:], batch.target_u, context) for view in taught])
+            parts["ce_u"] = context.train.unlabelled_weight * cells
         apart_BHW = logits_apart(z, z_back) if settings.distance == "logits" else probabilities_apart(z, z_back)
-        return parts | {"consistency": settings.weight * pixel_mean(apart_BHW, counted_BHW, counted_BHW, step)}
+        return parts | {"consistency": settings.weight * pixel_mean(apart_BHW, counted_BHW, counted_BHW, context)}
 
 
 def logits_apart(z_BCHW: Tensor, back_BCHW: Tensor) -> Tensor:

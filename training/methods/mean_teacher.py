@@ -12,7 +12,7 @@ from querying.dataset.label_values import IGNORE
 from training.batches.batch import Batch
 from training.losses.upsampled import full_size, wide
 from training.method_parts.method import Method, NewNetwork
-from training.method_parts.parts import Parts, Step, pixel_mean, ramp_up, supervise
+from training.method_parts.parts import MethodContext, Parts, pixel_mean, ramp_up, supervise
 from training.method_parts.teacher import Teacher
 from training.network.deeplab import DeepLabV3Plus, normalise
 from training.settings.methods import MeanTeacherSettings
@@ -21,26 +21,26 @@ from training.settings.methods import MeanTeacherSettings
 class MeanTeacher(Method):
     strong_views = 1
 
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
-        super().__init__(new_network, step)
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
+        super().__init__(new_network, context)
         self.teacher = Teacher(self.network)
-        self.decay = step.methods.mean_teacher.decay
+        self.decay = context.methods.mean_teacher.decay
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
-        settings: MeanTeacherSettings = step.methods.mean_teacher
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
+        settings: MeanTeacherSettings = context.methods.mean_teacher
         size = batch.target.shape[1:]
         weak = torch.cat([batch.image, batch.image_u])
         noisy = torch.cat([batch.image, batch.strong_u[0]])
         seen_BHW = torch.cat([batch.target != IGNORE, batch.seen_u[1]])
 
-        logits = full_size(self.network(normalise(noisy)).logits, size, step.align_corners)
-        taught = full_size(self.teacher(normalise(weak)).logits, size, step.align_corners)
+        logits = full_size(self.network(normalise(noisy)).logits, size, context.align_corners)
+        taught = full_size(self.teacher(normalise(weak)).logits, size, context.align_corners)
         apart_BHW = (wide(logits).softmax(1) - wide(taught).softmax(1)).square().mean(1)
 
-        weight = settings.weight * ramp_up(step.done, settings.ramp)
+        weight = settings.weight * ramp_up(context.done, settings.ramp)
         return {
-            "ce": supervise(logits[: len(batch.image)], batch.target, step),
-            "consistency": weight * pixel_mean(apart_BHW, seen_BHW, seen_BHW, step),
+            "ce": supervise(logits[: len(batch.image)], batch.target, context),
+            "consistency": weight * pixel_mean(apart_BHW, seen_BHW, seen_BHW, context),
         }
 
     def after_step(self, number: int) -> None:

@@ -34,7 +34,7 @@ from training.batches.batch import Batch
 from training.losses.upsampled import full_size, wide
 from training.method_parts.method import Method, NewNetwork
 from training.method_parts.mixing import mix
-from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.method_parts.parts import MethodContext, Parts, pixel_mean, supervise
 from training.method_parts.teacher import Teacher
 from training.network.deeplab import DeepLabV3Plus, normalise
 from training.settings.systems import S4ALSettings
@@ -56,10 +56,10 @@ class Labelled(NamedTuple):
 class S4AL(Method):
     strong_views = 1
 
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
-        super().__init__(new_network, step)
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
+        super().__init__(new_network, context)
         self.teacher = Teacher(self.network)
-        settings = step.methods.s4al
+        settings = context.methods.s4al
         self.decay = settings.decay
         self.classes = self.network.widths().classes
         unknown = [number for number in (*settings.frequent, *settings.rare) if number >= self.classes]
@@ -68,31 +68,31 @@ class S4AL(Method):
                 f"methods.s4al: class {unknown[0]} is to be pasted, but the data have {self.classes} classes"
             )
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
-        settings: S4ALSettings = step.methods.s4al
-        epoch = step.done * step.train.epochs + 1e-6  # else a first step could round to the epoch before
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
+        settings: S4ALSettings = context.methods.s4al
+        epoch = context.done * context.train.epochs + 1e-6  # else a first step could round to the epoch before
         if epoch < settings.cold_start:
-            ce = supervise(self.network(normalise(batch.image)).logits, batch.target, step)
+            ce = supervise(self.network(normalise(batch.image)).logits, batch.target, context)
             return {"ce": settings.cold_weight * ce, "mixed": torch.zeros_like(ce), "replayed": torch.zeros_like(ce)}
 
-        known, size, g = len(batch.image), batch.target.shape[1:], step.generator
-        pool = self.taught(batch, step.align_corners)
+        known, size, g = len(batch.image), batch.target.shape[1:], context.generator
+        pool = self.taught(batch, context.align_corners)
         order_B = torch.arange(len(pool.image), device=pool.image.device)
         own_BHW = half_of_the_classes(pool.label, pool.seen, self.classes, g)
         learned = [pool.mixed(~own_BHW, order_B.roll(-1))]
-        if settings.rare and step.cycle >= 1 and epoch >= settings.replay_from:
+        if settings.rare and context.cycle >= 1 and epoch >= settings.replay_from:
             donor_B = order_B.roll(1)
             drawn_BC = frequent_and_rare(len(order_B), self.classes, settings, g)
             learned.append(pool.mixed(among(drawn_BC, pool.label, pool.seen)[donor_B], donor_B))
 
         images = torch.cat([batch.image, *(one.image for one in learned)])
-        logits = full_size(self.network(normalise(images)).logits, size, step.align_corners)
+        logits = full_size(self.network(normalise(images)).logits, size, context.align_corners)
         costs = [
-            settings.weight * consistency(part, one, settings, step)
+            settings.weight * consistency(part, one, settings, context)
             for part, one in zip(logits[known:].chunk(len(learned)), learned, strict=True)
         ]
         return {
-            "ce": supervise(logits[:known], batch.target, step),
+            "ce": supervise(logits[:known], batch.target, context),
             "mixed": costs[0],
             "replayed": costs[1] if len(costs) > 1 else torch.zeros_like(costs[0]),
         }
@@ -112,12 +112,12 @@ class S4AL(Method):
         return Labelled(batch.strong_u[0], label, sure.masked_fill(bought, 1.0), batch.seen_u[1])
 
 
-def consistency(logits_BCHW: Tensor, taught: Labelled, settings: S4ALSettings, step: Step) -> Tensor:
+def consistency(logits_BCHW: Tensor, taught: Labelled, settings: S4ALSettings, context: MethodContext) -> Tensor:
     """U of the module's equation; a scalar >= 0."""
     cost = F.cross_entropy(wide(logits_BCHW), taught.label, reduction="none")
     sure_B = ((taught.sure >= settings.threshold) & taught.seen).sum((1, 2))
     share_B = sure_B / taught.seen.sum((1, 2)).clamp_min(1)
-    return pixel_mean(share_B.view(-1, 1, 1) * taught.sure * cost, taught.seen, taught.seen, step)
+    return pixel_mean(share_B.view(-1, 1, 1) * taught.sure * cost, taught.seen, taught.seen, context)
 
 
 def half_of_the_classes(label_BHW: Tensor, seen_BHW: Tensor, classes: int, generator: torch.Generator) -> Tensor:

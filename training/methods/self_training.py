@@ -12,27 +12,27 @@ import torch
 
 from training.batches.batch import Batch
 from training.losses.cross_entropy import cross_entropy
-from training.method_parts.parts import Parts, Step, classify, contrast, supervise
+from training.method_parts.parts import MethodContext, Parts, classify, contrast, supervise
 from training.methods.supervised import Supervised
 from training.network.deeplab import normalise
 
 
 class SelfTraining(Supervised):
-    def forward(self, batch: Batch, step: Step) -> Parts:
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
         target = torch.cat([batch.target, batch.target_u])
-        known, mean = len(batch.image), step.methods.self_training.mean
+        known, mean = len(batch.image), context.methods.self_training.mean
         if mean == "apart":
-            learn, own = partial(classify, step=step), partial(supervise, step=step)
+            learn, own = partial(classify, context=context), partial(supervise, context=context)
         else:
             learn = own = partial(
                 cross_entropy,
                 normalise="all" if mean == "all" else "valid",
-                mean_count=step.mean_count,
+                mean_count=context.mean_count,
                 among_BHW=target,
-                align_corners=step.align_corners,
+                align_corners=context.align_corners,
             )
         parts = {"ce": own(output.logits[:known], batch.target)}
         if len(batch.image_u):
-            parts["ce_u"] = step.train.unlabelled_weight * learn(output.logits[known:], batch.target_u)
-        return parts | contrast(output, target, step)
+            parts["ce_u"] = context.train.unlabelled_weight * learn(output.logits[known:], batch.target_u)
+        return parts | contrast(output, target, context)

@@ -9,15 +9,15 @@ import copy
 from torch import nn
 
 from training.method_parts.method import NewNetwork
-from training.method_parts.parts import Step
+from training.method_parts.parts import MethodContext
 from training.methods.supervised import Supervised
 from training.network.deeplab import DeepLabV3Plus
 
 
 class STPlusPlus(Supervised):
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
-        super().__init__(new_network, step)
-        total = step.train.epochs * step.train.steps_per_epoch
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
+        super().__init__(new_network, context)
+        total = context.train.epochs * context.train.steps_per_epoch
         self.steps = sorted({-(-third * total // 3) for third in (1, 2)})
         # Modules, so that every saved state of the training holds them.
         self.copies = nn.ModuleList(copy.deepcopy(self.network).requires_grad_(False) for _ in self.steps)

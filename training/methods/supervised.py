@@ -9,18 +9,18 @@ from torch import nn
 
 from training.batches.batch import Batch
 from training.method_parts.method import Method, NewNetwork
-from training.method_parts.parts import Parts, Step, contrast, supervise
+from training.method_parts.parts import MethodContext, Parts, contrast, supervise
 from training.network.deeplab import normalise
 
 
 class Supervised(Method):
     one_forward = True
 
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
         nn.Module.__init__(self)
-        self.network = new_network(step.reco.weight > 0)
+        self.network = new_network(context.reco.weight > 0)
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
         target = torch.cat([batch.target, batch.target_u])
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
-        return {"ce": supervise(output.logits, target, step)} | contrast(output, target, step)
+        return {"ce": supervise(output.logits, target, context)} | contrast(output, target, context)

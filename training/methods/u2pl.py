@@ -23,7 +23,7 @@ from training.batches.batch import Batch
 from training.losses.upsampled import full_size, wide
 from training.method_parts.method import Method, NewNetwork
 from training.method_parts.mixing import boxes, mix
-from training.method_parts.parts import Parts, Step, pixel_mean, supervise
+from training.method_parts.parts import MethodContext, Parts, pixel_mean, supervise
 from training.method_parts.teacher import Teacher
 from training.network.deeplab import DeepLabV3Plus, normalise
 from training.settings.methods import U2PLSettings
@@ -35,32 +35,34 @@ class U2PL(Method):
     entered: Tensor
     """(C,): how many have ever entered; the next one takes the place `entered` modulo S."""
 
-    def __init__(self, new_network: NewNetwork, step: Step) -> None:
+    def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
         nn.Module.__init__(self)
         self.network = new_network(True)
         self.teacher = Teacher(self.network)
-        self.decay = step.methods.u2pl.decay
+        self.decay = context.methods.u2pl.decay
         widths = self.network.widths()
-        self.register_buffer("memory", torch.zeros(widths.classes, step.methods.u2pl.memory, widths.embedding))
+        self.register_buffer("memory", torch.zeros(widths.classes, context.methods.u2pl.memory, widths.embedding))
         self.register_buffer("entered", torch.zeros(widths.classes, dtype=torch.int64))
 
-    def forward(self, batch: Batch, step: Step) -> Parts:
-        settings: U2PLSettings = step.methods.u2pl
+    def forward(self, batch: Batch, context: MethodContext) -> Parts:
+        settings: U2PLSettings = context.methods.u2pl
         known, size = len(batch.image), batch.target.shape[1:]
 
-        _, label_u = top_class(full_size(self.teacher(normalise(batch.image_u)).logits, size, step.align_corners))
-        mask = boxes(label_u.shape, area=(0.5, 0.5), probability=settings.cutmix, generator=step.generator)
+        _, label_u = top_class(full_size(self.teacher(normalise(batch.image_u)).logits, size, context.align_corners))
+        mask = boxes(label_u.shape, area=(0.5, 0.5), probability=settings.cutmix, generator=context.generator)
         image_u, label_u, seen_u = (mix(one, mask) for one in (batch.image_u, label_u, batch.seen_u[0]))
 
         x = normalise(torch.cat([batch.image, image_u]))
         taught, output = self.teacher(x), self.network(x)
-        logits = full_size(output.logits, size, step.align_corners)
+        logits = full_size(output.logits, size, context.align_corners)
 
-        entropy_u = entropy(full_size(taught.logits[known:], size, step.align_corners)).masked_fill(~seen_u, torch.nan)
-        bound = entropy_u.flatten().nanquantile(1 - settings.unreliable * (1 - step.done))
+        entropy_u = entropy(full_size(taught.logits[known:], size, context.align_corners)).masked_fill(
+            ~seen_u, torch.nan
+        )
+        bound = entropy_u.flatten().nanquantile(1 - settings.unreliable * (1 - context.done))
         reliable, unreliable = entropy_u < bound, entropy_u >= bound  # neither, where nothing is seen
         cost_u = F.cross_entropy(wide(logits[known:]), label_u, reduction="none")
-        scarce = reliable.numel() / step.mean_count(reliable.sum().float()).clamp_min(1e-12)
+        scarce = reliable.numel() / context.mean_count(reliable.sum().float()).clamp_min(1e-12)
 
         nothing_u = torch.full_like(label_u, IGNORE)
         truth = torch.cat([batch.target.long(), nothing_u])
@@ -73,10 +75,10 @@ class U2PL(Method):
         with torch.autocast(x.device.type, enabled=False):
             key_PD = _pixels(taught.embedding)
             self.remember(key_PD, negatives(p_PC, truth_P, unsure_P, settings))
-            contrast = self.contrast(_pixels(output.embedding), key_PD, p_PC, label_P, settings, step.generator)
+            contrast = self.contrast(_pixels(output.embedding), key_PD, p_PC, label_P, settings, context.generator)
         return {
-            "ce": supervise(logits[:known], batch.target, step),
-            "reliable": settings.weight * scarce * pixel_mean(cost_u, reliable, reliable, step),
+            "ce": supervise(logits[:known], batch.target, context),
+            "reliable": settings.weight * scarce * pixel_mean(cost_u, reliable, reliable, context),
             "contrast": settings.contrast * contrast,
         }
 

@@ -21,7 +21,7 @@ from querying.base.allocator import keep_freed_memory
 from querying.dataset.label_values import IGNORE
 from training.batches.batch import Batch
 from training.kernels.precision import fast_bf16
-from training.method_parts.parts import Parts, Step
+from training.method_parts.parts import MethodContext, Parts
 from training.methods.registry import METHODS
 from training.network.deeplab import DeepLabV3Plus, build_model, normalise, parameter_groups
 from training.settings.methods import MethodSettings, SelfTrainingSettings
@@ -36,7 +36,7 @@ class Case(NamedTuple):
     """One batch and what trains on it."""
 
     batch: Batch
-    step: Step
+    step: MethodContext
     model: ModelSettings
     device: torch.device
 
@@ -62,7 +62,7 @@ def case(
     label[:2] %= CLASSES
     target = blown_up(label.masked_fill(label >= CLASSES, IGNORE))
     settings = TrainSettings(method="self_training")
-    step = Step(
+    step = MethodContext(
         settings,
         reco or ReCoSettings(),
         torch.Generator(device).manual_seed(0),

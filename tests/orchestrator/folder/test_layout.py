@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from orchestrator.folder.layout import RunLayout, locked, once, sweep
+from orchestrator.folder.layout import RunLayout, locked, once, remove_leftovers
 from orchestrator.folder.manifest import seconds
 from querying.base.errors import UserError
 from querying.base.files import write_json
@@ -72,7 +72,7 @@ def test_sweeping_removes_what_was_being_written(tmp_path):
     (tmp_path / ".tmp-2-epoch").mkdir()
     (tmp_path / ".tmp-2-epoch" / "y").write_text("")
     (tmp_path / "a" / "kept").write_text("")
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.rglob("*")] == ["a", "kept"]
 
 

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from orchestrator.folder.layout import once, sweep
+from orchestrator.folder.layout import once, remove_leftovers
 from orchestrator.folder.manifest import digest, problems, seal, seconds, set_aside
 from orchestrator.recipe.config import RunConfig, override
 from orchestrator.recipe.keys import deciding
@@ -161,7 +161,7 @@ def test_what_a_lost_worker_was_writing_is_not_published(tmp_path):
         (staging / ".tmp-7-b").write_text("half")
 
     once(tmp_path / "scores", make)
-    sweep(tmp_path)  # as the next start does
+    remove_leftovers(tmp_path)  # as the next start does
     assert problems(tmp_path / "scores") == []
 
 
