@@ -65,6 +65,11 @@ class QuerySettings(Settings):
     """Candidates of select `diverse`: so many times as many as are bought."""
     threshold: float = Field(0.7, gt=0, le=1)
     """Confidence from which a prediction becomes a pseudo-label."""
+    class_share: float | None = Field(None, gt=0, le=1)
+    """Thresholds by class (CBST, Zou et al. 2018): each so low that this share of the pixels predicted as the class
+    reaches it, and at most `threshold`; a pixel gets the class whose probability is the largest multiple of its
+    threshold.  Rare classes, of which a network is seldom sure, then stay among the pseudo-labels.  The pool passes the
+    network once more.  null: one threshold for all (the paper)."""
     scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
     """Image scales whose logits are averaged for scoring and pseudo-labels."""
     exclude_border: bool = True

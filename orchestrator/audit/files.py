@@ -159,7 +159,7 @@ def _audit_stages(
         folder = layout.cycle(cycle) / name
         if folder.exists():
             try:
-                inputs = stage_inputs(layout, ledger, stage, cycle)
+                inputs = stage_inputs(layout, ledger, stage, cycle, config.train.start if config else "imagenet")
             except DamagedError:  # said where it lies
                 inputs = {}
             yield from problems(folder, inputs, deciding(config, cycle) if config else None)

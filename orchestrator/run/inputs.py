@@ -15,15 +15,18 @@ STAGES = {"train": "checkpoint", "evaluate": "evaluation", "score": "scores", "s
 """What a stage does -> the folder of a cycle that it publishes."""
 
 
-def stage_inputs(layout: RunLayout, ledger: Ledger, stage: str, cycle: int) -> dict[str, str]:
-    """Digests of what a stage of this cycle is made from: where they change, it must be made again."""
+def stage_inputs(layout: RunLayout, ledger: Ledger, stage: str, cycle: int, start: str = "imagenet") -> dict[str, str]:
+    """Digests of what a stage of this cycle is made from: where they change, it must be made again.  `start` is the
+    recipe's `train.start`."""
     labels = {"labels": ledger.chain(cycle)}
     choice = layout.teacher_choice(cycle)
     reliable = {"reliable images": digest(choice)} if choice else {}
     if stage == "train":
         pseudo = {"pseudo-labels": digest(layout.scores(cycle - 1), "pseudo-*")} if cycle else {}
         weights = {"first weights": sha256(layout.backbone)} if layout.backbone.exists() else {}
-        return labels | pseudo | reliable | weights
+        begun = cycle and start == "previous"
+        previous = {"previous network": digest(layout.checkpoint(cycle - 1), "*.safetensors")} if begun else {}
+        return labels | pseudo | reliable | weights | previous
     if stage == "select":
         scores = layout.scores(cycle)
         extras = {kind: digest(scores, f"{kind}-*") for kind in EXTRAS if any(scores.glob(f"{kind}-*"))}

@@ -93,7 +93,7 @@ def _publish(context: RunContext, kinds: Kinds, stage: str, cycle: int, make: Ca
     made = once(
         context.layout.cycle(cycle) / STAGES[stage],
         make,
-        inputs=stage_inputs(context.layout, context.ledger, stage, cycle),
+        inputs=stage_inputs(context.layout, context.ledger, stage, cycle, context.config.train.start),
         settings=deciding(context.config, cycle),
         say=context.progress.say,
     )

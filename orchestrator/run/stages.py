@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from orchestrator.run.diagnosis import count_pool
 from orchestrator.run.inputs import stage_inputs
 from orchestrator.run.summary import BEST_COUNTS, COUNTS, IMAGES
 from orchestrator.run.training_watch import followed
-from querying.base.files import sealed, sha256, write_json, write_text
+from querying.base.errors import DamagedError
+from querying.base.files import read_json, sealed, sha256, write_json, write_text
 from querying.dataset.schemas import QUERY
 from querying.dataset.shards import image_ids
+from querying.labels.class_thresholds import class_thresholds
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import WHOLE, RegionGrid
 from querying.labels.reliability import reliable_images, write_reliability
@@ -39,6 +42,9 @@ from training.inference.ranking import ranker_of
 from training.kernels.precision import fast_bf16
 from training.network.checkpoint import best_folder
 from training.settings.traits import traits_of
+
+CLASS_THRESHOLDS = "class_thresholds.json"
+"""Beside the scores, where classes have thresholds of their own."""
 
 
 class Stages:
@@ -89,7 +95,8 @@ class Stages:
             settings=deciding(self.config, cycle),
             data_sha256=self.data_sha256,
             backbone_sha256=self.backbone_sha256,
-            made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle)),
+            made_from=inputs_key(stage_inputs(self.layout, self.ledger, "train", cycle, settings.start)),
+            previous=self.layout.checkpoint(cycle - 1).resolve() if cycle and settings.start == "previous" else None,
             out=out.resolve(),
         )
         self.progress.stage(f"{self.name} cycle {cycle}: train ({settings.method})")
@@ -150,6 +157,8 @@ class Stages:
             cycle=cycle,
             modules=Path.cwd(),
         )
+        if query.class_share:
+            make = partial(make, class_thresholds=self._class_thresholds(make, query.class_share, cycle, out))
         shards = self.index.shards("train")
         self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")
         images, seconds = 0, 0.0
@@ -162,6 +171,18 @@ class Stages:
             count_pool(self.index, out, self._map)
         if self.config.train.method == "st++" and not cycle:
             self._rank(out)
+
+    def _class_thresholds(self, make: Callable[..., ShardScorer], share: float, cycle: int, out: Path) -> list[float]:
+        """`class_thresholds.json` of the scores, made where it is not there or not what was written."""
+        path = out / CLASS_THRESHOLDS
+        with suppress(DamagedError):
+            return [float(one) for one in read_json(path)["thresholds"]]
+        self.progress.stage(f"{self.name} cycle {cycle}: thresholds of the classes")
+        tasks = self._score_tasks(cycle)
+        counts = sum(np.array(found) for found in self._map(make, "count_confidences", tasks, out))
+        found = class_thresholds(np.asarray(counts), share, self.config.query.threshold)
+        write_json(path, {"thresholds": found})
+        return found
 
     def pixels_left(self, cycle: int) -> int:
         """What may still be bought after `cycle`, of the budget or of all there is."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from querying.base.forms import plain_forms
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import PSEUDO_LABELS, REGION_SCORES
 from querying.dataset.shards import encode_label
+from querying.labels.class_thresholds import class_pseudo_label, confidence_counts
 from querying.labels.pseudo_labels import pseudo_label
 from querying.labels.regions import RegionGrid
 from querying.scoring.acquisition import ACQUISITIONS, random_scores
@@ -78,13 +80,15 @@ class ShardScorer:
         seed: int,
         cycle: int,
         modules: Path | None = None,
+        class_thresholds: Sequence[float] | None = None,
     ) -> None:
-        """`modules`: where the user's own acquisition may lie, besides PYTHONPATH."""
+        """`modules`: where the user's own acquisition may lie, besides PYTHONPATH; `class_thresholds`: in place of
+        `query.threshold`."""
         torch.set_num_threads(query.threads)
         keep_freed_memory()
         self.predict = load_predict()  # once per process: this is the expensive part
         self.align_corners = bool(getattr(self.predict, "align_corners", False))
-        self.grid, self.out, self.query = grid, out, query
+        self.grid, self.out, self.query, self.class_thresholds = grid, out, query, class_thresholds
         self.closed = grid.border() if query.leaves_border_out else np.zeros(grid.num_regions, bool)
         self.seed, self.cycle = seed, cycle
         self.forward_seconds = 0.0
@@ -160,7 +164,7 @@ class ShardScorer:
         maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
         scores, labels = [], []
         size = (self.grid.height, self.grid.width, self.align_corners)
-        fast = logits[0].device.type == "cpu" and not plain_forms()
+        fast = logits[0].device.type == "cpu" and not plain_forms() and self.class_thresholds is None
         by_stripes = fast and self.acquisition in ACQUISITIONS and self.extra not in PER_REGION
         for i, image_id in enumerate(ids):
             one = [z_BChw[i : i + 1] for z_BChw in logits]
@@ -173,10 +177,29 @@ class ShardScorer:
                 continue
             log_p_1CHW = log_probabilities(one, *size)
             scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
-            labels.append(pseudo_label(log_p_1CHW, self.query.threshold))
+            labels.append(self._label(log_p_1CHW))
             if self.extra in PER_REGION:
                 extra.append(PER_REGION[self.extra](log_p_1CHW, self.grid))
         return _Found(torch.stack(scores).cpu().numpy(), torch.cat(labels).cpu().numpy(), extra)
+
+    def _label(self, log_p_1CHW: Tensor) -> Tensor:
+        if self.class_thresholds is None:
+            return pseudo_label(log_p_1CHW, self.query.threshold)
+        return class_pseudo_label(log_p_1CHW, self.class_thresholds)
+
+    @torch.inference_mode()
+    def count_confidences(self, task: ScoreTask) -> list[list[int]]:
+        """`confidence_counts` over a shard's images that are not whole."""
+        counts: npt.NDArray[np.int64] | int = 0
+        with unaltered():
+            for ids, images_BCHW in pool_batches(task, self.query.batch_size):
+                logits, _ = self._forward(ids, images_BCHW)
+                for i in range(len(ids)):
+                    one = [z_BChw[i : i + 1] for z_BChw in logits]
+                    log_p_1CHW = log_probabilities(one, self.grid.height, self.grid.width, self.align_corners)
+                    counts = counts + confidence_counts(log_p_1CHW)
+        found: list[list[int]] = np.atleast_2d(counts).tolist()
+        return found
 
     def _rows(self, ids: list[str], found: _Found, bought: dict[str, list[int]]) -> dict[str, pa.RecordBatch]:
         closed_BR = np.tile(self.closed, (len(ids), 1))

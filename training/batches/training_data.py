@@ -6,11 +6,11 @@ slice of the global batch.
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +31,12 @@ from training.batches.strong_view import Look, draw_labelled_look, draw_look
 from training.batches.targets import compose_target
 from training.settings.training import AugmentSettings
 
+T = TypeVar("T")
 UNKNOWN = 254
 """In a target on its way through the augmentation: seen, but not labelled; IGNORE is what cannot be seen."""
 
+CROPS = 10
+"""So often, at most, is a crop drawn anew that is to show a class."""
 SHARES = 16
 """Draws of a whole image, beside images of which only some cells are bought."""
 
@@ -66,17 +69,18 @@ class TrainingData:
         views: int | None = None,
         cells_in_pool: bool = True,
         looks_apart: bool = False,
+        by_class: bool = False,
     ) -> None:
         """`pseudo` are folders of scores; of one that says which images are reliable, only these count.
 
         With `views`, the pool comes without pseudo-labels: all other train images, weakly augmented and in as many
         strong views; `target_u` then has the bought cells alone.  Without `cells_in_pool`, images of which only some
         cells are bought are drawn with the labelled images, too, as often as their share of bought pixels asks.  With
-        `looks_apart`, strong augmentation is drawn, but left to the device."""
+        `looks_apart`, strong augmentation is drawn, but left to the device.  `by_class` draws classes, not images."""
         self.views, self.looks_apart = views, looks_apart
         self.store = ImageStore(index, "train")
         self.grid = grid
-        self.augment, self.crop = augment, crop
+        self.augment, self.crop = augment.at(index.height), crop
         self.seed, self.cycle = seed, cycle
         self.bought = _cells(ledger, range(cycle + 1))
         whole = set(ledger.whole(cycle, grid.num_regions))
@@ -86,6 +90,7 @@ class TrainingData:
         self.targets = {
             image_id: encode_label(compose_target(grid, self.bought[image_id], None)) for image_id in self.labelled
         }
+        self.showing = _showing(self.targets, index.num_classes) if by_class else []
         self.pseudo = _pseudo_labels(pseudo)
         self.pool = [
             image_id
@@ -126,10 +131,26 @@ class TrainingData:
         return math.ceil(SHARES * part - 1e-9)
 
     def _labelled(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.showing:
+            return self._showing_a_class(position)
         image_id = self._draw(self.draws, 0, position)
         target_HW = decode_label(self.targets[image_id])
         rng = self._rng(0, position)
         image, target = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)
+        return with_look(image, draw_labelled_look(self.crop, self.augment, rng)), target
+
+    def _showing_a_class(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        """A crop of a random image that shows the class whose turn it is; of `CROPS`, the first that shows it, too."""
+        label, ids = self._draw(self.showing, 2, position)
+        rng = self._rng(0, position)
+        image_id = ids[int(rng.integers(len(ids)))]
+        whole_HWC, whole_HW = self.store.image(image_id), decode_label(self.targets[image_id])
+        crop = partial(weak, whole_HWC, whole_HW, crop=self.crop, settings=self.augment, rng=rng)
+        image, target = crop()
+        for _ in range(CROPS - 1):
+            if (target == label).any():
+                break
+            image, target = crop()
         return with_look(image, draw_labelled_look(self.crop, self.augment, rng)), target
 
     def _unlabelled(self, position: int) -> _PoolSample:
@@ -150,8 +171,8 @@ class TrainingData:
             images, targets = [image, *(images if not self.looks_apart else ())], [target, *targets]
         return _PoolSample(images, targets, looks if self.looks_apart else [])
 
-    def _draw(self, ids: Sequence[str], stream: int, position: int) -> str:
-        """Every image once per pass, in an order of its own for each pass."""
+    def _draw(self, ids: Sequence[T], stream: int, position: int) -> T:
+        """Every image, or class, once per pass, in an order of its own for each pass."""
         round_, place = divmod(position, len(ids))
         return ids[int(_order(self.seed, self.cycle, 2 + stream, round_, len(ids))[place])]
 
@@ -221,6 +242,16 @@ def _cells(ledger: Ledger, cycles: range) -> dict[str, list[tuple[int, bytes]]]:
         for image_id, region, png in zip(*(column.to_pylist() for column in table.columns), strict=True):
             cells.setdefault(image_id, []).append((region, png))
     return cells
+
+
+def _showing(targets: Mapping[str, bytes], num_classes: int) -> list[tuple[int, list[str]]]:
+    """Every class that a target shows, and the images whose targets do."""
+    showing: list[list[str]] = [[] for _ in range(num_classes)]
+    for image_id, png in targets.items():
+        for label in np.unique(decode_label(png)).tolist():
+            if label < num_classes:
+                showing[label].append(image_id)
+    return [(label, ids) for label, ids in enumerate(showing) if ids]
 
 
 def _pseudo_labels(folders: Sequence[Path]) -> dict[str, pa.BinaryScalar]:

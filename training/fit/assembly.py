@@ -19,7 +19,7 @@ from training.fit.job import TrainJob
 from training.kernels.precision import keep_float32
 from training.method_parts.method import Method, NewNetwork
 from training.network.deeplab import DeepLabV3Plus, build_model, parameter_groups
-from training.network.first_weights import load_backbone
+from training.network.first_weights import load_backbone, load_previous
 from training.settings.training import TrainSettings
 from training.settings.traits import traits_of
 
@@ -61,12 +61,14 @@ def training_data(job: TrainJob, index: DataIndex, kind: type[Method], *, looks_
         views=kind.views(job.methods) if traits.labels_pool else None,
         cells_in_pool=traits.cells_in_pool,
         looks_apart=looks_apart,
+        by_class=job.train.labelled_draw == "classes",
     )
 
 
 def new_networks(job: TrainJob, num_classes: int, device: torch.device) -> NewNetwork:
     """Makes networks with the ImageNet encoder and fresh heads from the seed: every cycle starts anew (S4AL+ section
-    4.1), and every network of a method with other heads."""
+    4.1), and every network of a method with other heads.  Where the job has a `previous` checkpoint, the first network
+    is that one (`train.start=previous`)."""
     made = itertools.count()
 
     def new_network(embedding: bool) -> DeepLabV3Plus:
@@ -76,6 +78,8 @@ def new_networks(job: TrainJob, num_classes: int, device: torch.device) -> NewNe
         model = build_model(job.model, num_classes, embedding=embedding, modules=job.modules)
         if job.backbone:
             load_backbone(model, job.backbone)
+        if job.previous and not number:
+            load_previous(model, job.previous)
         if job.train.sync_bn and device.type == "cuda":
             from timm.layers.norm_act import convert_sync_batchnorm  # knows timm's BatchNorm with activation
 

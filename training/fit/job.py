@@ -41,6 +41,8 @@ class TrainJob:
     """Of the index: a data set that is ingested again under a run is another one.  None takes what there is."""
     backbone_sha256: str | None = None
     """Of the weight file, likewise."""
+    previous: Path | None = None
+    """Checkpoint that the network begins with; None begins with `backbone` and fresh heads."""
     modules: Path = field(default_factory=Path.cwd)
     """Where the user's own code may lie, besides PYTHONPATH: where the job was made, not where a worker is."""
     out: Path

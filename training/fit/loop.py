@@ -199,6 +199,7 @@ class Training:
             "method": job.train.method,
             "labelled_images": len(self.data.labelled),
             "pool_images": len(self.data.pool),
+            **({"start": "previous"} if self.job.previous else {}),
             "history": history,
             **({"own_code": read_source(job.model.backbone).hashes} if job.model.own_encoder else {}),
         }

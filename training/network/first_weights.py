@@ -14,6 +14,7 @@ from torch import Tensor
 from querying.base.errors import InfrastructureError, UserError
 from querying.base.files import written
 from querying.base.redaction import cause
+from training.network.checkpoint import load_model
 from training.network.deeplab import build_model
 from training.settings.training import ModelSettings
 
@@ -54,6 +55,13 @@ def load_backbone(model: DeepLabV3Plus, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: not a readable safetensors file ({error})") from error
     load_encoder_state(model, state, source=str(file))
+
+
+def load_previous(model: DeepLabV3Plus, checkpoint: Path) -> None:
+    """Copy what a checkpoint has of the model's parameters and buffers: a head that only one of them has stays fresh.
+    DamagedError where it is not what was written."""
+    fresh, (there, _) = model.state_dict(), load_model(checkpoint)
+    model.load_state_dict({name: there.get(name, tensor) for name, tensor in fresh.items()})
 
 
 def load_encoder_state(model: DeepLabV3Plus, state: dict[str, Tensor], *, source: str) -> None:

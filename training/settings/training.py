@@ -117,6 +117,10 @@ class AugmentSettings(Settings):
     """Probability that a view whose colours change becomes grey, too."""
     cutout: Probability = 0.5
     """Probability that a strong view gets a hole, which is not learned."""
+    sized_for: int | None = Field(None, ge=16)
+    """Height of the images that `blur_sigma` and `cutout_size` are meant for; both are scaled to that of the data, and
+    `greyscale`, too, where it is lower, since small images have less but colour to tell classes apart.  360 is the
+    paper's CamVid.  null: pixels as they are given."""
     cutout_size: int = Field(50, ge=1)
     """Side of the CutOut hole in pixels."""
     colour_labelled: Probability = 0.0
@@ -124,6 +128,19 @@ class AugmentSettings(Settings):
     padding: Literal["corner", "centre", "reflect"] = "corner"
     """Padding of an image that is scaled to less than the crop: black at the bottom and right (ours), black on all
     sides (code of S4AL+), or its mirror image at the bottom and right (code of S4AL).  Padding is never learned."""
+
+    def at(self, height: int) -> "AugmentSettings":
+        """These for images so high: see `sized_for`."""
+        if self.sized_for is None:
+            return self
+        low, high, scale = *self.blur_sigma, height / self.sized_for
+        return self.model_copy(
+            update={
+                "blur_sigma": (low * scale, high * scale),
+                "cutout_size": max(1, round(self.cutout_size * scale)),
+                "greyscale": self.greyscale * min(1.0, scale),
+            }
+        )
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentSettings":
@@ -146,6 +163,14 @@ class TrainSettings(Settings):
     """Epochs of the last cycle, where it is to be longer."""
     steps_per_epoch: int = Field(100, ge=1)
     """Optimiser steps of an epoch, whatever the number of images."""
+    start: Literal["imagenet", "previous"] = "imagenet"
+    """What the network of a cycle after the first begins with: `imagenet`, its encoder's first weights and fresh heads
+    (the paper), or `previous`, the network of the cycle before.  Second networks (`cps`, `equal`) begin afresh.  Beside
+    it belongs the control that learns nothing of the pool: `train.method=supervised query.per_image=0`."""
+    labelled_draw: Literal["images", "classes"] = "images"
+    """What the labelled images of a step are drawn by: `images`, each once a pass (the paper), or `classes`, each class
+    once a pass, in a random image that shows it, cropped where it does (rare class sampling of Hoyer et al. 2022 with
+    equal chances)."""
     batch_size: int = Field(2, ge=1)
     """Labelled images per step, over all workers."""
     batch_size_unlabelled: int = Field(4, ge=0)

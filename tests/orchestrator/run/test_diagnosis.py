@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from orchestrator.audit.files import audit_run
@@ -156,6 +156,7 @@ def test_who_learns_no_pseudo_labels_has_none_counted(toy_data, tmp_path):
     assert not (tmp_path / "run" / "cycle-000" / "scores" / POOL_COUNTS).exists()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_is_kept_and_what_is_not_are_all_pixels(data):
     classes = data.draw(st.sampled_from([1, 2, 3, 6, 16, 19, 255]))
