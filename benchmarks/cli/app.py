@@ -144,7 +144,7 @@ def show(
 
 @app.command()
 def doctor(data: Annotated[Path, typer.Argument(help="Ingested data set.")]) -> None:
-    """Check environment and data before anything is spent."""
+    """Check environment and data before anything is spent, and say what to start with."""
     from benchmarks.datasets.doctor import doctor_command
 
     doctor_command(data)

@@ -1,4 +1,5 @@
-"""`s4al doctor`: is this machine fit for a run, and is this data set what was ingested and fit to learn from?"""
+"""`s4al doctor`: is this machine fit for a run, is this data set what was ingested and fit to learn from, and what to
+start with?"""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
+from benchmarks.datasets.regime import Neighbours, Regime
 from orchestrator.process import terminal
 from querying.base.errors import DamagedError
 from querying.dataset.label_values import IGNORE
@@ -38,9 +41,9 @@ def doctor_command(data: Path) -> None:
     environment, problems = _environment(), list(_library_problems())
     console.print(_environment_table(environment, data))
     damaged = list(verify(index))
-    twins = Twins()
+    twins, neighbours = Twins(), Neighbours()
     if not damaged:  # what is not what was written is not worth reading
-        problems += _content_problems(index, twins)
+        problems += _content_problems(index, twins, neighbours)
     problems = list(dict.fromkeys(damaged + problems))
     console.print(_split_table(index))
     console.print(_class_table(index))
@@ -51,6 +54,11 @@ def doctor_command(data: Path) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise DamagedError(f"{problems[0]}{more}")
+    regime = Regime.of(index, neighbours)
+    console.print(regime.table())
+    for line in regime.advice(index.name, (index.height, index.width), shlex.quote(str(data))):
+        console.print(f"start with: {line}", soft_wrap=True)
+    console.print("why: docs/use/which_recipe.md", soft_wrap=True)
     console.print(f"{data}: fine, every shard is what was ingested", soft_wrap=True)
 
 
@@ -158,7 +166,7 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release[0].split(".")) if release else ()
 
 
-def _content_problems(index: DataIndex, twins: Twins) -> Iterator[str]:
+def _content_problems(index: DataIndex, twins: Twins, neighbours: Neighbours) -> Iterator[str]:
     """A line per file that does not hold what the index says: ids, sizes, labels, counts."""
     try:
         check_ids(index)
@@ -171,6 +179,8 @@ def _content_problems(index: DataIndex, twins: Twins) -> Iterator[str]:
                 images, truth = read_images(index.root, shard), read_truth(index.root, shard)
                 for image_id, image_HWC, mask_HW in paired(index.root, shard, images, truth):
                     twins.add(split, image_id, image_HWC)
+                    if split == "train":
+                        neighbours.add(image_HWC)
                     if mask_HW is not None:
                         masked += 1
                         count_256 += np.bincount(mask_HW.ravel(), minlength=256)
