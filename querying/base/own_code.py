@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,28 @@ def load_own(key: str, spec: str, folder: Path | None = None) -> Any:
     if spec not in _read:
         _read[spec] = own_sources(module, sorted(set(sys.modules) - before))
     return found
+
+
+def check_source(key: str, spec: str, noted: Mapping[str, str], where: Path) -> None:
+    """Before anything of it is imported: is what `spec` names here the source that `where` has `noted`?
+
+    UserError where it is not, or where no module of the user's own has the name: a file that somebody gives away may
+    name any function of any module, and must not get it called.
+    """
+    module = spec.partition(":")[0]
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    now = own_sources(module).hashes
+    if module not in now:
+        raise UserError(
+            f"{key}={spec}: {module} can not be imported (is its folder in PYTHONPATH?): no module of your own has"
+            " this name"
+        )
+    if changed := [name for name, digest in now.items() if noted.get(name) != digest]:
+        raise UserError(
+            f"{where}: was trained with another source of {', '.join(changed[:3])}, and what is here is not run:"
+            f" put the one back that {key}={spec} named then"
+        )
 
 
 def said(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from querying.base.errors import DamagedError, UserError, ran_out_of_memory
 from querying.base.forms import plain_forms
-from querying.base.own_code import read_source
+from querying.base.own_code import check_source, read_source
 from querying.dataset.limits import class_names, whole
 from training.inference.dropout_passes import dropout_passes
 from training.inference.folding import fold_batch_norm, fuse_activations, round_to_bf16
@@ -89,7 +89,8 @@ class Predictor:
 def load_network(checkpoint: Path, modules: Path | None = None) -> DeepLabV3Plus:
     """The network of a checkpoint without its representation head, in evaluation mode on the CPU.
 
-    UserError where its encoder is the user's own and is not there; one that has changed since the training is said.
+    UserError where its encoder is the user's own and is not there.  One that has changed since the training is said in
+    a run, which names `modules`, where it may lie: its recipe asks for it.  Elsewhere it is refused before it is run.
     """
     state, meta = load_model(checkpoint)
     try:
@@ -97,6 +98,8 @@ def load_network(checkpoint: Path, modules: Path | None = None) -> DeepLabV3Plus
         settings = ModelSettings.model_validate(meta["model"])
         for name in ("aspp_channels", "decoder_channels", "low_level_channels", "embedding_dim"):
             whole(getattr(settings, name), name, 1, MOST_CHANNELS)  # before memory is taken for them
+        if settings.own_encoder and modules is None:
+            check_source("model.backbone", settings.backbone, meta.get("own_code", {}), checkpoint)
         model = build_model(settings, len(meta["classes"]), embedding=False, modules=modules)
         if "difficulty.gamma" in state:
             model.difficulty = DifficultyBranch(len(meta["classes"]), align_corners=model.align_corners)

@@ -16,7 +16,7 @@ from benchmarks.deploy.onnx_file import export_onnx
 from benchmarks.deploy.predict import predict_command
 from orchestrator.run.preflight import check_data, with_local_weights
 from querying.base.errors import Interrupted, UserError
-from querying.base.files import read_json
+from querying.base.files import read_json, write_json
 from querying.base.own_code import read_source
 from querying.dataset.shards import read_images
 from tests.small import small_config, small_run
@@ -109,16 +109,37 @@ def test_the_example_of_the_documentation_runs_resumes_and_is_used_where_its_mod
     assert [one for one in caplog.records if one.name == "training.inference.predictor"] == []
 
 
-def test_a_checkpoint_says_where_its_encoder_has_changed(folder, toy_data, caplog, monkeypatch):
+def test_an_encoder_that_has_changed_is_said_in_a_run_and_not_run_elsewhere(folder, toy_data, caplog, monkeypatch):
     small_run(toy_data.root, folder / "run", *MINE, "cycles=0", "train.epochs=1")
     checkpoint = folder / "run/cycle-000/checkpoint"
     with caplog.at_level(logging.WARNING):
         load_network(checkpoint)
         assert caplog.messages == []
-        (folder / "small.py").write_text((folder / "small.py").read_text() + "\n# another\n")
+        ran = folder / "ran"
+        (folder / "small.py").write_text((folder / "small.py").read_text() + f"\nopen({str(ran)!r}, 'w').close()\n")
         monkeypatch.setattr("querying.base.own_code._read", {})  # another process
-        load_network(checkpoint)
+        forget()
+        with pytest.raises(UserError, match="was trained with another source of small, and what is here is not run"):
+            load_network(checkpoint)
+        assert not ran.exists()
+        load_network(checkpoint, folder)
+    assert ran.exists()
     assert caplog.messages == [f"{checkpoint}: was trained with another source of small"]
+
+
+@pytest.mark.parametrize("spec", ["os:abort", "torch.hub:load", "small:Small"])
+def test_a_checkpoint_that_somebody_gives_calls_nothing(folder, toy_data, monkeypatch, spec):
+    """It names a function that is there, and notes no source, or that of another module."""
+    small_run(toy_data.root, folder / "run", *MINE, "cycles=0", "train.epochs=1")
+    checkpoint = folder / "run/cycle-000/checkpoint"
+    meta = read_json(checkpoint / "meta.json")
+    noted = {"own_code": {"other": "0" * 64}} if spec == "os:abort" else {"own_code": {}}
+    write_json(checkpoint / "meta.json", {**meta, **noted, "model": {**meta["model"], "backbone": spec}})
+    called = []
+    monkeypatch.setattr("training.network.backbones.own_encoder", lambda *given: called.append(given))
+    with pytest.raises(UserError, match=f"model.backbone={spec}|another source of"):
+        load_network(checkpoint)
+    assert called == []
 
 
 def test_what_no_module_reads_is_not_folded_away(folder, toy_data):
