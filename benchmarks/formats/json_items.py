@@ -16,7 +16,7 @@ MOST_BYTES = 512 * 2**20
 MOST_OF_AN_ITEM = 32 * 2**20
 """Bytes of one item.  A whole answer for 1024 x 2048 pixels has 205 KB."""
 MOST_PARTS = 2**18
-"""Lists and mappings in one item: in memory each takes a hundred times its two bytes in the file."""
+"""Lists, mappings and texts in one item: in memory each takes a hundred times its two bytes in the file."""
 MOST_ITEMS = 1_000_000
 """As Label Studio has it for a project's tasks."""
 DEEPEST = 32
@@ -129,18 +129,18 @@ class _Scanner:
                 else:
                     text = False
             elif mark == b'"':
-                text = True
+                text, parts = True, parts + 1
             elif mark in b"[{":
                 depth, parts = depth + 1, parts + 1
-                if depth > DEEPEST or parts > MOST_PARTS:
-                    why = f"is nested more than {DEEPEST} deep" if depth > DEEPEST else f"has over {MOST_PARTS} parts"
-                    raise self._wrong(f"{where} {why}, as no export of an annotation tool; leave it out")
             elif depth == 0 and mark in b",]":
                 return found.start()
             elif mark in b"]}":
                 depth -= 1
                 if depth < 0:
                     raise self._wrong(f"{where}: a bracket is closed that was not opened; export it again as JSON")
+            if depth > DEEPEST or parts > MOST_PARTS:
+                why = f"is nested more than {DEEPEST} deep" if depth > DEEPEST else f"has over {MOST_PARTS} parts"
+                raise self._wrong(f"{where} {why}, as no export of an annotation tool; leave it out")
 
     def _wrong(self, why: str) -> UserError:
         return UserError(f"{self.path}: {why}")

@@ -73,7 +73,7 @@ def recorded(name, root):
 
 
 def painted(name, pre_HW, results):
-    """The mask that was painted, by what is known of how it was: three strokes."""
+    """The mask that was painted, by what is known of how it was, and the pixels of the stroke."""
     expected_HW = pre_HW.copy()
     if name == "new-stroke":  # a tree over what was there
         stroke_HW = decode(results[-1]["value"]["rle"], 180, 240)
@@ -81,6 +81,11 @@ def painted(name, pre_HW, results):
     elif name == "extended-first-region":  # the road, selected again and painted over the sky
         stroke_HW = decode(results[0]["value"]["rle"], 180, 240) & (pre_HW != 0)
         expected_HW[stroke_HW] = 0
+    elif name == "erased-and-repainted":  # of the road; then the sky, over a part of what was erased, and over road
+        expected_HW[(pre_HW == 0) & ~decode(results[0]["value"]["rle"], 180, 240)] = 255
+        assert (expected_HW != pre_HW).sum() == 120
+        stroke_HW = decode(results[-1]["value"]["rle"], 180, 240)
+        expected_HW[stroke_HW] = 3
     else:
         points = [(x * 2.4, y * 1.8) for x, y in results[7]["value"]["points"]]
         stroke_HW = polygon(points, 180, 240)
@@ -88,7 +93,9 @@ def painted(name, pre_HW, results):
     return expected_HW, int(stroke_HW.sum())
 
 
-STROKES = {"new-stroke": 222, "extended-first-region": 265, "polygon-and-own-frame": 752}
+STROKES = {"new-stroke": 222, "extended-first-region": 265, "polygon-and-own-frame": 752, "erased-and-repainted": 97}
+SECONDS = {"new-stroke": 13.836, "extended-first-region": 17.823, "polygon-and-own-frame": 22.025,
+           "erased-and-repainted": 22.992}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STROKES)
@@ -100,10 +107,10 @@ def test_a_recorded_answer_gives_the_mask_that_was_painted(tmp_path, name):
     np.testing.assert_array_equal(answer.label_HW, expected_HW)
     np.testing.assert_array_equal(answer.painted_HW, expected_HW != 255)
     assert (answer.annotator, answer.ambiguous, answer.unique_id) == ("1", 0, "uuid-1")
-    assert answer.seconds == {"new-stroke": 13.836, "extended-first-region": 17.823}.get(name, 22.025)
+    assert answer.seconds == SECONDS[name]
     assert set(+dropped) <= {OWN_FRAMES}
     frames = {result["id"] for result in results if result["type"] == "rectanglelabels"}
-    assert dropped[OWN_FRAMES] == len(frames) - 1  # of this package's one frame has the id t0q0
+    assert dropped[OWN_FRAMES] == len(frames - {f"t{package.images[-1].rank}q0"})  # the one frame of this package
     assert any(result["origin"] != "prediction" for result in results)
 
 
