@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.datasets.doctor import split_warnings
 from benchmarks.datasets.ingest import ingest
-from benchmarks.datasets.sources.project import is_project
+from orchestrator.annotation.rounds import is_project
 from orchestrator.process.interrupt import handled
 from orchestrator.process.progress import shown
 from querying.base.errors import UserError

@@ -10,7 +10,7 @@ from benchmarks.report.terminal_tables import print_drift, print_table
 from orchestrator.annotation.answers import report_now
 from orchestrator.annotation.human import waiting_line
 from orchestrator.annotation.package import read_note
-from orchestrator.annotation.rounds import PLAN, Round, current_round, rounds
+from orchestrator.annotation.rounds import Round, current_round, is_project, rounds
 from orchestrator.folder.layout import LOCK, RunLayout
 from orchestrator.folder.lock_file import held
 from orchestrator.folder.recipe_file import is_run, read_recipe
@@ -27,7 +27,7 @@ PROGRESS = "progress.json"
 def show_status(path: Path) -> None:
     """Print the finished cycles and what comes next; of many runs a line each; of a folder of `s4al init` what has been
     labelled of it."""
-    if (path / PLAN).is_file():
+    if is_project(path):
         _print_round(current_round(path))
         return
     if is_run(path):

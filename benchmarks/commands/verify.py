@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from orchestrator.annotation.rounds import is_project
 from orchestrator.audit.data import audit_data, data_root
 from orchestrator.audit.files import audit_run
 from orchestrator.folder.layout import RunLayout
@@ -22,7 +23,11 @@ def verify_command(path: Path, data: Path | None = None) -> None:
     """Print every problem, and what else is to be known; DamagedError with the first problem and their number where
     there are any.  `data`: where a run's data set is now, if not where it was."""
     notes: list[str] = []
-    if is_run(path):
+    if is_project(path):
+        from benchmarks.commands.people.project_files import audit_project
+
+        found, remedy = list(audit_project(path)), "the same `s4al init` again makes plan and package anew"
+    elif is_run(path):
         found, remedy = list(audit_run(RunLayout(path))), "the same `s4al run` again sets it aside and makes it anew"
         remedy += ", but for what contradicts itself: that was altered by hand"
         altered = list(_audit_surroundings(RunLayout(path), data, notes))

@@ -24,14 +24,23 @@ def mask_path(project: Path, image_id: str) -> Path:
 
 def write_masks(project: Path, cells: Mapping[Cell, Mapping[str, Given]], rule: Rule) -> list[Path]:
     """A PNG of class ids (255 = void) for every image that was answered; returns those that were new or changed."""
-    written_now = list[Path]()
-    for image_id, given in _answered(cells):
-        path, content = mask_path(project, image_id), encode_label(common(given.values(), rule))
-        if not path.is_file() or path.read_bytes() != content:
-            with written(path) as staged:
-                staged.write_bytes(content)
-            written_now.append(path)
-    return written_now
+    found = _different(project, cells, rule)
+    for path, content in found.items():
+        with written(path) as staged:
+            staged.write_bytes(content)
+    return list(found)
+
+
+def different_masks(project: Path, cells: Mapping[Cell, Mapping[str, Given]], rule: Rule) -> list[Path]:
+    """The mask files that are not what was answered, or not there."""
+    return list(_different(project, cells, rule))
+
+
+def _different(project: Path, cells: Mapping[Cell, Mapping[str, Given]], rule: Rule) -> dict[Path, bytes]:
+    wanted = {mask_path(project, image_id): encode_label(common(given.values(), rule))
+              for image_id, given in _answered(cells)}  # fmt: skip
+    return {path: content for path, content in wanted.items()
+            if not path.is_file() or path.read_bytes() != content}  # fmt: skip
 
 
 def _answered(cells: Mapping[Cell, Mapping[str, Given]]) -> Iterable[tuple[str, Mapping[str, Given]]]:

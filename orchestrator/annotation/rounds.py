@@ -51,6 +51,11 @@ class Round:
         return bool(self.number) and (self.merged.exists() or ledger.has(self.number))
 
 
+def is_project(folder: Path) -> bool:
+    """Is it a folder of `s4al init`?"""
+    return (folder / PLAN).is_file() or (folder / ROUND_0).is_dir()
+
+
 def round_of(layout: RunLayout, cycle: int) -> Round:
     """The round that asks the query of a run's cycle."""
     return Round(layout.root, layout.cycle(cycle), cycle + 1)
@@ -58,7 +63,7 @@ def round_of(layout: RunLayout, cycle: int) -> Round:
 
 def rounds(project: Path) -> list[Round]:
     """Every round of a run or of a folder of `s4al init`, the first first."""
-    if (project / PLAN).exists():
+    if is_project(project):
         return [Round(project, project / ROUND_0, 0)]
     layout = RunLayout(project)
     found = [round_of(layout, cycle) for cycle in range(1000) if layout.cycle(cycle).is_dir()]

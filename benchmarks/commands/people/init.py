@@ -7,18 +7,19 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.commands.ingest import parse_size
-from benchmarks.commands.people.project_files import Plan, steps, write_files
+from benchmarks.commands.people.project_files import Plan, as_planned, damage_of, restore, steps, write_files
 from benchmarks.datasets.classes.class_file import read_classes
 from benchmarks.datasets.files.images import Size, look
 from benchmarks.datasets.sources.project import SPLITS, ids_of, pixels_of
 from orchestrator.annotation.package import About, Asked, write_package
 from orchestrator.annotation.rounds import ROUND_0
-from orchestrator.folder.layout import once
+from orchestrator.folder.layout import locked, once
 from orchestrator.process.interrupt import handled
-from orchestrator.process.progress import shown
+from orchestrator.process.progress import Progress, shown
 from querying.base.errors import UserError
 from querying.base.files import check_folder, flush_below, make_folder, sync
 from querying.base.leftovers import folder_beside, remove_beside
@@ -43,9 +44,19 @@ def init_command(
     counts: Mapping[str, int | None],
     seed: int,
 ) -> None:
-    """Make the project, all of it or nothing; `counts`: how many images of each split, None for the usual number."""
+    """Make the project, all of it or nothing; `counts`: how many images of each split, None for the usual number.
+
+    Of a project whose plan or first package is damaged, make these again: what people have handed in stays.
+    """
     if folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty; `s4al init` begins a new project in a new folder")
+        damage = damage_of(folder)
+        if not damage:
+            raise UserError(f"{folder}: is not empty; `s4al init` begins a new project in a new folder")
+        plan = as_planned(folder, _planned(images, classes, size, counts, seed))
+        with handled(), shown() as progress, locked(folder):
+            restore(folder, plan, partial(_write_package, plan=plan, progress=progress), damage)
+        print(f"{folder}: {damage[0]}: made again, with what was asked then")
+        return
     check_folder(folder)
     plan = _planned(images, classes, size, counts, seed)
     target = folder.resolve()
@@ -53,25 +64,30 @@ def init_command(
     remove_beside(target, print)
     with handled(), shown() as progress:
         progress.stage("init")
-        asked = [image_id for split in SPLITS for image_id in plan.splits[split]]
-
-        def pictures() -> Iterator[Asked]:
-            box = (WHOLE, 0, 0, *plan.size)
-            for done, image_id in enumerate(asked, 1):
-                yield Asked(image_id, pixels_of(plan.images[image_id], plan.size), [box])
-                progress.update(done, len(asked), "images")
-
         with folder_beside(target) as staging:
             write_files(staging, plan, target)
-            about = About(
-                run=_run_of(plan), cycle=0, model=None, data="", classes=plan.classes.names,
-                palette=plan.classes.palette(), height=plan.size[0], width=plan.size[1], region_size=max(plan.size),
-            )  # fmt: skip
-            once(staging / ROUND_0 / "package", lambda out: write_package(out, about, pictures(), dict.fromkeys(asked)))
+            once(staging / ROUND_0 / "package", partial(_write_package, plan=plan, progress=progress))
             flush_below(staging)
             os.replace(staging, target)
             sync(target.parent)
     _say(folder, plan)
+
+
+def _write_package(out: Path, plan: Plan, progress: Progress) -> None:
+    """The whole images of val, test and first."""
+    asked = [image_id for split in SPLITS for image_id in plan.splits[split]]
+
+    def pictures() -> Iterator[Asked]:
+        box = (WHOLE, 0, 0, *plan.size)
+        for done, image_id in enumerate(asked, 1):
+            yield Asked(image_id, pixels_of(plan.images[image_id], plan.size), [box])
+            progress.update(done, len(asked), "images")
+
+    about = About(
+        run=_run_of(plan), cycle=0, model=None, data="", classes=plan.classes.names,
+        palette=plan.classes.palette(), height=plan.size[0], width=plan.size[1], region_size=max(plan.size),
+    )  # fmt: skip
+    write_package(out, about, pictures(), dict.fromkeys(asked))
 
 
 def _planned(images: Path, classes: Path | None, size: str | None, counts: Mapping[str, int | None], seed: int) -> Plan:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.datasets.classes.class_file import ClassFile, read_classes
 from benchmarks.datasets.files.images import Size
-from benchmarks.datasets.sources.project import SPLITS
+from benchmarks.datasets.sources.project import SPLITS, PlanNote
 from benchmarks.recipes.camvid import camvid_cpu
+from orchestrator.annotation.given import by_annotator, rule_of
 from orchestrator.annotation.human import GUESS_S
-from orchestrator.annotation.rounds import PLAN
+from orchestrator.annotation.imports import REGIONS_FILE, REPORT, import_folders, rows_of
+from orchestrator.annotation.masks import different_masks
+from orchestrator.annotation.package import read_note
+from orchestrator.annotation.rounds import PLAN, ROUND_0, Round, is_project
+from orchestrator.folder.layout import once
+from orchestrator.folder.manifest import problems, set_aside
+from orchestrator.folder.shapes import read_shaped
 from orchestrator.recipe.config import RunConfig, changed
-from querying.base.errors import UserError
-from querying.base.files import sha256, write_json, write_text, written
+from querying.base.errors import DamagedError, UserError
+from querying.base.files import read_json, sha256, write_json, write_text, written
 
 CYCLES = 3
 HOUR_S = 3600.0
@@ -67,17 +75,70 @@ def write_files(out: Path, plan: Plan, target: Path) -> None:
         f"# are asked in a round, about {_round_minutes(config, plan)} minutes at {GUESS_S:.0f} s each (a guess).\n"
     )
     write_text(out / "recipe.yaml", head + config.to_yaml())
-    asked = [image_id for split in SPLITS for image_id in plan.splits[split]]
+    write_json(out / PLAN, _note(plan))
+    write_text(out / "README.txt", _readme(plan, target))
+
+
+def damage_of(project: Path) -> list[str]:
+    """What is wrong with the plan and the first package of a project, a line each; nothing of any other folder."""
+    package = project / ROUND_0 / "package"
+    if not is_project(project):
+        return []
+    found = problems(package)
+    try:
+        read_shaped(project / PLAN, PlanNote)
+    except DamagedError as error:
+        found.insert(0, str(error))
+    return found
+
+
+def as_planned(project: Path, plan: Plan) -> Plan:
+    """The plan of the project itself, as far as it can be read: images that have come since change nothing."""
+    with suppress(DamagedError):
+        there = read_shaped(project / PLAN, PlanNote)
+        splits = {split: there[split] for split in SPLITS}
+        if gone := [image_id for split in SPLITS for image_id in splits[split] if image_id not in plan.images]:
+            raise UserError(f"{plan.src / there['files'][gone[0]][0]}: is gone, and people have seen it")
+        return plan._replace(splits=splits, size=(there["size"][0], there["size"][1]), seed=there["seed"])
+    return plan
+
+
+def restore(project: Path, plan: Plan, write_package: Callable[[Path], None], damage: Sequence[str]) -> None:
+    """Make a damaged plan or package again, as it was: `plan` must be what is left of the other.  UserError where it is
+    not, or an image is another one than then."""
+    note, package = _note(plan), project / ROUND_0 / "package"
+    there: dict[str, object] = {}
+    with suppress(DamagedError):
+        there = read_shaped(project / PLAN, PlanNote)
+    with suppress(DamagedError):
+        asked = read_note(package)
+        ids = [one.image_id for one in sorted(asked.images, key=lambda one: one.rank)]
+        if (ids, asked.classes, (asked.height, asked.width)) != (_asked(plan), plan.classes.names, plan.size):
+            raise UserError(f"{project}: {damage[0]}; and these options are not those of `s4al init` then")
+    different = [key for key in note if there and json.dumps(there.get(key)) != json.dumps(note[key])]
+    if different:
+        raise UserError(f"{project}: {damage[0]}; and {different[0]} is not what it was when `s4al init` made the plan")
+    if not there:
+        if (project / PLAN).exists():
+            set_aside(project / PLAN)
+        write_json(project / PLAN, note)
+    once(package, write_package)
+
+
+def _asked(plan: Plan) -> list[str]:
+    return [image_id for split in SPLITS for image_id in plan.splits[split]]
+
+
+def _note(plan: Plan) -> dict[str, object]:
+    asked = _asked(plan)
     files = {
         image_id: [plan.images[image_id].relative_to(plan.src).as_posix(), sha256(plan.images[image_id])]
         for image_id in asked
     }
-    note = {
+    return {
         "format": 1, "images": str(plan.src), "size": list(plan.size), "seed": plan.seed,
         "classes": list(plan.classes.names), **{split: list(plan.splits[split]) for split in SPLITS}, "files": files,
     }  # fmt: skip
-    write_json(out / PLAN, note)
-    write_text(out / "README.txt", _readme(plan, target))
 
 
 def _write_classes(path: Path, classes: ClassFile) -> None:
@@ -132,3 +193,16 @@ plan.json     which images are val, test and first; drawn once, not to be change
 round-0/      what is asked before anything is trained, and the answers as they came
 Your images are only read: leave them where they are, unchanged.
 """
+
+
+def audit_project(project: Path) -> Iterator[str]:
+    """A line for everything of a project that is not what was written, its answers included."""
+    yield from damage_of(project)
+    one = Round(project, project / ROUND_0, 0)
+    for folder in import_folders(one.answers):
+        yield from problems(folder)
+    with suppress(DamagedError):  # said
+        rows = [row for folder in import_folders(one.answers) for row in rows_of(folder / REGIONS_FILE)]
+        notes = [read_json(folder / REPORT) for folder in import_folders(one.answers)]
+        for path in different_masks(project, by_annotator(rows), rule_of(notes[-1]["rule"] if notes else "")):
+            yield f"{path}: not what people have answered: the same `s4al annotate import` again writes it anew"

@@ -18,6 +18,7 @@ from benchmarks.datasets.files.pairs import Pairs, find_pairs
 from benchmarks.datasets.sources import project
 from benchmarks.datasets.sources.drawn import ShapeSample, samples_of
 from benchmarks.datasets.sources.source import Exif, FileSample, RawDataset, draw
+from orchestrator.annotation.rounds import is_project
 from querying.base.errors import UserError
 
 
@@ -52,7 +53,7 @@ def load(
     suffix, with __ for /.  `exif` and `bits`: of `FileSample`.  `shapes`: where masks are shapes in text files
     (`drawn.samples_of`).
     """
-    if project.is_project(src):
+    if is_project(src):
         options: dict[str, tuple[object, object]] = {
             "images": (images, None), "masks": (masks, None), "mask_suffix": (mask_suffix, None),
             "image_suffix": (image_suffix, ""), "splits": (splits, "auto"), "ignore": (list(ignore), []),

@@ -95,10 +95,6 @@ def ids_of(images: Path) -> dict[str, Path]:
     return found
 
 
-def is_project(src: Path) -> bool:
-    return (src / PLAN).is_file()
-
-
 def load(src: Path, size: Size | None, classes_file: Path, options: Mapping[str, Any]) -> RawDataset:
     """The project's data set: val and test as planned, all others train, of which the planned first ones have masks.
 

@@ -1,6 +1,7 @@
 """From a folder of photographs without masks to a data set that a run takes: init, round 0, ingest."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from benchmarks.commands.ingest import ingest_command
 from benchmarks.commands.people.init import init_command
 from benchmarks.commands.status import show_status
+from benchmarks.commands.verify import verify_command
 from benchmarks.datasets.sources.project import PlanNote, load
 from benchmarks.recipes.catalogue import resolve
 from orchestrator.annotation.answer import Answer
@@ -21,7 +23,7 @@ from orchestrator.annotation.package import read_package
 from orchestrator.annotation.rounds import current_round
 from orchestrator.folder.shapes import read_shaped
 from orchestrator.run.preflight import check_data
-from querying.base.errors import UserError
+from querying.base.errors import DamagedError, UserError
 from querying.dataset.index import DataIndex
 from querying.dataset.shards import read_images, read_truth
 from tests.annotated import picture
@@ -216,6 +218,42 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path):
     with pytest.raises(UserError, match="is not empty"):
         begun(tmp_path)
     assert files(tmp_path / "p") == {"mine": b"x"}
+
+
+@pytest.mark.parametrize("how", ["flip", "remove"])
+@pytest.mark.parametrize("name", ["plan.json", "round-0/package/package.json", "round-0/package/images/p_01*.png",
+                                  "round-0/package/manifest.json"])  # fmt: skip
+def test_a_damaged_project_is_made_again_and_keeps_its_answers(tmp_path, name, how):
+    project = begun(tmp_path)
+    some = next((project / "round-0/package/images").glob("p_*.png"))
+    plan = load_plan(project)
+    photo = tmp_path / "photos" / plan["files"][plan["first"][0]][0]
+    label(project)
+    before = {path: content for path, content in files(project).items() if "manifest" not in path}
+    path = some if "*" in name else project / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    if how == "remove":
+        path.unlink()
+    with pytest.raises(DamagedError, match="the same `s4al init` again makes plan and package anew"):
+        verify_command(project)
+    elsewhere = shutil.move(photo, tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"not those of `s4al init` then|is gone"):
+        again(tmp_path)
+    shutil.move(elsewhere, photo)
+    again(tmp_path)
+    after = files(project)
+    assert {name: after[name] for name in before} == before
+    verify_command(project)
+    assert read_package(current_round(project).package).regions == 18
+    assert label(project).new == 0
+    with pytest.raises(UserError, match="is not empty"):
+        again(tmp_path)
+
+
+def again(tmp_path):
+    init_command(tmp_path / "p", tmp_path / "photos", classes=None, size="32x48", counts=COUNTS, seed=0)
 
 
 def test_no_classes_says_what_to_do(tmp_path):
