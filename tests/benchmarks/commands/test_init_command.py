@@ -132,12 +132,16 @@ def test_the_answers_of_round_0_become_a_data_set_with_the_pixels_that_were_seen
             for image_id, pixels in read_images(index.root, shard):
                 if image_id in seen:
                     assert (pixels == seen[image_id]).all()
+                if image_id == "turned ü":
+                    upright = np.asarray(Image.fromarray(picture(3)[0]).resize((96, 64)).resize((48, 32), 2), int)
+                    assert np.abs(pixels - upright).mean() < 12, "stored turned, seen upright"
+                    checked += 1
             for image_id, mask in read_truth(index.root, shard):
                 if mask is not None:
                     assert (mask[4:] == ranks[image_id] % 4).all()
                     assert (mask[:4, :4] == 255).all()
                     checked += 1
-    assert checked == 18
+    assert checked == 19
     check_data(resolve(str(project / "recipe.yaml"), []), index)
 
 
