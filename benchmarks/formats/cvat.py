@@ -34,6 +34,7 @@ BACKGROUND, BLACK = "background", (0, 0, 0)
 _MOST_TEXT, _MOST_LINES = 2**20, 400
 _BLANK = -1
 """The label of background where no class is called so."""
+MOST_OBJECTS = 255
 _CROSS = ndimage.generate_binary_structure(2, 2)
 
 
@@ -95,13 +96,30 @@ def _archive(package: Package, images: Sequence[AskedImage]) -> Iterator[tuple[s
 
 
 def _instances(label_HW: UInt8, package: Package) -> UInt8:
-    """A colour for each connected part of a class: CVAT takes what has one colour for one object."""
-    number_HW, count = np.zeros(label_HW.shape, np.int64), 0
+    """A colour for each connected part of a class: CVAT takes what has one colour for one object.
+
+    Its readers know no more than MOST_OBJECTS colours.  Where there are more parts, the smallest of each class share
+    one, and CVAT may show only some of them.
+    """
+    found: list[tuple[int, int, int]] = []  # pixels, class, part
+    parts_of: dict[int, npt.NDArray[np.int64]] = {}
     for label, name in enumerate(package.classes):
-        if name != BACKGROUND:
-            parts_HW, parts = ndimage.label(label_HW == label, _CROSS)
-            number_HW[parts_HW > 0] = parts_HW[parts_HW > 0] + count
-            count += parts
+        if name != BACKGROUND and (label_HW == label).any():
+            parts_of[label], _ = ndimage.label(label_HW == label, _CROSS)
+            pixels = np.bincount(parts_of[label].ravel())[1:]
+            found += [(int(count), label, part) for part, count in enumerate(pixels, 1)]
+    own = len(found) if len(found) <= MOST_OBJECTS else max(0, MOST_OBJECTS - len(parts_of))
+    large = set(sorted(found, key=lambda one: (-one[0], *one[1:]))[:own])
+    number_HW, count = np.zeros(label_HW.shape, np.int64), 0
+    for label, parts_HW in parts_of.items():
+        table, rest = np.zeros(parts_HW.max() + 1, np.int64), 0
+        for one in found:
+            if one[1] == label and (one in large or not rest):
+                count += 1
+                rest = rest if one in large else count
+            if one[1] == label:
+                table[one[2]] = count if one in large else rest
+        number_HW += table[parts_HW]
     return _voc_colours(number_HW)
 
 

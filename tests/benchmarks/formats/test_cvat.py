@@ -88,6 +88,30 @@ def test_an_object_is_a_connected_part_of_a_class(tmp_path):
     ]  # fmt: skip
 
 
+def test_of_more_parts_than_there_are_colours_the_smallest_share_one_of_their_class(tmp_path):
+    """datumaro 0.5.0, which CVAT's reader is like: "Undeclared color (0, 0, 16)" for the 256th object."""
+    known = {tuple(colour) for colour in _voc_colours(np.arange(256)[None])[0].tolist()}
+    mask_HW = np.full((40, 60), 255, np.uint8)
+    mask_HW[::2, ::2] = np.arange(600).reshape(20, 30) % 3
+    mask_HW[:3, :3], mask_HW[37:, 57:] = 0, 1
+    package = make_package(tmp_path / "p", {"a": mask_HW}, size=(40, 60))
+    export(package, tmp_path / "out", "cvat")
+    with zipfile.ZipFile(tmp_path / "out" / "annotations.zip") as file:
+        name = next(name for name in file.namelist() if name.startswith("SegmentationObject/"))
+        objects = np.array(Image.open(io.BytesIO(file.read(name))))
+    of = {}
+    for colour, label in zip(map(tuple, objects.reshape(-1, 3).tolist()), mask_HW.ravel().tolist(), strict=True):
+        of.setdefault(colour, set()).add(label)
+    assert set(of) <= known
+    assert len(of) > 250
+    assert all(len(labels) == 1 for labels in of.values())
+    assert of[0, 0, 0] == {255}
+    for corner in (objects[0, 0], objects[39, 59]):
+        assert (objects == corner).all(axis=2).sum() == 9
+    found, _ = read(package, tmp_path / "out" / "annotations.zip")
+    np.testing.assert_array_equal(found[0].label_HW, mask_HW)
+
+
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.uint8, SIZE, elements=st.sampled_from([0, 1, 2, 3, 254, 255])), st.sampled_from([1, -1]))
 def test_any_mask_comes_back_whatever_the_order_of_the_label_map(tmp_path_factory, wanted_HW, order):

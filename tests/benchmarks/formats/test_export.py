@@ -37,6 +37,18 @@ def test_the_same_package_gives_the_same_bytes_and_again_changes_nothing(tmp_pat
     assert str(tmp_path) not in str(tree(tmp_path / "one"))
 
 
+def test_dst_appears_by_one_rename(tmp_path, monkeypatch):
+    package, seen, replace = make_package(tmp_path / "p"), [], os.replace
+
+    def noted(source, target):
+        seen.append((Path(target), Path(target).exists(), tree(Path(source))))
+        replace(source, target)
+
+    monkeypatch.setattr("benchmarks.formats.export.os.replace", noted)
+    export(package, tmp_path / "out", "cvat")
+    assert seen == [(tmp_path / "out", False, tree(tmp_path / "out"))]
+
+
 def test_another_dst_is_refused_and_left_as_it_is_and_an_empty_one_is_taken(tmp_path):
     package = make_package(tmp_path / "p")
     (tmp_path / "empty").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.formats.members import Members, files_below, write
+from benchmarks.formats.members import Members, _regular, files_below, write
 from querying.base.errors import UserError
 
 
@@ -182,6 +182,14 @@ def test_a_folder_that_is_a_link_is_refused_and_a_file_that_can_not_be_opened_is
     monkeypatch.setattr("benchmarks.formats.members._regular", refuse)
     with pytest.raises(UserError, match=r"real/a\.png: can not be read: Permission denied"):
         list(files_below(tmp_path, "real", 100))
+
+
+def test_a_file_that_has_become_a_link_since_it_was_looked_at_is_not_followed(tmp_path):
+    (tmp_path / "real").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("real")
+    assert _regular(tmp_path / "real", 10) == b"x"
+    with pytest.raises(OSError, match="symbolic links"):
+        _regular(tmp_path / "link", 10)
 
 
 def test_an_archive_in_a_deflate_stream_that_never_ends_is_bounded(tmp_path):
