@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from scipy import ndimage
 
 from benchmarks.formats.answers_in import read_answers
 from benchmarks.formats.cvat import _voc_colours
@@ -106,8 +107,10 @@ def test_of_more_parts_than_there_are_colours_the_smallest_share_one_of_their_cl
     assert len(of) > 250
     assert all(len(labels) == 1 for labels in of.values())
     assert of[0, 0, 0] == {255}
-    for corner in (objects[0, 0], objects[39, 59]):
-        assert (objects == corner).all(axis=2).sum() == 9
+    for corner in (objects[0, 0], objects[39, 59]):  # the largest parts are objects of their own
+        here_HW = (objects == corner).all(axis=2)
+        assert here_HW.sum() >= 9
+        assert ndimage.label(here_HW, np.ones((3, 3)))[1] == 1
     found, _ = read(package, tmp_path / "out" / "annotations.zip")
     np.testing.assert_array_equal(found[0].label_HW, mask_HW)
 
