@@ -55,6 +55,8 @@ def check_source(key: str, spec: str, noted: Mapping[str, str], where: Path) -> 
     name any function of any module, and must not get it called.
     """
     module = spec.partition(":")[0]
+    if module not in noted:  # Python's own and installed modules are not even looked for
+        raise UserError(f"{where}: notes no source of {module}, so that {key}={spec} is not run")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     now = own_sources(module).hashes

@@ -5,6 +5,7 @@ python tests/benchmarks/performance/standins.py FOLDER SECONDS
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,4 +79,5 @@ def driver(folder, seconds=60.0, **environment):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with it ignored
     continued(sys.argv[1], float(sys.argv[2]))

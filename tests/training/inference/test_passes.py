@@ -81,7 +81,9 @@ def test_the_network_and_the_generator_are_left_as_they_were(which):
 
 
 def predictor(monkeypatch, **changes):
-    monkeypatch.setattr("training.inference.predictor.load_network", lambda checkpoint: network(**changes))
+    monkeypatch.setattr(
+        "training.inference.predictor.load_network", lambda checkpoint, modules=None: network(**changes)
+    )
     return Predictor(None, "cpu")
 
 
