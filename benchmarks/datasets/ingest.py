@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.datasets.files.images import Size, resize_image, resize_mask
 from benchmarks.datasets.ingest_check import Findings, check, ordered, size_text
 from benchmarks.datasets.sources import camvid, cityscapes, folder, toy
-from benchmarks.datasets.sources.source import Pixels, RawDataset, Sample
+from benchmarks.datasets.sources.source import Pixels, RawDataset, RawSample
 from querying.base.errors import InfrastructureError, UserError
 from querying.base.files import check_folder, flush_below, make_folder, sync
 from querying.base.leftovers import folder_beside, remove_beside
@@ -182,6 +182,6 @@ def _check_space(folder_: Path, needed: int) -> None:
         raise InfrastructureError(f"{folder_}: needs {needed / 1e9:.1f} GB, has {free / 1e9:.1f}: free some there")
 
 
-def _read(sample: Sample, size: Size) -> Pixels:
+def _read(sample: RawSample, size: Size) -> Pixels:
     image_HWC, mask_HW = sample.read()
     return resize_image(image_HWC, size), None if mask_HW is None else resize_mask(mask_HW, size)

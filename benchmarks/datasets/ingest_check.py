@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from benchmarks.datasets.files.images import Size
 from benchmarks.datasets.files.listing import named
-from benchmarks.datasets.sources.source import TRAITS, UNCLEAR, Checked, RawDataset, Sample
+from benchmarks.datasets.sources.source import TRAITS, UNCLEAR, Checked, RawDataset, RawSample
 from querying.base.errors import UserError
 from querying.dataset.label_values import IGNORE
 from querying.dataset.limits import MIN_SIDE, class_names
@@ -119,7 +119,7 @@ def _leak(split: str, checked: Checked, other_split: str, other: Checked) -> str
     return f"{checked.where}: the {split} image is, byte for byte, {other.where} of {other_split}"
 
 
-def _check_one(sample: Sample) -> Checked:
+def _check_one(sample: RawSample) -> Checked:
     if not sample.image_id.isprintable():
         raise UserError(f"{sample.image_id!r}: a file name with characters that can not be printed")
     checked = sample.check()

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.datasets.files.images import UInt8, resize_image, resize_mask
-from benchmarks.datasets.sources.source import RawDataset, Sample
+from benchmarks.datasets.sources.source import RawDataset, RawSample
 from benchmarks.figures.style import blend
 from querying.base.files import written
 from querying.dataset.label_values import IGNORE
@@ -54,7 +54,7 @@ def write_sheet(raw: RawDataset, path: Path) -> int:
     return len(pairs)
 
 
-def _thumbnails(raw: RawDataset, split: str, sample: Sample) -> tuple[str, Image.Image, Image.Image | None]:
+def _thumbnails(raw: RawDataset, split: str, sample: RawSample) -> tuple[str, Image.Image, Image.Image | None]:
     """Caption, image, and the image under its mask; None without one."""
     image_HWC, labels_HW = sample.read()
     height, width = image_HWC.shape[:2]
@@ -79,7 +79,7 @@ def _overlay(image_HWC: UInt8, labels_HW: UInt8, raw: RawDataset) -> UInt8:
     return blend(image_HWC, np.where(small_HW < len(raw.classes), small_HW, IGNORE), raw.palette, strength=0.65)
 
 
-def _chosen(raw: RawDataset) -> Iterator[tuple[str, Sample]]:
+def _chosen(raw: RawDataset) -> Iterator[tuple[str, RawSample]]:
     """Evenly spread samples, as many of each split as of the others while it has some."""
     of = {
         split: [sample for sample in samples if getattr(sample, "mask", True) is not None] or list(samples)

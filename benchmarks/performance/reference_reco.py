@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.losses.reco import Samples, prototypes
+from training.losses.reco import ContrastIndices, prototypes
 from training.settings.training import ReCoSettings
 
 
@@ -29,7 +29,7 @@ def reference_reco(
 def looped_samples(
     label_P: Tensor, hard_P: Tensor, mean_KD: Tensor, class_K: Tensor, settings: ReCoSettings,
     generator: torch.Generator,
-) -> Samples:  # fmt: skip
+) -> ContrastIndices:  # fmt: skip
     """Drawn as `training.losses.reco.sample_indices` draws: classes by the similarity of the prototypes, pixels
     uniformly."""
     device = label_P.device
@@ -59,10 +59,10 @@ def looped_samples(
         anchors.append(own)
         queries.append(hard[spots.to(device)])
         negatives.append(torch.stack(rows))
-    return Samples(torch.tensor(anchors, device=device), torch.stack(queries), torch.stack(negatives))
+    return ContrastIndices(torch.tensor(anchors, device=device), torch.stack(queries), torch.stack(negatives))
 
 
-def looped_contrast(embed_PD: Tensor, mean_KD: Tensor, samples: Samples, *, temperature: float) -> Tensor:
+def looped_contrast(embed_PD: Tensor, mean_KD: Tensor, samples: ContrastIndices, *, temperature: float) -> Tensor:
     """Mean over the classes of the cross entropy of a query's cosines with its class and its negatives."""
     constant_PD = embed_PD.detach()
     total = embed_PD.new_zeros(())

@@ -22,7 +22,7 @@ POWER, LEVEL = 0.8, 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ChainStep:
     """A row of Table 1."""
 
     title: str
@@ -33,12 +33,12 @@ class Step:
 
 
 STEPS = {
-    "supervised": Step("10 % supervised", None, 58.42),
-    "reco": Step("+ ReCo", "supervised", 60.11),
-    "self_training_2_2": Step("+ self-training, 2 + 2 images", "reco", 60.50),
-    "self_training": Step("+ self-training", "reco", 60.92),
-    "s4al_plus": Step("+ query: S4AL+", "self_training", 61.80),
-    "full": Step("all labels", "s4al_plus", None),
+    "supervised": ChainStep("10 % supervised", None, 58.42),
+    "reco": ChainStep("+ ReCo", "supervised", 60.11),
+    "self_training_2_2": ChainStep("+ self-training, 2 + 2 images", "reco", 60.50),
+    "self_training": ChainStep("+ self-training", "reco", 60.92),
+    "s4al_plus": ChainStep("+ query: S4AL+", "self_training", 61.80),
+    "full": ChainStep("all labels", "s4al_plus", None),
 }
 CHAIN = ("s4al_plus", "supervised")
 """Its two ends."""
@@ -57,7 +57,7 @@ class Difference:
 @dataclass(frozen=True)
 class ChainRow:
     name: str
-    step: Step
+    step: ChainStep
     mious: Mapping[int, float]
     """Seed -> mIoU in % of the last cycle."""
     mean: Paired

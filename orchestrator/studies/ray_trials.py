@@ -48,7 +48,7 @@ END = "end"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TrialTask:
     """What an actor has to know."""
 
     number: int
@@ -65,7 +65,7 @@ class Trial:
 class Trials(Protocol):
     """Called in the driver, one at a time."""
 
-    def next(self) -> Trial | None:
+    def next(self) -> TrialTask | None:
         """The next to begin, written down already; None where there is none left."""
 
     def known(self) -> Sequence[Sequence[Mapping[str, float]]]:
@@ -82,7 +82,7 @@ class _Run(tune.Trainable):
     """A step is the next evaluation on val; the process ends with the trial."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.trial: Trial = config["trial"]
+        self.trial: TrialTask = config["trial"]
         self.stop_file: Path = config["stop"]
         self.config_of_run = build(self.trial.recipe)
         self.said = 0
@@ -154,7 +154,7 @@ class _Told(tune.Callback):
             self.trials.ended(trial.config["trial"].number, how, trial.last_result.get("error", ""))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        one: Trial = trial.config["trial"]
+        one: TrialTask = trial.config["trial"]
         self.trials.ended(one.number, "failed", f"after {trial.num_failures} attempts: {last_line(one.log)}")
 
 

@@ -20,7 +20,7 @@ from training.settings.training import VAL_SPLIT
 if TYPE_CHECKING:
     from orchestrator.backends.backend import Backend
     from orchestrator.process.progress import Progress
-    from orchestrator.studies.ray_trials import Trial
+    from orchestrator.studies.ray_trials import TrialTask
 
 
 LOOKS = 10
@@ -109,8 +109,8 @@ class SweepTrials:
     def known(self) -> list[list[dict[str, float]]]:
         return [one.rows for one in self.record.samples if one.state in (FINISHED, PRUNED)]
 
-    def next(self) -> Trial | None:
-        from orchestrator.studies.ray_trials import Trial
+    def next(self) -> TrialTask | None:
+        from orchestrator.studies.ray_trials import TrialTask
 
         while sample := self._sample():
             self.progress.say(f"trial {sample.number}: {shown_values(sample.values)}")
@@ -122,7 +122,7 @@ class SweepTrials:
                 continue
             root = self.record.folder(sample.number).resolve()
             words = [str(self.record.root.resolve()), str(sample.number), str(self.index.root.resolve()), *self.words]
-            return Trial(sample.number, root, config.model_dump(mode="json"), ["trial", *words],
+            return TrialTask(sample.number, root, config.model_dump(mode="json"), ["trial", *words],
                          root.with_suffix(".log"), Path.cwd())  # fmt: skip
         return None
 

@@ -20,7 +20,7 @@ from querying.selection.images_and_pixels import drawn_within_budget, select_dra
 from querying.selection.k_centre import k_centre_greedy
 from querying.selection.top_regions import (
     Cells,
-    Shard,
+    ShardScores,
     first_within_budget,
     select_global,
     select_per_image,
@@ -38,7 +38,7 @@ class ScoredPool:
     ids: list[str] = field(default_factory=list)
     """Images by their place in the pool; complete once the shards have been read."""
 
-    def named_shards(self) -> Iterator[tuple[list[str], Shard]]:
+    def named_shards(self) -> Iterator[tuple[list[str], ShardScores]]:
         ids: list[str] = []
         for path in self._paths():
             shard_ids, score_NR = read_scores(path, self.grid.num_regions)
@@ -49,7 +49,7 @@ class ScoredPool:
             raise UserError(f"{self.folder}: an image is in two shards of the train split")
         self.ids = ids
 
-    def shards(self) -> Iterator[Shard]:
+    def shards(self) -> Iterator[ShardScores]:
         return (shard for _, shard in self.named_shards())
 
     def extra(self, kind: Extra, shape: tuple[int, ...] = (-1,)) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from querying.selection.k_centre import k_centre_greedy
-from querying.selection.top_regions import Cells, Shard, select_global
+from querying.selection.top_regions import Cells, ShardScores, select_global
 
 
 def select_class_balanced(
-    shards: Callable[[], Iterable[Shard]], classes: Callable[[], Iterable[np.ndarray]], count: int
+    shards: Callable[[], Iterable[ShardScores]], classes: Callable[[], Iterable[np.ndarray]], count: int
 ) -> Cells:
     """The `count` best eligible cells of the whole pool by u exp(-p), the score that they then have.
 
@@ -30,7 +30,7 @@ def select_class_balanced(
         count_256 += np.bincount(class_NR.ravel(), minlength=256)
     weight_256 = np.exp(-count_256 / max(1, int(count_256.sum())))
 
-    def weighted() -> Iterator[Shard]:
+    def weighted() -> Iterator[ShardScores]:
         for (first, score_NR), class_NR in zip(shards(), classes(), strict=True):
             open_NR = score_NR > -np.inf
             value_NR = np.where(open_NR, score_NR, high).astype(np.float64)
@@ -41,7 +41,10 @@ def select_class_balanced(
 
 
 def select_diverse(
-    shards: Callable[[], Iterable[Shard]], mixtures: Callable[[], Iterable[np.ndarray]], count: int, candidates: int
+    shards: Callable[[], Iterable[ShardScores]],
+    mixtures: Callable[[], Iterable[np.ndarray]],
+    count: int,
+    candidates: int,
 ) -> Cells:
     """`count` of the `candidates` times `count` best eligible cells of the whole pool, in the order of choice: the best
     one, then always the one that is farthest from all chosen ones, of equals the better.

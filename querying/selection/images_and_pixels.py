@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from querying.selection.top_regions import Cells, Shard, best_cells, first_within_budget, select_global
+from querying.selection.top_regions import Cells, ShardScores, best_cells, first_within_budget, select_global
 
 
-def select_images(shards: Iterable[Shard], areas_R: np.ndarray, count: int) -> Cells:
+def select_images(shards: Iterable[ShardScores], areas_R: np.ndarray, count: int) -> Cells:
     """The `count` best images by the mean over all their pixels, the best first; as cells of region 0.
 
     Cells are weighted by their pixels; bought ones count 0, and an image of which nothing is left is no candidate.
     """
 
-    def means() -> Iterator[Shard]:
+    def means() -> Iterator[ShardScores]:
         for first, score_NR in shards:
             open_NR = score_NR > -np.inf
             # Summed row by row: a matrix product would round an image by the others in its shard.
@@ -29,7 +29,7 @@ def select_images(shards: Iterable[Shard], areas_R: np.ndarray, count: int) -> C
     return select_global(means(), count)
 
 
-def whole_within_budget(shards: Iterable[Shard], images: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
+def whole_within_budget(shards: Iterable[ShardScores], images: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
     """All eligible cells of the first `images` of which all that is left fits into `pixels`, with their image's score;
     in pool order.  What is left of an image is bought at once or not at all."""
     turn_of = {position: turn for turn, position in enumerate(images.position_S.tolist())}
@@ -51,7 +51,7 @@ def whole_within_budget(shards: Iterable[Shard], images: Cells, areas_R: np.ndar
 
 
 def select_drawn(
-    shards: Iterable[tuple[Sequence[str], Shard]], k: int, share: float, *, seed: int, cycle: int
+    shards: Iterable[tuple[Sequence[str], ShardScores]], k: int, share: float, *, seed: int, cycle: int
 ) -> Cells:
     """k cells of every image, drawn at random from its best eligible ones: `share` of its cells, but at least k
     (PixelPick, Shin et al. 2021: n of the 5 % most uncertain pixels).  In the order of the draw.

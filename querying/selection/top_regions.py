@@ -31,16 +31,16 @@ class Cells(NamedTuple):
         return cls(*(np.concatenate(column) for column in columns))
 
 
-Shard = tuple[int, np.ndarray]
+ShardScores = tuple[int, np.ndarray]
 """Position of the shard's first image, and its scores float32 (N, R): -inf where a cell is not eligible."""
 
 
-def select_per_image(shards: Iterable[Shard], k: int) -> Cells:
+def select_per_image(shards: Iterable[ShardScores], k: int) -> Cells:
     """The k best eligible cells of every image, fewer where there are fewer (S4AL+: k = 4)."""
     return Cells.concatenate(_top_of_images(first, score_NR, k) for first, score_NR in shards)
 
 
-def select_global(shards: Iterable[Shard], count: int) -> Cells:
+def select_global(shards: Iterable[ShardScores], count: int) -> Cells:
     """The `count` best eligible cells of the whole pool, ordered as `ranked` orders them.
 
     Keeps at most about twice `count` candidates, 12 bytes each: cells below the running threshold are

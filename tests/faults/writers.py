@@ -32,13 +32,13 @@ def _read_json(folder: Path) -> int:
 def _write_state(folder: Path, number: int) -> None:
     import torch
 
-    from training.fit.progress import Progress
+    from training.fit.progress import TrainingProgress
     from training.fit.states import TrainingStates
 
     model = torch.nn.Linear(64, 64)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     torch.nn.init.constant_(model.weight, number)
-    TrainingStates(folder, "").save(model, optimizer, Progress(step=number))
+    TrainingStates(folder, "").save(model, optimizer, TrainingProgress(step=number))
 
 
 def _read_state(folder: Path) -> int:

@@ -53,7 +53,7 @@ from querying.labels.regions import RegionGrid
 from querying.scoring.score_files import read_scores
 from tests.inputs.mutations import OPERATIONS, mutated, with_right_checksums
 from training.batches.training_data import _pseudo_labels
-from training.fit.progress import Progress
+from training.fit.progress import TrainingProgress
 from training.fit.states import TrainingStates
 from training.network.checkpoint import load_model, save_model
 from training.network.first_weights import load_backbone
@@ -202,7 +202,9 @@ def folder_of_everything(toy_data, tmp_path_factory):
     network = small_network()
     (root / "checkpoint").mkdir()
     save_model(root / "checkpoint", network.state_dict(), {"classes": ["a", "b"], "progress": {}})
-    TrainingStates(root / "states", "x").save(network, torch.optim.SGD(network.parameters(), lr=0.1), Progress(3))
+    TrainingStates(root / "states", "x").save(
+        network, torch.optim.SGD(network.parameters(), lr=0.1), TrainingProgress(3)
+    )
     save_file(dict(SmallEncoder().encoder.state_dict()), root / "weights.safetensors")
     record = Record(root / "metrics.jsonl")
     for cycle in range(3):
@@ -302,7 +304,7 @@ def test_a_training_continues_from_what_was_written_or_from_the_beginning(folder
     valid = path.read_bytes()
     path.write_bytes(mutated(valid, operations))
     try:
-        assert restore(folder_of_everything / "states") in (Progress(3), Progress())
+        assert restore(folder_of_everything / "states") in (TrainingProgress(3), TrainingProgress())
     finally:
         path.write_bytes(valid)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from querying.base import pulse
 from querying.base.files import write_text
-from training.fit.progress import Progress
+from training.fit.progress import TrainingProgress
 from training.fit.validation import MIOU
 
 HEARTBEAT_S = 0.5
@@ -25,7 +25,7 @@ class Heartbeat:
         self.first: tuple[float, int] | None = None
         """When this process began to count, and where: a resumed training begins at a later step."""
 
-    def step(self, progress: Progress, loss: float) -> None:
+    def step(self, progress: TrainingProgress, loss: float) -> None:
         now = time.monotonic()
         pulse.done()
         if self.rank:
@@ -39,11 +39,11 @@ class Heartbeat:
             row["waiting"] = round(progress.waited / max(progress.seconds, 1e-9), 3)
             write_text(self.work / PROGRESS, json.dumps(row))
 
-    def epoch(self, progress: Progress) -> None:
+    def epoch(self, progress: TrainingProgress) -> None:
         if not self.rank:
             write_text(self.work / EPOCHS, json.dumps(progress.history))
 
-    def validated(self, progress: Progress, miou: float) -> None:
+    def validated(self, progress: TrainingProgress, miou: float) -> None:
         """A list of rows: epoch, finished steps, mIoU; of an epoch whose steps are done but that is not yet in the
         history."""
         steps = progress.step // (len(progress.history) + 1)

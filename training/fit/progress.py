@@ -12,7 +12,7 @@ TIMINGS = ("train/images_per_second", "train/waiting_for_data")
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """How far a training is, and what its unfinished epoch has summed up so far."""
 
     step: int = 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from querying.base.errors import DamagedError
 from querying.base.failpoints import failpoint
 from querying.base.files import make_folder, read_json, sync
-from training.fit.progress import Progress
+from training.fit.progress import TrainingProgress
 from training.network.checkpoint import META, load_model, save_model
 
 LOG = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class TrainingStates:
         self.best: dict[str, Tensor] = {}
         """Weights of the best epoch on val so far, where they are wanted; part of every state."""
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingProgress) -> None:
         """Publish the state after `progress.step` steps.
 
         No RNG state is kept: every step seeds its generators from (seed, cycle, step, rank).
@@ -80,7 +80,7 @@ class TrainingStates:
         noted, settings = meta.get("settings", {}), self.settings
         return next((f"{key} {noted[key]!r}" for key in settings if noted.get(key, settings[key]) != settings[key]), "")
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingProgress:
         """Load the newest intact state and return how far it is; the beginning where there is none."""
         for folder in sorted(self.root.glob("step-*"), reverse=True):
             try:
@@ -99,5 +99,5 @@ class TrainingStates:
                     buffer = torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"])  # keeps the memory format
                     optimizer.state[parameter]["momentum_buffer"] = buffer
             self.best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
-            return Progress(**meta["progress"])
-        return Progress()
+            return TrainingProgress(**meta["progress"])
+        return TrainingProgress()

@@ -20,7 +20,7 @@ from querying.dataset.label_values import IGNORE
 EPS = 1e-12  # a zero embedding has cosine 0 with everything, as in F.normalize
 
 
-class Samples(NamedTuple):
+class ContrastIndices(NamedTuple):
     """What one step contrasts, as indices only."""
 
     anchor_J: Tensor
@@ -89,7 +89,7 @@ def sample_indices(
     queries: int,
     negatives: int,
     generator: torch.Generator,
-) -> Samples:
+) -> ContrastIndices:
     """Draw hard pixels of each class, and for each of them negatives: first their class, then a pixel of it.
 
     A negative's class follows the softmax of cos(prototypes) / temperature over the *other* classes.  All draws are
@@ -116,10 +116,12 @@ def sample_indices(
     other_JX = torch.searchsorted(bound_JK, uniform(queries * negatives), right=True)
     other_JX = other_JX.clamp_max_(len(class_K) - 1)  # past the last where a prototype is NaN, as the loss then is
     negative_JX = by_class_P[start_K[other_JX] + _spot(uniform(queries * negatives), count_K[other_JX])]
-    return Samples(anchor_J, query_JQ, negative_JX.view(num_anchors, queries, negatives))
+    return ContrastIndices(anchor_J, query_JQ, negative_JX.view(num_anchors, queries, negatives))
 
 
-def contrast(embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: Samples, *, temperature: float) -> Tensor:
+def contrast(
+    embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: ContrastIndices, *, temperature: float
+) -> Tensor:
     """Loss of `samples`; differentiable in `embed_PD` at the queries, `key_PD` (its values) is constant."""
     if plain_forms():
         return plain_contrast(embed_PD, key_PD, mean_KD, samples, temperature=temperature)
@@ -139,7 +141,7 @@ def contrast(embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: Samples
 
 
 def plain_contrast(
-    embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: Samples, *, temperature: float
+    embed_PD: Tensor, key_PD: Tensor, mean_KD: Tensor, samples: ContrastIndices, *, temperature: float
 ) -> Tensor:
     """The same with PyTorch's gradient, all keys gathered."""
     query_JQD = F.normalize(embed_PD[samples.query_JQ].to(key_PD.dtype), dim=-1)

@@ -52,7 +52,7 @@ TRAITS = {
 """Every reinterpretation that is said, with the count and the first names."""
 
 
-class Sample(Protocol):
+class RawSample(Protocol):
     @property
     def image_id(self) -> str: ...
 
@@ -121,7 +121,7 @@ class RawDataset:
     name: str
     classes: Sequence[str]
     palette: Palette
-    splits: Mapping[str, Sequence[Sample]]
+    splits: Mapping[str, Sequence[RawSample]]
     size: Size | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     said: Sequence[str] = ()

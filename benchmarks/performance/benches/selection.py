@@ -19,12 +19,12 @@ import numpy as np
 from benchmarks.performance.result import Result, found
 from benchmarks.performance.timing import peak_mb, restart_peak
 from querying.labels.regions import RegionGrid
-from querying.selection.top_regions import Cells, Shard, select_global, select_per_image, within_budget
+from querying.selection.top_regions import Cells, ShardScores, select_global, select_per_image, within_budget
 
 IMAGES, REGIONS, PER_IMAGE, SHARD_IMAGES = 1_000_000, 192, 4, 1024
 BARS = {"per_image": 2.0, "global": 1.5}
 BAR_MB = 100
-FORMS: dict[str, Callable[[Iterator[Shard], int], Cells]] = {
+FORMS: dict[str, Callable[[Iterator[ShardScores], int], Cells]] = {
     "per_image": lambda shards, images: select_per_image(shards, PER_IMAGE),
     "global": lambda shards, images: select_global(shards, PER_IMAGE * images),
 }
@@ -37,7 +37,7 @@ class DrawnShards:
         self.images, self.shard_images = images, shard_images
         self.seconds = 0.0
 
-    def __iter__(self) -> Iterator[Shard]:
+    def __iter__(self) -> Iterator[ShardScores]:
         rng = np.random.default_rng(0)
         for first in range(0, self.images, self.shard_images):
             started = time.process_time()

@@ -144,13 +144,13 @@ class Told:
         self.left, self.root, self.how = list(enumerate(commands)), root, {}
 
     def next(self):
-        from orchestrator.studies.ray_trials import Trial
+        from orchestrator.studies.ray_trials import TrialTask
 
         if not self.left:
             return None
         number, command = self.left.pop(0)
         recipe = small_config().model_dump(mode="json")
-        return Trial(number, self.root / str(number), recipe, command, self.root / f"{number}.log", Path.cwd())
+        return TrialTask(number, self.root / str(number), recipe, command, self.root / f"{number}.log", Path.cwd())
 
     def known(self):
         return []

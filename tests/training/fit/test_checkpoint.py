@@ -4,7 +4,7 @@ from torch import nn
 
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, write_json
-from training.fit.progress import Progress
+from training.fit.progress import TrainingProgress
 from training.fit.states import TrainingStates
 from training.network.checkpoint import load_model, save_model
 
@@ -40,7 +40,7 @@ def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
     first = network()
     first_optimizer = sgd(first)
     steps(first, first_optimizer, 0, 4)
-    progress = Progress(4, [{"epoch": 0, "loss": 0.1}], {"ce": 0.1 + 0.2}, 12, 3.5)
+    progress = TrainingProgress(4, [{"epoch": 0, "loss": 0.1}], {"ce": 0.1 + 0.2}, 12, 3.5)
     TrainingStates(tmp_path, "inputs").save(first, first_optimizer, progress)
     second = network(seed=1)
     second_optimizer = sgd(second)
@@ -55,20 +55,20 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path):
     saved = TrainingStates(tmp_path, "inputs", keep=2)
     for epoch in (1, 2, 3):
         steps(model, optimizer, epoch, epoch + 1)
-        saved.save(model, optimizer, Progress(epoch))
+        saved.save(model, optimizer, TrainingProgress(epoch))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
     file = tmp_path / "step-00000003" / "model.safetensors"
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
     assert saved.restore(network(1), optimizer).step == 2
-    TrainingStates(tmp_path, "inputs").save(model, optimizer, Progress(3))  # replaces the damaged one
+    TrainingStates(tmp_path, "inputs").save(model, optimizer, TrainingProgress(3))  # replaces the damaged one
     assert saved.restore(network(1), optimizer).step == 3
 
 
 def test_nothing_saved_means_the_beginning(tmp_path):
     model = network()
-    assert TrainingStates(tmp_path / "none", "inputs").restore(model, sgd(model)) == Progress()
+    assert TrainingStates(tmp_path / "none", "inputs").restore(model, sgd(model)) == TrainingProgress()
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no model", "no meta", "bad json"])
@@ -95,20 +95,20 @@ def test_a_damaged_model_is_named(tmp_path, damage):
 
 def test_states_of_other_inputs_are_not_continued_from(tmp_path):
     model = network()
-    TrainingStates(tmp_path, "these").save(model, sgd(model), Progress(7))
-    assert TrainingStates(tmp_path, "those").restore(model, sgd(model)) == Progress()
-    assert TrainingStates(tmp_path, "these").restore(model, sgd(model)) == Progress(7)
+    TrainingStates(tmp_path, "these").save(model, sgd(model), TrainingProgress(7))
+    assert TrainingStates(tmp_path, "those").restore(model, sgd(model)) == TrainingProgress()
+    assert TrainingStates(tmp_path, "these").restore(model, sgd(model)) == TrainingProgress(7)
 
 
 def test_states_of_other_inputs_take_no_place(tmp_path):
     """A training of other inputs had come further: its states must not be the ones that stay."""
     model = network()
     for number in (100, 200):
-        TrainingStates(tmp_path, "those").save(model, sgd(model), Progress(number))
+        TrainingStates(tmp_path, "those").save(model, sgd(model), TrainingProgress(number))
     (tmp_path / "step-00000300").mkdir()  # damaged beyond saying what it was made from
     for number in (10, 20, 30):
-        TrainingStates(tmp_path, "these").save(model, sgd(model), Progress(number))
-        assert TrainingStates(tmp_path, "these").restore(model, sgd(model)) == Progress(number)
+        TrainingStates(tmp_path, "these").save(model, sgd(model), TrainingProgress(number))
+        assert TrainingStates(tmp_path, "these").restore(model, sgd(model)) == TrainingProgress(number)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000020", "step-00000030"]
 
 
@@ -116,16 +116,16 @@ def test_a_state_is_written_once_by_a_process(tmp_path):
     """A stop at the end of an epoch finds its state already saved and must not take it away to save it again."""
     model = network()
     states = TrainingStates(tmp_path, "these")
-    states.save(model, sgd(model), Progress(7))
+    states.save(model, sgd(model), TrainingProgress(7))
     [file] = tmp_path.glob("step-*/model.safetensors")
     before = file.stat().st_ino
-    states.save(model, sgd(model), Progress(7))
+    states.save(model, sgd(model), TrainingProgress(7))
     assert file.stat().st_ino == before
 
 
 def test_a_state_of_other_settings_is_not_continued_from_and_one_that_notes_none_is(tmp_path, caplog):
     model = torch.nn.Linear(2, 2)
-    TrainingStates(tmp_path, "these", settings={"train.lr": 0.5}).save(model, sgd(model), Progress(7))
+    TrainingStates(tmp_path, "these", settings={"train.lr": 0.5}).save(model, sgd(model), TrainingProgress(7))
 
     def found(**settings):
         return TrainingStates(tmp_path, "these", settings=settings).restore(model, sgd(model)).step

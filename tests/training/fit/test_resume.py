@@ -12,7 +12,7 @@ from querying.base.files import read_json
 from tests.small import small_run
 from tests.training.tiny import SMALL_U2PL, batch, method, step, total
 from tests.training.two_ranks import TwoRanks
-from training.fit.progress import TIMINGS, Progress
+from training.fit.progress import TIMINGS, TrainingProgress
 from training.fit.states import TrainingStates
 from training.methods.registry import METHODS
 from training.settings.traits import TRAITS
@@ -62,8 +62,8 @@ def test_a_methods_state_is_all_that_it_remembers(tmp_path, name):
     steps(*straight, range(6))
     first, second = begin(0), begin(5)
     steps(*first, range(3))
-    TrainingStates(tmp_path, "inputs").save(*first, Progress(3))
-    assert TrainingStates(tmp_path, "inputs").restore(*second) == Progress(3)
+    TrainingStates(tmp_path, "inputs").save(*first, TrainingProgress(3))
+    assert TrainingStates(tmp_path, "inputs").restore(*second) == TrainingProgress(3)
     steps(*second, range(3, 6))
     expected = straight[0].state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in second[0].state_dict().items())
