@@ -44,7 +44,8 @@ def state_of(uri):
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("backend", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["local", "ray"])
 def test_a_run_waits_and_goes_on(project, tmp_path, backend):
     uri = sqlite_uri(tmp_path / "mlflow.db")
     run = tmp_path / "run"

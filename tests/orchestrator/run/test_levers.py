@@ -85,6 +85,7 @@ def test_only_the_first_of_several_networks_is_the_one_before(started):
     assert not all(torch.equal(second[name], there[name]) for name in there)
 
 
+@pytest.mark.slow
 def test_a_head_that_the_network_before_did_not_have_stays_fresh(started):
     settings = small_config().model
     torch.manual_seed(1)

@@ -165,6 +165,7 @@ class Told:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_trial_that_fails_is_tried_again_but_not_for_a_users_mistake(local_ray, tmp_path):
     """Trial 0 ends well without a run, twice; trial 1 is refused, once."""
     from orchestrator.studies.ray_trials import run_trials, scheduler_of

@@ -188,6 +188,7 @@ class Named(Suicidal):
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_lost_actor_is_not_replaced_where_the_cluster_has_no_room_left(local_ray, tmp_path):
     """A node is gone: a new actor would wait for it for ever, and its item with it."""
     from querying.scoring.ray_map import map_unordered

@@ -23,6 +23,7 @@ class DamagedForRankOne(PosixPath):
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_an_error_of_one_rank_ends_the_training_at_once_and_keeps_its_name(local_ray, toy_data, tmp_path):
     """The other rank waits for it in a collective; it must neither hang until that times out nor look like success."""
     from orchestrator.backends.ray_backend import RayBackend
