@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.datasets.files.strict_json import strict_json
 from querying.base.errors import UserError
 from querying.base.redaction import one_line
 
@@ -44,7 +43,7 @@ def items(path: Path, what: str) -> Iterator[Any]:
 
 def _parsed(text: bytes, where: str) -> Any:
     try:
-        return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        return strict_json(text.decode())
     except UnicodeDecodeError:
         raise UserError(f"{where}: is not UTF-8; export it again as JSON") from None
     except (ValueError, RecursionError) as error:
@@ -144,19 +143,3 @@ class _Scanner:
 
     def _wrong(self, why: str) -> UserError:
         return UserError(f"{self.path}: {why}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:60]!r} is there twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is not a finite number")
-    return number

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from orchestrator.annotation.given import REGIONS, Given
 from orchestrator.folder.layout import once
 from orchestrator.folder.manifest import MANIFEST, problems
+from orchestrator.folder.published import read_table
 from orchestrator.folder.shapes import Manifest, Sha256, Shape, Text, read_shaped
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import sha256, write_json, written
@@ -114,12 +115,7 @@ def _read(folder: Path, again: Callable[[Path, dict[str, str]], None], say: Call
 
 def rows_of(path: Path) -> Iterator[Given]:
     """The cells of an import.  DamagedError where the file is none of ours."""
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{path}: {' '.join(str(error).split())[:200]}") from None
-    if not table.schema.equals(REGIONS):
-        raise DamagedError(f"{path}: its columns are not {', '.join(REGIONS.names)}")
+    table = read_table(path, REGIONS)
     names = [field.name for field in fields(Given)]
     for batch in table.to_batches(max_chunksize=4096):
         for row in batch.to_pylist():

@@ -23,18 +23,24 @@ def write_query(select: Callable[[], pa.Table], out: Path) -> None:
         pq.write_table(select(), staged, write_page_checksum=True)
 
 
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A Parquet file with these columns; DamagedError where it can not be read or has others."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+    if not table.schema.equals(schema):
+        raise DamagedError(f"{path}: its columns are not {', '.join(schema.names)}")
+    return table
+
+
 def read_query(folder: Path, num_regions: int) -> pa.Table:
     """The cells (schema QUERY).  DamagedError names the file where it is not what was written, or names a cell that a
     grid of so many regions does not have."""
     path = folder / "query.parquet"
     if found := problems(folder):
         raise DamagedError(found[0])
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        raise DamagedError(f"{path}: {' '.join(str(error).split())[:200]}") from None
-    if not table.schema.equals(QUERY):
-        raise DamagedError(f"{path}: its columns are not {', '.join(QUERY.names)}")
+    table = read_table(path, QUERY)
     for image_id in pc.unique(table["image_id"]).to_pylist():
         if image_id is None or not is_id(image_id):
             raise DamagedError(f"{path}: image {str(image_id)[:80]!r}: an id that can not be printed, or is too long")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import colorsys
 import contextlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from benchmarks.datasets.classes.lines import Colour, Entry, entries_of_lines
 from benchmarks.datasets.files.images import Palette
+from benchmarks.datasets.files.strict_json import strict_json
 from orchestrator.recipe.strict_yaml import parse_yaml
 from querying.base.errors import UserError
 from querying.dataset.label_values import IGNORE
@@ -92,16 +92,9 @@ def _tree(path: Path, text: str) -> Any:
     if path.suffix.lower() in (".yaml", ".yml"):
         return parse_yaml(text, str(path))
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return strict_json(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 def _entries_of_tree(path: Path, tree: Any) -> Iterable[Entry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from benchmarks.datasets.files.images import Size
+from benchmarks.datasets.files.strict_json import strict_json
 from querying.base.errors import UserError
 from querying.base.redaction import one_line
 
@@ -41,7 +41,7 @@ def read_text(path: Path) -> str:
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
     """The JSON mapping of a file; UserError where it is something else, has a key twice, or a number is not finite."""
     try:
-        data = json.loads(read_text(path), object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite)
+        data = strict_json(read_text(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
@@ -94,17 +94,3 @@ def check_size(found: Any, size: Size, where: str) -> None:
             f"{where}: was drawn on {found[1]} x {found[0]} pixels, but the image is {size[1]} x {size[0]} (width x"
             " height): put the image there on which it was drawn"
         )
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is not a finite number")
-    return number

@@ -103,7 +103,7 @@ def test_numbers_commas_and_spaces_in_names_stay(tmp_path, text):
         ("0 road\n0 car\n", "line 2: id 0 of class 'car' is above 255 or there twice"),
         ("300 road\n1 car\n", "line 1: id 300"),
         ("# label:color_rgb:parts:actions\nroad:128,64::\n", "line 2: 'road:128,64::' is not name:r,g,b:parts:actions"),
-        ('{"a": 1, "a": 2}', "not valid JSON: a key is there twice"),
+        ('{"a": 1, "a": 2}', "not valid JSON: the key 'a' is there twice"),
         ('{"names": ["a", "b"], "classes": ["c"]}', "classes could be under names or classes"),
         ('[{"name": "a", "color": [1, 2]}, "b"]', "entry 0: not a colour"),
         ("[1, 2]", "entry 0: not a class: 1"),

@@ -98,7 +98,7 @@ def test_what_is_wrong_in_a_file_of_labelme_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    (b"[1]", "is no mapping"), (b"{", "is not valid JSON"), (b'{"a": 1, "a": 2}', "a key is there twice"),
+    (b"[1]", "is no mapping"), (b"{", "is not valid JSON"), (b'{"a": 1, "a": 2}', "the key 'a' is there twice"),
     (b'{"a": NaN}', "NaN is not a finite number"), (b"\xff\xfe", "is not UTF-8"), (b"[" * 10**6, "is not valid JSON"),
 ])  # fmt: skip
 def test_a_text_that_is_no_json_is_refused(tmp_path, text, message):
