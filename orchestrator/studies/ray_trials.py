@@ -22,6 +22,7 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints tables also where it is asked not to
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # the last result of a trial has no metric
 
+import ray
 from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
@@ -34,6 +35,7 @@ from orchestrator.recipe.config import build
 from orchestrator.run.outcome import curve, outcome
 from querying.base.errors import InfrastructureError, Interrupted, UserError
 from querying.base.files import make_folder
+from querying.base.pulse import BEAT_S, Vigil, keep_beating
 from querying.base.redaction import cause
 
 PASSED_ON = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
@@ -43,6 +45,8 @@ REDUCTION = 3
 """One in so many of the trials that reach a rung goes on (ASHA, Li et al. 2020)."""
 RUNGS = 2
 """Rungs before the end: at 1/9 and 1/3 of the steps.  Earlier a network has not begun to tell the classes apart."""
+SILENT_S = 120.0
+"""An actor of a trial that beats no more for so long is lost: frozen, or its machine is."""
 END = "end"
 """Key of a result that is the last: finished, failed or stopped."""
 
@@ -77,6 +81,9 @@ class Trials(Protocol):
     def ended(self, number: int, how: str, error: str) -> None:
         """`finished`, `pruned`, or `failed` with an error; not called for one that was stopped with the sweep."""
 
+    def say(self, text: str) -> None:
+        """A line for the one who waits."""
+
 
 class _Run(tune.Trainable):
     """A step is the next evaluation on val; the process ends with the trial."""
@@ -84,6 +91,7 @@ class _Run(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.trial: TrialTask = config["trial"]
         self.stop_file: Path = config["stop"]
+        keep_beating(_beat(self.stop_file, self.trial.number))
         self.config_of_run = build(self.trial.recipe)
         self.said = 0
         folder = self.trial.folder if self.trial.folder.is_dir() else None  # on another machine
@@ -118,6 +126,11 @@ class _Run(tune.Trainable):
             end_all([self.child.process])
 
 
+def _beat(stop: Path, number: int) -> Path:
+    """File by which a trial's actor shows that it is not frozen."""
+    return stop.with_name(f"beat-{number}.json")
+
+
 class _Next(Searcher):
     def __init__(self, trials: Trials, stop: Path, environment: str) -> None:
         super().__init__(metric="miou", mode="max")
@@ -138,9 +151,34 @@ class _Next(Searcher):
 
 
 class _Told(tune.Callback):
-    def __init__(self, trials: Trials) -> None:
-        self.trials = trials
+    def __init__(self, trials: Trials, stop: Path, silent_s: float) -> None:
+        self.trials, self.stop, self.silent_s = trials, stop, silent_s
         self.steps: dict[int, int] = {}
+        self.vigils: dict[int, tuple[Any, Vigil]] = {}
+        self.listened = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Tune waits for its actors without a bound; on our own cluster the backend looks after them, on one that was
+        joined nobody does."""
+        seconds = time.monotonic() - self.listened
+        if seconds < BEAT_S:
+            return
+        self.listened += seconds
+        for trial in trials:
+            number, actor = trial.config["trial"].number, trial.temporary_state.ray_actor
+            if actor is None:
+                self.vigils.pop(number, None)
+                continue
+            if self.vigils.get(number, (None,))[0] != actor:  # the first attempt, or another
+                self.vigils[number] = (actor, Vigil(_beat(self.stop, number), self.silent_s))
+            vigil = self.vigils[number][1]
+            vigil.listen(min(seconds, 2 * BEAT_S))  # this process stood still in what is above
+            if vigil.silent > (vigil.timeout if vigil.last else vigil.start):
+                self.trials.say(
+                    f"trial {number}: its actor ({vigil.who}) is lost: nothing was heard of it for {vigil.silent:.0f} s"
+                )
+                ray.kill(actor)
+                vigil.rest()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         number = trial.config["trial"].number
@@ -178,7 +216,7 @@ def scheduler_of(name: str, mode: str, steps: int, known: Sequence[Sequence[Mapp
 
 def run_trials(
     trials: Trials, *, scheduler: TrialScheduler, at_once: int, resources: Mapping[str, float], retries: int,
-    work: Path, environment: Mapping[str, str],
+    work: Path, environment: Mapping[str, str], silent_s: float = SILENT_S,
 ) -> None:  # fmt: skip
     """Until `trials` has no more.  A signal stops all of them, each with its state saved, and is raised again then.
 
@@ -200,7 +238,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name=name, storage_path=str((work / "ray").resolve()), verbose=0,
-            failure_config=tune.FailureConfig(max_failures=retries), callbacks=[_Told(trials)],
+            failure_config=tune.FailureConfig(max_failures=retries), callbacks=[_Told(trials, stop, silent_s)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )  # fmt: skip

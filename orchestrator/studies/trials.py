@@ -143,6 +143,9 @@ class SweepTrials:
             sample.rows.append(dict(row))
             self.record.keep(sample)
 
+    def say(self, text: str) -> None:
+        self.progress.say(text)
+
     def ended(self, number: int, how: str, error: str) -> None:
         from orchestrator.run.outcome import outcome
 

@@ -1,8 +1,11 @@
 """What a sweep's driver does with its trials: room for them, values that do not go together, attempts, MLflow."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -141,7 +144,7 @@ class Told:
     """Trials of given commands of `python -m benchmarks`, and how each ended."""
 
     def __init__(self, root, *commands):
-        self.left, self.root, self.how = list(enumerate(commands)), root, {}
+        self.left, self.root, self.how, self.said = list(enumerate(commands)), root, {}, []
 
     def next(self):
         from orchestrator.studies.ray_trials import TrialTask
@@ -161,6 +164,9 @@ class Told:
     def ended(self, number, how, error):
         assert number not in self.how
         self.how[number] = (how, error)
+
+    def say(self, text):
+        self.said.append(text)
 
 
 @pytest.mark.ray
@@ -183,6 +189,37 @@ def test_a_trial_that_fails_is_tried_again_but_not_for_a_users_mistake(local_ray
     assert (tmp_path / "0.log").read_text().count("name: toy_splits") == 2
     assert "status 2: unknown recipe 'toy_split': did you mean 'toy_splits'" in told.how[1][1]
     assert (tmp_path / "1.log").read_text().count("unknown recipe") == 1
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_an_actor_that_freezes_on_a_cluster_that_was_joined_is_killed_and_its_trial_tried_again(local_ray, tmp_path):
+    from orchestrator.studies.ray_trials import run_trials, scheduler_of
+    from querying.base.pulse import read_beat
+
+    frozen = []
+
+    def freeze():
+        while not (beats := [read_beat(path) for path in (tmp_path / "work").glob("beat-*.json")]) or None in beats:
+            time.sleep(0.05)
+        frozen.append(beats[0].pid)
+        os.kill(beats[0].pid, signal.SIGSTOP)
+
+    freezing = threading.Thread(target=freeze)
+    freezing.start()
+    told = Told(tmp_path, ["show", "toy_splits"])
+    run_trials(
+        told, scheduler=scheduler_of("fifo", "max", 1, []), at_once=1, resources={"CPU": 1}, retries=1,
+        work=tmp_path / "work", environment={}, silent_s=5,
+    )  # fmt: skip
+    freezing.join()
+    assert told.how[0][1].startswith("after 2 attempts: ")
+    assert len(told.said) == 1
+    assert f"trial 0: its actor (process {frozen[0]} on " in told.said[0]
+    assert "is lost: nothing was heard of it for " in told.said[0]
+    assert not Path(f"/proc/{frozen[0]}").exists()
 
 
 @pytest.mark.filterwarnings("ignore")
