@@ -76,6 +76,10 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
         from training.network.own_encoder import try_encoder  # loads torch
 
         try_encoder(config.model)
+    if config.train.layer_decay < 1:
+        from training.fit.groups import check_layers  # loads torch
+
+        check_layers(config.model)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     if config.query.leaves_border_out and config.cycles and config.query.asked and grid.border().all():
         yield (

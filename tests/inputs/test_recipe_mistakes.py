@@ -120,6 +120,9 @@ CONFLICTS = {
     "train.batch_size_unlabelled=0": "leave the bought cells out",
     "train.workers=2 train.batch_size_unlabelled=3": "unlabelled",
     "train.workers=2 teacher.batch_size=3": "batch_size",
+    "train.betas=[0.8,0.9]": "betas is not of optimizer=sgd",
+    "train.optimizer=adamw train.momentum=0.5": "momentum is not of optimizer=adamw",
+    "train.schedule=cosine train.poly_power=1": "poly_power is of schedule=poly",
     "train.method=st++ cycles=1 query.per_image=0": "needs cycles=2", "train.method=st++ cycles=2": "query.per_image=0",
 }  # fmt: skip
 AGAINST_THE_DATA = {

@@ -18,9 +18,8 @@ from training.batches.training_data import TrainingData
 from training.fit.job import TrainJob
 from training.kernels.precision import keep_float32
 from training.method_parts.method import Method, NewNetwork
-from training.network.deeplab import DeepLabV3Plus, build_model, parameter_groups
+from training.network.deeplab import DeepLabV3Plus, build_model
 from training.network.first_weights import load_backbone, load_previous
-from training.settings.training import TrainSettings
 from training.settings.traits import traits_of
 
 SWITCH_S = 0.0005
@@ -87,9 +86,3 @@ def new_networks(job: TrainJob, num_classes: int, device: torch.device) -> NewNe
         return model.to(memory_format=torch.channels_last)
 
     return new_network
-
-
-def new_optimizer(method: Method, train: TrainSettings) -> torch.optim.SGD:
-    groups = parameter_groups(method, train.lr, head_lr_scale=train.head_lr_scale, weight_decay=train.weight_decay)
-    nesterov = train.nesterov and train.momentum > 0
-    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=nesterov, fused=True)

@@ -16,11 +16,11 @@ from querying.base.own_code import read_source
 from training.batches.augment_gpu import with_looks
 from training.batches.batch import Batch
 from training.batches.training_data import prefetched
-from training.fit.assembly import checked_index, new_networks, new_optimizer, prepare_process, training_data
+from training.fit.assembly import checked_index, new_networks, prepare_process, training_data
 from training.fit.cuda_graph import capture
 from training.fit.heartbeat import Heartbeat
 from training.fit.job import TrainJob, stop_file
-from training.fit.optim import poly_lr, set_lr
+from training.fit.optim import clip, learning_rate, new_optimizer, set_lr
 from training.fit.states import TrainingStates
 from training.fit.validation import MIOU, Validator, best_epoch, due
 from training.fit.worker import Worker
@@ -99,8 +99,6 @@ class Training:
         train, progress = self.job.train, self.progress
         for epoch in range(len(progress.history), train.epochs):
             self.model.train()
-            lr = poly_lr(epoch, total=train.epochs, base=train.lr, power=train.poly_power)
-            set_lr(self.optimizer, lr)
             started, stop = time.perf_counter() - progress.seconds, False
             steps = range(progress.step, (epoch + 1) * train.steps_per_epoch)
             for step, batch in zip(steps, progress.timed(self.batches(steps)), strict=True):
@@ -110,6 +108,7 @@ class Training:
                 if stop and progress.step < steps.stop:
                     self.leave()
 
+            lr = learning_rate(steps.stop - 1, train)
             metrics = progress.means(train.steps_per_epoch, lr) | self.validate()
             progress.finish_epoch(metrics)
             if (epoch + 1) % train.checkpoint_epochs == 0 or epoch + 1 == train.epochs:
@@ -121,6 +120,7 @@ class Training:
 
     def step(self, step: int, batch: Batch) -> tuple[dict[str, float], bool]:
         """Forward, backward, update.  The losses, and whether any rank is to stop, over all ranks."""
+        train = self.job.train
         self.seed(step)
         parts = self.losses(batch, step)
         loss = torch.stack(list(parts.values())).sum()
@@ -128,12 +128,15 @@ class Training:
         mean = self.worker.mean(own)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if train.clip_norm is not None:
+            clip(self.optimizer, train.clip_norm)
+        set_lr(self.optimizer, learning_rate(step, train))
         self.optimizer.step()
         *values, stop = mean.tolist()  # a GPU is waited for here, when it has all of the step to do
         losses = dict(zip(parts, values, strict=True))
         if not all(map(math.isfinite, values)):
             shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            epoch = step // self.job.train.steps_per_epoch
+            epoch = step // train.steps_per_epoch
             raise FloatingPointError(f"epoch {epoch}, step {step}: the loss is not finite ({shown})")
         self.method.after_step(step)
         return losses, bool(stop)

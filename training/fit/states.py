@@ -17,6 +17,8 @@ from training.fit.progress import TrainingProgress
 from training.network.checkpoint import META, load_model, save_model
 
 LOG = logging.getLogger(__name__)
+MEMORY = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}
+"""What optimisers remember of a parameter: its name in a state, and in PyTorch."""
 
 
 class TrainingStates:
@@ -46,9 +48,8 @@ class TrainingStates:
         make_folder(staging)
         tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
         for name, parameter in model.named_parameters():
-            buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum/{name}"] = buffer
+            kept = optimizer.state.get(parameter, {})
+            tensors |= {f"{part}/{name}": kept[key] for part, key in MEMORY.items() if kept.get(key) is not None}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         save_model(staging, tensors, {"progress": progress.to_json(), **self._made()})
         sync(staging)
@@ -95,9 +96,14 @@ class TrainingStates:
                 LOG.warning("%s: made by a version that noted no settings, believed to be of this recipe", folder)
             model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
             for name, parameter in model.named_parameters():
-                if f"momentum/{name}" in tensors:
-                    buffer = torch.empty_like(parameter).copy_(tensors[f"momentum/{name}"])  # keeps the memory format
-                    optimizer.state[parameter]["momentum_buffer"] = buffer
+                for part, key in MEMORY.items():
+                    if f"{part}/{name}" in tensors:
+                        optimizer.state[parameter][key] = _as_of(parameter, tensors[f"{part}/{name}"])
             self.best = {k.removeprefix("best/"): v for k, v in tensors.items() if k.startswith("best/")}
             return TrainingProgress(**meta["progress"])
         return TrainingProgress()
+
+
+def _as_of(parameter: Tensor, kept: Tensor) -> Tensor:
+    """On the parameter's device, in its memory format; a number of steps as it is."""
+    return torch.empty_like(parameter if kept.shape == parameter.shape else kept, device=parameter.device).copy_(kept)

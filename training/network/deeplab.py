@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -172,22 +172,6 @@ def build_model(
     if settings.head_init == "ours":
         nn.init.normal_(model.class_head.out.weight, std=0.01)  # start from nearly equal probabilities
     return model
-
-
-def parameter_groups(model: nn.Module, lr: float, *, head_lr_scale: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups: encoders at `lr`, all else at `lr * head_lr_scale`; `lr_scale` is kept for the schedule.
-
-    `model` is a network or holds some; parameters that are not trained (a teacher's) are in no group.
-    """
-    networks = [module for module in model.modules() if isinstance(module, DeepLabV3Plus)]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    known = {id(parameter) for network in networks for parameter in network.encoder.parameters()}
-    encoder = [parameter for parameter in trained if id(parameter) in known]
-    heads = [parameter for parameter in trained if id(parameter) not in known]
-    return [
-        {"params": encoder, "lr": lr, "lr_scale": 1.0, "weight_decay": weight_decay},
-        {"params": heads, "lr": lr * head_lr_scale, "lr_scale": head_lr_scale, "weight_decay": weight_decay},
-    ]
 
 
 def _initialise(module: nn.Module) -> None:

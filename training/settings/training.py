@@ -180,14 +180,30 @@ class TrainSettings(Settings):
     workers."""
     head_lr_scale: float = Field(10.0, gt=0)
     """Rate of everything but the encoder, as a multiple of `lr`."""
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    """Rate of each of the encoder's layers as a multiple of the next one's, by timm's own grouping (`group_matcher`);
+    the deepest has this multiple of `lr`.  1: all learn alike."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum (the paper), or AdamW (Loshchilov & Hutter 2019), which transformers need."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """AdamW's decays of the gradient's mean and of its square's."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Momentum of SGD."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
     weight_decay: float = Field(1e-4, ge=0)
-    """L2 penalty of SGD, on all parameters."""
+    """L2 penalty of SGD; what AdamW shrinks weights by in a step, times the rate."""
+    decayed: Literal["all", "weights"] | None = None
+    """What `weight_decay` is of: `all` parameters (S4AL+ with SGD, UniMatch V2 with AdamW), or `weights` alone, not
+    biases, norms, positions and class tokens (timm).  null: `all` with SGD, `weights` with AdamW."""
+    clip_norm: float | None = Field(None, gt=0)
+    """Length to which the gradient of all parameters together is shortened where it is longer; null: never."""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """How the rates fall over the epochs: by `poly_power`, or as half a cosine to 0."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """First share of the steps, over which the rates rise linearly; they fall over the others."""
     poly_power: float = Field(0.9, ge=0)
-    """Rates fall as (1 - epoch / epochs) to this power."""
+    """With schedule `poly`, rates fall as (1 - epoch / epochs) to this power."""
     unlabelled_weight: float = Field(1.0, ge=0)
     """Weight of the cross entropy of pool images beside that of labelled ones."""
     pool_labels: Literal["pseudo", "truth"] = "pseudo"
@@ -233,6 +249,26 @@ class TrainSettings(Settings):
                 " convolutions is wrong on a CPU"
             )
         return self
+
+    @model_validator(mode="after")
+    def _of_the_optimizer(self) -> "TrainSettings":
+        other = {"sgd": ("betas",), "adamw": ("momentum", "nesterov")}[self.optimizer]
+        unused = [key for key in other if getattr(self, key) != type(self).model_fields[key].default]
+        if self.schedule != "poly" and self.poly_power != type(self).model_fields["poly_power"].default:
+            raise ValueError(
+                f"poly_power is of schedule=poly, not of schedule={self.schedule}: leave it at its default"
+            )
+        if unused:
+            raise ValueError(
+                f"{unused[0]} is not of optimizer={self.optimizer}: leave it at its default,"
+                f" {type(self).model_fields[unused[0]].default}"
+            )
+        return self
+
+    @property
+    def spares_small(self) -> bool:
+        """Whether weight decay leaves biases, norms, positions and tokens alone."""
+        return (self.decayed or {"sgd": "all", "adamw": "weights"}[self.optimizer]) == "weights"
 
     @field_validator("method")
     @classmethod

@@ -20,10 +20,11 @@ from benchmarks.performance.timing import ByDefaultAllocator, in_turns, millisec
 from querying.base.allocator import keep_freed_memory
 from querying.dataset.label_values import IGNORE
 from training.batches.batch import Batch
+from training.fit.groups import parameter_groups
 from training.kernels.precision import fast_bf16
 from training.method_parts.parts import MethodContext, Parts
 from training.methods.registry import METHODS
-from training.network.deeplab import DeepLabV3Plus, build_model, normalise, parameter_groups
+from training.network.deeplab import DeepLabV3Plus, build_model, normalise
 from training.settings.methods import MethodSettings, SelfTrainingSettings
 from training.settings.training import ModelSettings, ReCoSettings, TrainSettings
 
@@ -121,9 +122,7 @@ def _step(
     model: nn.Module, case: Case, parts: Callable[[], Parts], precision: str, *, fused: bool
 ) -> Callable[[], Parts]:
     train = case.step.train
-    groups = parameter_groups(
-        model, train.lr, head_lr_scale=train.head_lr_scale, weight_decay=train.weight_decay
-    )  # fmt: skip
+    groups = parameter_groups(model, train)
     # No real learning: a hundred steps on one batch would end in weights that nobody trains with.
     for group in groups:
         group["lr"] *= 1e-6

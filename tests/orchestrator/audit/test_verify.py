@@ -248,7 +248,7 @@ def test_stages_of_a_version_that_noted_no_settings_are_believed_and_said(run, t
 
 def test_a_record_of_a_stage_that_was_made_again_with_another_result_follows_it(toy_data, run, monkeypatch):
     """As on a GPU, where nothing is bit for bit: here with another rate."""
-    monkeypatch.setattr("training.fit.loop.poly_lr", lambda epoch, base, **_: 5 * base)
+    monkeypatch.setattr("training.fit.loop.learning_rate", lambda step, train: 5 * train.lr)
     old, counts = latest(run.metrics), run.evaluation(1) / "confusion.json"
     before = read_json(counts)
     shutil.rmtree(run.checkpoint(1))

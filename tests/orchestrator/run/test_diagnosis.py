@@ -217,7 +217,7 @@ def test_whether_a_loss_still_falls():
 
 
 def test_a_run_whose_loss_falls_to_its_end_says_so(toy_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.fit.loop.poly_lr", lambda epoch, base, **_: base / 10)
+    monkeypatch.setattr("training.fit.loop.learning_rate", lambda step, train: train.lr / 10)
     summary, lines = heard_run(
         toy_data, tmp_path / "run", *QUICK, "cycles=0", "train.epochs=16", "train.steps_per_epoch=3"
     )

@@ -4,9 +4,11 @@ from torch import nn
 
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, write_json
+from training.fit.optim import new_optimizer
 from training.fit.progress import TrainingProgress
 from training.fit.states import TrainingStates
 from training.network.checkpoint import load_model, save_model
+from training.settings.training import TrainSettings
 
 
 def network(seed=0):
@@ -18,6 +20,10 @@ def network(seed=0):
 
 def sgd(model):
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+
+
+def adamw(model):
+    return new_optimizer(model, TrainSettings(optimizer="adamw", lr=0.01, weight_decay=0.1))
 
 
 def steps(model, optimizer, first, last):
@@ -33,17 +39,18 @@ def equal(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
-def test_a_restored_training_goes_on_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("new", [sgd, adamw])
+def test_a_restored_training_goes_on_bit_for_bit(tmp_path, new):
     straight, optimizer = network(), None
-    optimizer = sgd(straight)
+    optimizer = new(straight)
     steps(straight, optimizer, 0, 8)
     first = network()
-    first_optimizer = sgd(first)
+    first_optimizer = new(first)
     steps(first, first_optimizer, 0, 4)
     progress = TrainingProgress(4, [{"epoch": 0, "loss": 0.1}], {"ce": 0.1 + 0.2}, 12, 3.5)
     TrainingStates(tmp_path, "inputs").save(first, first_optimizer, progress)
     second = network(seed=1)
-    second_optimizer = sgd(second)
+    second_optimizer = new(second)
     assert TrainingStates(tmp_path, "inputs").restore(second, second_optimizer) == progress
     steps(second, second_optimizer, 4, 8)
     assert equal(second, straight)

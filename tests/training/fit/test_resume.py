@@ -27,6 +27,15 @@ CASES = {
     },
     "deal": ("train.method=deal",),
     "cps with cutmix": ("train.method=cps", "methods.cps.cutmix=true"),
+    "adamw": (
+        "train.method=mean_teacher",
+        "train.optimizer=adamw",
+        "train.lr=0.001",
+        "train.layer_decay=0.8",
+        "train.clip_norm=0.5",
+        "train.schedule=cosine",
+        "train.warmup=0.4",
+    ),
 }
 
 

@@ -19,7 +19,6 @@ from training.network.deeplab import (
     DeepLabV3Plus,
     build_model,
     normalise,
-    parameter_groups,
 )
 from training.network.first_weights import download_backbone, load_backbone
 from training.settings.training import ModelSettings
@@ -177,24 +176,6 @@ def test_the_seed_decides_every_value():
     first, same, other = (small_model(seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[key], same[key]) for key in first)
     assert not torch.equal(first["class_head.out.weight"], other["class_head.out.weight"])
-
-
-def test_groups_share_out_all_parameters_and_scale_the_heads():
-    model = small_model()
-    backbone, heads = parameter_groups(model, 0.01, head_lr_scale=10, weight_decay=1e-4)
-    assert {id(p) for p in backbone["params"]} == {id(p) for p in model.encoder.parameters()}
-    everything = [id(p) for p in (*backbone["params"], *heads["params"])]
-    assert sorted(everything) == sorted(id(p) for p in model.parameters())
-    assert (backbone["lr"], backbone["lr_scale"]) == (0.01, 1)
-    assert (heads["lr"], heads["lr_scale"]) == (0.1, 10)
-
-
-def test_two_networks_share_two_groups_and_what_is_not_trained_is_in_none():
-    pair = nn.ModuleList([small_model(), small_model(), small_model().requires_grad_(False)])
-    backbone, heads = parameter_groups(pair, 0.01, head_lr_scale=10, weight_decay=1e-4)
-    assert {id(p) for p in backbone["params"]} == {id(p) for model in pair[:2] for p in model.encoder.parameters()}
-    everything = sorted(id(p) for p in (*backbone["params"], *heads["params"]))
-    assert everything == sorted(id(p) for model in pair[:2] for p in model.parameters())
 
 
 def test_normalise_is_the_imagenet_formula():
