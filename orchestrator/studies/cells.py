@@ -50,6 +50,7 @@ METHODS: dict[str, Changes] = {
     "u2pl": {**_ALONE, "train": {"method": "u2pl"}},
     "ael": {**_ALONE, "train": {"method": "ael"}},
     "unimatch": {**_ALONE, "train": {"method": "unimatch"}},
+    "unimatch_v2": {**_ALONE, "train": {"method": "unimatch_v2"}},
 }
 """What each changes in the recipe.  S4AL+ and ST++ train three times for the recipe's steps (supervised, then two
 rounds), all others once."""

@@ -103,6 +103,19 @@ class UniMatchSettings(Settings):
     """Share of the channels that the feature view drops."""
 
 
+class UniMatchV2Settings(Settings):
+    decay: float = Field(0.996, ge=0, lt=1)
+    """Decay of the averaged teacher: how much of it a step keeps."""
+    threshold: Share = 0.95
+    """Confidence of the teacher below which a pseudo-label is not learned."""
+    cutmix: Share = 0.5
+    """Probability that a strong view gets a box of another image."""
+    area: Area = Area(low=0.02, high=0.4)
+    whole: Share = 0.5
+    """Share of the pairs of strong views, rounded down, that keep all channels of the encoder's features; in the others
+    each view has the channels that the other has not."""
+
+
 class U2PLSettings(Settings):
     decay: float = Field(0.99, ge=0, lt=1)
     """Decay of the averaged teacher: how much of it a step keeps."""
@@ -175,6 +188,7 @@ class MethodSettings(Settings):
     mean_teacher: MeanTeacherSettings = MeanTeacherSettings()
     cps: CPSSettings = CPSSettings()
     unimatch: UniMatchSettings = UniMatchSettings()
+    unimatch_v2: UniMatchV2Settings = UniMatchV2Settings()
     ael: AELSettings = AELSettings()
     s4al: S4ALSettings = S4ALSettings()
     equal: EquALSettings = EquALSettings()
@@ -232,3 +246,8 @@ def check_network(train: TrainSettings, model: ModelSettings, reco: ReCoSettings
         raise ValueError("model.decoder=none has no representation head: it needs reco.weight=0")
     if model.decoder == "none" and train.method == "u2pl":
         raise ValueError("train.method=u2pl needs a representation head: model.decoder=none has none")
+    if train.method == "unimatch_v2" and model.decoder in ("plus", "none") and train.batch_size // train.workers < 2:
+        raise ValueError(
+            f"train.method=unimatch_v2 passes the labelled images alone, and BatchNorm of model.decoder={model.decoder}"
+            " needs 2 of them per worker: train.batch_size"
+        )

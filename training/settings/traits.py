@@ -53,6 +53,7 @@ TRAITS: dict[str, Traits] = {
     "mean_teacher": Traits("own", "training.methods.mean_teacher:MeanTeacher"),
     "cps": Traits("own", "training.methods.cps:CPS"),
     "unimatch": Traits("own", "training.methods.unimatch:UniMatch", mixes=True),
+    "unimatch_v2": Traits("own", "training.methods.unimatch_v2:UniMatchV2", mixes=True),
     "u2pl": Traits("own", "training.methods.u2pl:U2PL", mixes=True),
     "cct": Traits("own", "training.methods.cct:CCT"),
     "ael": Traits("own", "training.methods.ael:AEL", mixes=True),

@@ -178,6 +178,29 @@ def test_unimatch_is_half_labels_and_half_strong_and_feature_views_of_the_weak_l
     check(found, trained.network.logits, expected, z, strong)
 
 
+def test_unimatch_v2_is_half_labels_and_half_two_strong_views_of_an_averaged_teachers_label():
+    """UniMatch V2, code: L = 1/2 [CE(x_l) + 1/2 (CE(s1) + CE(s2))]; s1 and s2 get boxes of the image at the mirrored
+    place, with the teacher's label and confidence of it; the threshold decides what is learned and not what counts."""
+    here = step(methods={"unimatch_v2": {"threshold": 0.5, "cutmix": 1.0}})
+    z, strong, taught, y = maps(2), maps(6, seed=3), maps(3, seed=4), labels(2)
+    trained = given("unimatch_v2", here)
+    trained.network.tell(z, strong)
+    trained.teacher.network.tell(taught)
+    found = trained(a_batch(2, 3, views=2, target=y), here)
+    g = torch.Generator().manual_seed(0)
+    masks = [boxes((3, HEIGHT, WIDTH), area=(0.02, 0.4), aspect=1 / 0.3, generator=g).numpy() for _ in range(2)]
+    p = softmax(taught)
+
+    def learn(x, mask):
+        one, confidence = (np.where(mask, v[::-1], v) for v in (p.argmax(1), p.max(1)))
+        return (cost(x, one) * (confidence >= 0.5)).mean()
+
+    def expected(x, s):
+        return 0.5 * (mean_known(x, y) + 0.5 * (learn(s[:3], masks[0]) + learn(s[3:], masks[1])))
+
+    check(found, trained.network.logits, expected, z, strong)
+
+
 def test_ael_samples_pool_pixels_by_class_and_weighs_them_by_squared_confidence():
     """AEL section 3.3: L_u = sum_i w_i CE_i / sum_i w_i, w_i = max(p_i)^2 Bernoulli(r_k), r_k = (1 - b_k) / max(1 - b);
     the bank b has moved by the step's labels before."""
