@@ -74,8 +74,10 @@ class QuerySettings(Settings):
     """Image scales whose logits are averaged for scoring and pseudo-labels."""
     exclude_border: bool = True
     """Leave the outermost ring of regions out of the query."""
-    batch_size: int = Field(4, ge=1)
-    """Images per forward pass when scoring and evaluating."""
+    batch_size: int | Literal["auto"] = 4
+    """Images per forward pass when scoring and evaluating: a number from 1, or `auto`, the fastest that memory allows:
+    tried on the machine that scores, before the first pass, and kept in `batch_size.json` of the run, since another one
+    may change the last bits of a score.  Val is looked at during training with 4 at a time then."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network when it scores and pseudo-labels; evaluation is always float32.  bf16 changes some 0.3 %
     of the labels, and pays only on a GPU or a processor with AVX-512 BF16 or AMX."""
@@ -91,6 +93,13 @@ class QuerySettings(Settings):
             return value
         names = ", ".join(repr(name) for name in ACQUISITION_NAMES)
         raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:function")
+
+    @field_validator("batch_size", mode="before")
+    @classmethod
+    def _number_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, (int, float)) and value == value // 1 and value >= 1):
+            raise ValueError("expected a number from 1, or auto")
+        return value
 
     @model_validator(mode="after")
     def _unit_fits(self) -> Self:
@@ -110,6 +119,11 @@ class QuerySettings(Settings):
         if self.unit == "pixel" and self.region_size != 1:
             raise ValueError(f"query.unit=pixel needs query.region_size=1, not {self.region_size}")
         return self
+
+    @property
+    def images_at_once(self) -> int:
+        """`batch_size`, where it is to be found its default."""
+        return 4 if self.batch_size == "auto" else self.batch_size
 
     @property
     def buys_parts(self) -> bool:

@@ -134,7 +134,7 @@ def fit(layout: RunLayout, index: DataIndex, config: RunConfig, ids: Collection[
     """Counts of a run's first network on train images."""
     load = partial(Predictor, layout.checkpoint(0).resolve(), "cpu")
     query = config.query
-    evaluator = ShardEvaluator(load, index.num_classes, query.batch_size, query.threads, config.evaluate)
+    evaluator = ShardEvaluator(load, index.num_classes, query.images_at_once, query.threads, config.evaluate)
     confusion = Confusion.empty(index.num_classes)
     for shard in index.shards("train"):
         confusion += Confusion.from_list(evaluator.evaluate_shard(EvaluationTask(index.root, shard, ids)))

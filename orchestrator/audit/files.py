@@ -24,7 +24,7 @@ from orchestrator.folder.record import (
     row_key,
     same_result,
 )
-from orchestrator.folder.shapes import LabelledSet, TrackingNote, read_shaped, read_summary
+from orchestrator.folder.shapes import BatchSize, LabelledSet, TrackingNote, read_shaped, read_summary
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.keys import MACHINE_KEYS, changed_keys, deciding
 from orchestrator.run.diagnosis import POOL_COUNTS, scoring_key
@@ -59,8 +59,7 @@ def audit_run(layout: RunLayout) -> Iterator[str]:
     if (layout.root / "mlflow.json").exists():
         yield from _sealed(partial(read_shaped, layout.root / "mlflow.json", TrackingNote))
     for part in (layout, layout.reference):
-        if part.decided:
-            yield from _sealed(partial(read_shaped, part.labelled_set, LabelledSet))
+        yield from _audit_decisions(part)
     yield from audit_model(layout)
     rows: list[dict[str, Any]] | None = None
     try:
@@ -196,6 +195,14 @@ def _audit_first_weights(layout: RunLayout, wanted: str | None) -> Iterator[str]
         yield f"{layout.backbone}: does not exist"
     elif wanted and sha256(layout.backbone) != wanted:
         yield f"{layout.backbone}: not what the run began from"
+
+
+def _audit_decisions(part: RunLayout) -> Iterator[str]:
+    """What is decided once and never again."""
+    if part.decided:
+        yield from _sealed(partial(read_shaped, part.labelled_set, LabelledSet))
+    if part.batch_size.exists():
+        yield from _sealed(partial(read_shaped, part.batch_size, BatchSize))
 
 
 def _sealed(read: Callable[[], object]) -> Iterator[str]:

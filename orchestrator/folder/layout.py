@@ -58,6 +58,11 @@ class RunLayout:
         return self.root / "labelled_set.json"
 
     @property
+    def batch_size(self) -> Path:
+        """What `query.batch_size=auto` has found, decided once."""
+        return self.root / "batch_size.json"
+
+    @property
     def decided(self) -> bool:
         """Are they?  Then nothing that they came from is needed any more: a lost file is made from the ledger."""
         return self.labelled_set.exists() or Ledger(self.ledger).has(0)

@@ -17,7 +17,7 @@ REPORT_NOTE = "report.json"
 MODEL_NOTE = "model.json"
 """Beside `model.onnx`: its SHA-256 and the cycle that it comes from."""
 _OWN = re.compile(
-    r"\.?recipe\.yaml(\.copy)?|metrics\.jsonl|summary\.json|labelled_set\.json|backbone\.safetensors|mlflow\.json"
+    r"\.?recipe\.yaml(\.copy)?|metrics\.jsonl|summary\.json|labelled_set\.json|batch_size\.json|backbone\.safetensors|mlflow\.json"
     rf"|model\.(onnx|json)|report(\.json)?|reference|ledger|{LOCK}|cycle-\d{{3,}}|damaged-\d+-.*|\.tmp.*"
 )
 _OF_CYCLE = re.compile(

@@ -131,6 +131,13 @@ class LabelledSet(Shape):
     ids: Annotated[list[Text], Field(min_length=1)]
 
 
+class BatchSize(Shape):
+    batch_size: Annotated[int, Field(ge=1)]
+    seconds_per_image: dict[Text, float]
+    stopped_by: Text
+    device: Text
+
+
 def _span(times: list[float | None]) -> list[float | None]:
     if len(times) != 2 or times[0] is None:
         raise ValueError("when work began and when it ended was expected")

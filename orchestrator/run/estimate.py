@@ -198,7 +198,7 @@ def _miniature(config: RunConfig, steps: int) -> RunConfig:
 
 def _made_up(index: DataIndex, small: RunConfig, root: Path) -> DataIndex:
     """Smooth images of the data's size, every class in every mask; two shards of everything."""
-    batch = max(small.query.batch_size, 2)
+    batch = max(small.query.images_at_once, 2)
     pool = max(2 * batch, *(one.batch_size_unlabelled for _, one in trainings(small)))
     splits = {}
     for split, count in (("train", (small.initial.images or 0) + pool), ("val", 1), ("test", 2 * batch)):

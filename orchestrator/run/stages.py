@@ -16,6 +16,7 @@ from orchestrator.process.interrupt import deferred
 from orchestrator.process.out_of_memory import memory_for
 from orchestrator.recipe.keys import deciding
 from orchestrator.run import next_stage
+from orchestrator.run.batch_size import MOST, kept_batch_size
 from orchestrator.run.context import RunContext
 from orchestrator.run.diagnosis import count_pool
 from orchestrator.run.inputs import stage_inputs
@@ -32,8 +33,10 @@ from querying.labels.reliability import reliable_images, write_reliability
 from querying.scoring.pool import ScoreTask
 from querying.scoring.scorer import ShardScorer
 from querying.selection.choose import ScoredPool, choose
+from querying.settings import QuerySettings
 from training.fit.heartbeat import EPOCHS, PROGRESS, VALIDATION
 from training.fit.job import TrainJob, stop_file
+from training.inference.batch_finder import BatchFinder
 from training.inference.confusion import Confusion
 from training.inference.evaluation import EvaluationTask, ShardEvaluator
 from training.inference.interval import ImageCounts
@@ -91,7 +94,7 @@ class Stages:
             methods=self.config.methods,
             work=self.layout.work(cycle).resolve(),
             evaluate=self.config.evaluate,
-            evaluate_batch=self.config.query.batch_size,
+            evaluate_batch=self.config.query.images_at_once,
             settings=deciding(self.config, cycle),
             data_sha256=self.data_sha256,
             backbone_sha256=self.backbone_sha256,
@@ -127,7 +130,7 @@ class Stages:
             ShardEvaluator,
             partial(Predictor, model, self.device, modules=Path.cwd()),
             self.index.num_classes,
-            self.config.query.batch_size,
+            self._query(model, out.parent).images_at_once,
             self.config.query.threads,
             self.config.evaluate,
         )
@@ -146,7 +149,8 @@ class Stages:
 
     def score(self, cycle: int, out: Path) -> None:
         """Write `regions-*.arrow` and `pseudo-*.arrow` for every shard of the train split."""
-        query, checkpoint = self.config.query, self.layout.checkpoint(cycle).resolve()
+        checkpoint = self.layout.checkpoint(cycle).resolve()
+        query = self._query(checkpoint, out)
         make = partial(
             ShardScorer,
             partial(Predictor, checkpoint, self.device, precision=query.precision, modules=Path.cwd()),
@@ -225,13 +229,38 @@ class Stages:
 
     def _rank(self, out: Path) -> None:
         """Write `reliability.json` over the whole pool (ST++)."""
-        checkpoint, query = self.layout.checkpoint(0).resolve(), self.config.query
+        checkpoint = self.layout.checkpoint(0).resolve()
+        query = self._query(checkpoint, out)
         make = partial(
-            ranker_of, checkpoint, self.index.num_classes, query.batch_size, query.threads, self.device, Path.cwd()
+            ranker_of, checkpoint, self.index.num_classes, query.images_at_once, query.threads, self.device, Path.cwd()
         )
         self.progress.stage(f"{self.name} cycle 0: rank the pool by reliability")
         found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0), out) for pair in pairs]
         write_reliability(out, found, self.config.methods.st_plus_plus.reliable)
+
+    def _query(self, checkpoint: Path, out: Path) -> QuerySettings:
+        """The recipe's, with the number of images at a time that the run keeps where the recipe has `auto`."""
+        query = self.config.query
+        if query.batch_size != "auto":
+            return query
+
+        def find() -> dict[str, Any]:
+            self.progress.stage(f"{self.name}: find query.batch_size")
+            make = partial(
+                BatchFinder,
+                partial(Predictor, checkpoint, self.device, modules=Path.cwd()),
+                (self.index.height, self.index.width),
+                query.scales if self.config.cycles else (1.0,),
+                query.threads,
+            )
+            shards = (
+                shard.rows for split in ("train", self.config.data.evaluate_on) for shard in self.index.shards(split)
+            )
+            [found] = self._map(make, "find", [min(MOST, max(shards))], out)
+            return {**found, "device": self.device}
+
+        size = kept_batch_size(self.layout.batch_size, find, self.progress.say)
+        return query.model_copy(update={"batch_size": size})
 
     def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any], out: Path) -> Iterator[Any]:
         query, plain = self.config.query, self.config.train.kernels == "plain"

@@ -131,7 +131,7 @@ class ShardScorer:
                     for kind, batch in rows.items():
                         writers[kind].write_batch(batch)
                 if self.extra == "features":  # the core-set's first centres
-                    for ids, images_BCHW in pool_batches(task, self.query.batch_size, whole=True):
+                    for ids, images_BCHW in pool_batches(task, self.query.images_at_once, whole=True):
                         _, features = self._forward(ids, images_BCHW)
                         writers[self.extra].write_batch(extra_batch(self.extra, ids, features))
             write_json(done, {path.name: sha256(path) for path in paths.values()}, flush=False)
@@ -149,7 +149,7 @@ class ShardScorer:
         """The rows of a shard, batch by batch; labels are encoded while the next batches are computed."""
         waiting: deque[Future[dict[str, pa.RecordBatch]]] = deque()
         with ThreadPoolExecutor(ENCODERS) as encoders:
-            for ids, images_BCHW in pool_batches(task, self.query.batch_size):
+            for ids, images_BCHW in pool_batches(task, self.query.images_at_once):
                 found = self._computed(ids, images_BCHW)
                 if len(waiting) == ENCODERS:
                     yield waiting.popleft().result()
@@ -192,7 +192,7 @@ class ShardScorer:
         """`confidence_counts` over a shard's images that are not whole."""
         counts: npt.NDArray[np.int64] | int = 0
         with unaltered():
-            for ids, images_BCHW in pool_batches(task, self.query.batch_size):
+            for ids, images_BCHW in pool_batches(task, self.query.images_at_once):
                 logits, _ = self._forward(ids, images_BCHW)
                 for i in range(len(ids)):
                     one = [z_BChw[i : i + 1] for z_BChw in logits]
