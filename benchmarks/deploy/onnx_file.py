@@ -25,7 +25,8 @@ from querying.base.files import check_folder, written
 from training.inference.predictor import load_network
 from training.network.checkpoint import read_meta
 from training.network.decoder import UpsampleConcatConv, traced_shift_matrix, upsample_shift_matrix
-from training.network.deeplab import IMAGENET_MEAN, IMAGENET_STD, DeepLabV3Plus
+from training.network.deeplab import DeepLabV3Plus
+from training.network.normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 OPSET = 18
 MIN_SIDE = 32

@@ -23,8 +23,12 @@ from training.settings.training import (
     ReCoSettings,
     TeacherSettings,
     TrainSettings,
+    one_word,
 )
 from training.settings.traits import traits_of
+
+OTHER_WORDS = {"model.encoder": "model.backbone"}
+"""Keys that have another word: that word -> the key's name in a recipe that is written in full."""
 
 
 class DataSettings(Settings):
@@ -148,7 +152,8 @@ def changed(base: RunConfig, where: str = "", **changes: Any) -> RunConfig:
     """A validated copy; a mapping changes the keys that it names inside its group.  A UserError begins with `where`."""
     tree = base.model_dump()
     for key, value in changes.items():
-        tree[key] = {**tree[key], **value} if isinstance(value, dict) else value
+        new = one_word(value) if key == "model" else value
+        tree[key] = {**tree[key], **new} if isinstance(new, dict) else new
     return build(tree, where)
 
 
@@ -175,10 +180,15 @@ def build_tree(tree: object, path: Path) -> RunConfig:
 def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
     """Apply `key=value` pairs; values are YAML scalars or lists."""
     tree: dict[str, Any] = config.model_dump(mode="json")
+    given: dict[str, tuple[str, str]] = {}
     for assignment in assignments:
-        key, separator, text = assignment.partition("=")
+        word, separator, text = assignment.partition("=")
         if not separator:
             raise UserError(f"{assignment!r} is not of the form key=value")
+        key = OTHER_WORDS.get(word, word)
+        before, value = given.setdefault(key, (word, text))
+        if before != word and value != text:
+            raise UserError(f"{before}={value} and {assignment} are two words for one key: give one of them")
         *parents, leaf = key.split(".")
         node = tree
         for parent in parents:

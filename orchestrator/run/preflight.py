@@ -19,7 +19,8 @@ from querying.dataset.shards import DataIndex, check_ids
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import RegionGrid
 from querying.scoring.custom_acquisition import own_acquisition
-from training.settings.training import VAL_SPLIT
+from training.network.weight_file import weight_file
+from training.settings.training import BACKBONES, VAL_SPLIT
 from training.settings.traits import traits_of
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,28 @@ def few_images(index: DataIndex, split: str) -> str:
     return f"split {split!r} has {images} images: differences of mIoU between runs and cycles are mostly chance"
 
 
+def _check_names(config: RunConfig) -> None:
+    """UserError where the user's own code, or timm's network, is not there or is not what it has to be."""
+    if ":" in config.query.acquisition:
+        own_acquisition(config.query.acquisition)
+    if ":" in config.train.method:
+        from training.methods.registry import method_class  # loads torch
+
+        method_class(config.train.method)
+    if config.model.own_encoder:
+        from training.network.own_encoder import try_encoder  # loads torch
+
+        try_encoder(config.model)
+    elif config.model.backbone not in BACKBONES:
+        from training.network.encoder_check import check_encoder  # loads torch
+
+        check_encoder(config.model)
+    if config.train.layer_decay < 1:
+        from training.fit.groups import check_layers  # loads torch
+
+        check_layers(config.model)
+
+
 def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str]:
     """In the order in which they are best mended."""
     expected = config.data
@@ -66,20 +89,7 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
             f"{index.root}: images are {index.height}x{index.width}, recipe {config.name} expects {height}x{width}:"
             f" ingest again with --size {height}x{width}"
         )
-    if ":" in config.query.acquisition:
-        own_acquisition(config.query.acquisition)
-    if ":" in config.train.method:
-        from training.methods.registry import method_class  # loads torch
-
-        method_class(config.train.method)
-    if config.model.own_encoder:
-        from training.network.own_encoder import try_encoder  # loads torch
-
-        try_encoder(config.model)
-    if config.train.layer_decay < 1:
-        from training.fit.groups import check_layers  # loads torch
-
-        check_layers(config.model)
+    _check_names(config)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     if config.query.leaves_border_out and config.cycles and config.query.asked and grid.border().all():
         yield (
@@ -177,13 +187,7 @@ def with_local_weights(config: RunConfig) -> RunConfig:
     path = user_path("model.weights", weights).resolve()
     if path.is_dir() and config.model.own_encoder:
         raise UserError(f"model.weights={weights}: is a folder; model.backbone={config.model.backbone} needs a file")
-    if path.is_dir():
-        found = sorted(path.glob(f"{config.model.backbone}*.safetensors"))
-        if not found:
-            raise UserError(f"model.weights={weights}: no {config.model.backbone}*.safetensors in this folder")
-        path = found[0]
-    if not path.is_file():
-        raise UserError(f"model.weights={weights}: no such file (or `imagenet`, or `none`)")
+    path = weight_file(path, config.model.backbone)
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(path)})})
 
 

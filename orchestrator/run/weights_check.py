@@ -62,4 +62,5 @@ def _cached(backbone: str) -> bool:
         or Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "huggingface"
     )
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    return any(cache.glob(f"models--timm--{backbone}.*/snapshots/*/*.safetensors"))
+    name = backbone if "." in backbone else f"{backbone}.*"
+    return any(cache.glob(f"models--timm--{name}/snapshots/*/*.safetensors"))

@@ -29,14 +29,20 @@ class TinyNet(nn.Module):
         self.embed = nn.Conv2d(16, 4, 1) if embedding else None
 
     def forward(self, x):
-        return self.decode(*self.encode(x))
+        return self.decode(*self.encode(x), size=x.shape[2:])
 
     def encode(self, x):
         low = self.low(x).relu()
         return low, self.deep(low).relu()
 
-    def decode(self, low, deep):
-        return self.heads(*self.neck(low, deep))
+    def decode(self, *maps, size=None):
+        return self.fit(self.heads(*self.neck(*maps)), size)
+
+    def fit(self, output, size):
+        return output
+
+    def padded(self, size):
+        return tuple(size)
 
     def neck(self, low, deep):
         return deep, low

@@ -12,7 +12,8 @@ from timm.models import group_parameters
 from torch import nn
 
 from querying.base.errors import UserError
-from training.network.deeplab import DeepLabV3Plus, build_model
+from training.network.deeplab import build_model
+from training.network.segmenter import Segmenter
 from training.settings.training import ModelSettings, TrainSettings
 
 
@@ -58,7 +59,7 @@ def _of_encoders(model: nn.Module, train: TrainSettings) -> tuple[dict[int, floa
     """Of each parameter of an encoder, by `id`: the multiple of `lr`; and those that weight decay leaves alone."""
     scale: dict[int, float] = {}
     spared: set[int] = set()
-    for network in (module for module in model.modules() if isinstance(module, DeepLabV3Plus)):
+    for network in (module for module in model.modules() if isinstance(module, Segmenter)):
         own = dict(network.encoder.named_parameters())
         scale |= {id(parameter): 1.0 for parameter in own.values()}
         if train.layer_decay < 1:
@@ -74,7 +75,7 @@ def _of_encoders(model: nn.Module, train: TrainSettings) -> tuple[dict[int, floa
     return scale, spared
 
 
-def _layers(network: DeepLabV3Plus) -> dict[str, int]:
+def _layers(network: Segmenter) -> dict[str, int]:
     """The layer of each of the encoder's parameters that timm's network has, by its name in the encoder."""
     depth = _rules(network).depth
     found = {name: depth[whole] for name, whole in _whole_names(network).items() if whole in depth}
@@ -86,7 +87,7 @@ def _layers(network: DeepLabV3Plus) -> dict[str, int]:
     return found
 
 
-def _whole_names(network: DeepLabV3Plus) -> dict[str, str]:
+def _whole_names(network: Segmenter) -> dict[str, str]:
     """The encoder's parameters and what timm's whole network calls them: what gives feature maps may wrap it
     (`model.blocks.0`) and have its stages side by side (`stages_0`)."""
     known = _rules(network).names
@@ -98,7 +99,7 @@ def _whole_names(network: DeepLabV3Plus) -> dict[str, str]:
     return found
 
 
-def _rules(network: DeepLabV3Plus) -> Rules:
+def _rules(network: Segmenter) -> Rules:
     """Those of timm's network of that name, or of the user's own encoder."""
     return _rules_of(network.encoder) if ":" in network.backbone else _timm_rules(network.backbone)
 

@@ -8,12 +8,12 @@ import torch
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from training.network.deeplab import DeepLabV3Plus
+from training.network.segmenter import Segmenter
 
 RANDOM = (nn.Dropout, nn.Dropout2d, DropPath)
 
 
-def dropout_passes(model: DeepLabV3Plus, inputs: Sequence[Tensor], passes: int, seed: int) -> Iterator[list[Tensor]]:
+def dropout_passes(model: Segmenter, inputs: Sequence[Tensor], passes: int, seed: int) -> Iterator[list[Tensor]]:
     """The logits (1, C, h, w) of each pass for every input (1, 3, H, W), at stride 4 of it.
 
     What comes before the first random module is computed once.  The draws of a pass depend on `seed`, its number and
@@ -21,10 +21,10 @@ def dropout_passes(model: DeepLabV3Plus, inputs: Sequence[Tensor], passes: int, 
     whenever the caller has control.
     """
     assert not model.training, "the network is in evaluation mode, BatchNorm above all"
-    last = model.aspp.dropout
+    last = model.last_dropout
     deep = [module for module in model.modules() if isinstance(module, RANDOM) and module is not last and _on(module)]
     device = inputs[0].device
-    necks: list[tuple[Tensor, Tensor]] = []
+    necks: list[tuple[Tensor, ...]] = []
     for number in range(passes):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed + number)
@@ -33,11 +33,13 @@ def dropout_passes(model: DeepLabV3Plus, inputs: Sequence[Tensor], passes: int, 
                     module.train()
                 if deep or not necks:
                     necks = [model.neck(*model.encode(x_1CHW)) for x_1CHW in inputs]
-                last.train()
-                logits = [model.heads(last(aspp), low).logits for aspp, low in necks]
+                logits = []
+                for x_1CHW, (first, *rest) in zip(inputs, necks, strict=True):
+                    seen = first if last is None else last.train()(first)
+                    logits.append(model.fit(model.heads(seen, *rest), x_1CHW.shape[2:]).logits)
             finally:
-                for module in (*deep, last):
-                    module.eval()
+                for part in (*deep, *([] if last is None else [last])):
+                    part.eval()
         yield logits
 
 

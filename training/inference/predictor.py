@@ -62,11 +62,13 @@ class Predictor:
 
     @torch.inference_mode()
     def with_features(self, images_BCHW: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The same logits, and the mean of ASPP's map over each image, float32 (B, channels): the deepest features,
-        which the class head reads."""
-        aspp, low = self.model.neck(*self.model.encode(self._input(images_BCHW, scale)))
-        logits: Tensor = self.model.heads(aspp, low).logits
-        return logits.float(), torch.stack([one.float().mean(dim=(1, 2)) for one in aspp])
+        """The same logits, and the mean over each image of the deepest features that the class head
+        reads (ASPP's map), float32 (B, channels)."""
+        x_BCHW = self._input(images_BCHW, scale)
+        first, *rest = self.model.neck(*self.model.encode(x_BCHW))
+        logits: Tensor = self.model.fit(self.model.heads(first, *rest), x_BCHW.shape[2:]).logits
+        seen_BChw = self.model.unpadded(first, x_BCHW.shape[2:])
+        return logits.float(), torch.stack([one.float().mean(dim=(1, 2)) for one in seen_BChw])
 
     @torch.inference_mode()
     def dropout_passes(

@@ -9,7 +9,7 @@ Shape suffixes: B = images, C = channels, H and W = rows and columns, K = taps a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,16 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from querying.base.forms import plain_forms
+
+
+def computes(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether `SparseDepthwiseConv` is the same function, and another gradient than PyTorch's: a plain layer with a
+    kernel of its own for every channel, square and odd, zeros around the image, stride or dilation."""
+    if type(conv) is not nn.Conv2d or not conv.groups == conv.in_channels == conv.out_channels > 1:
+        return False
+    rows, columns = conv.kernel_size
+    plain = conv.padding_mode == "zeros" and isinstance(conv.padding, tuple) and rows == columns and rows % 2 == 1
+    return plain and max(*conv.stride, *conv.dilation) > 1
 
 
 class SparseDepthwiseConv(nn.Conv2d):

@@ -37,10 +37,14 @@ class CCT(Method):
     def forward(self, batch: Batch, context: MethodContext) -> Parts:
         settings: CCTSettings = context.methods.cct
         known = len(batch.image)
-        features, low = self.network.neck(*self.network.encode(normalise(torch.cat([batch.image, batch.image_u]))))
-        logits = self.network.heads(features, low).logits
+        image = normalise(torch.cat([batch.image, batch.image_u]))
+        features, *others = self.network.neck(*self.network.encode(image))
+        output = self.network.heads(features, *others)
+        logits, logits_x = output.logits, self.network.fit(output, image.shape[2:]).logits[:known]
         size = logits.shape[2:]
-        seen = F.interpolate(batch.seen_u[:1].float().transpose(0, 1), size, mode="nearest")[:, 0] > 0
+        seen_B1HW = batch.seen_u[:1].float().transpose(0, 1)
+        seen_B1HW = _pad(seen_B1HW, self.network.padded(image.shape[2:]))  # nobody has seen the padding
+        seen = F.interpolate(seen_B1HW, size, mode="nearest")[:, 0] > 0
 
         own_u, p_main = wide(features[known:]), wide(logits[known:].detach()).softmax(1)
         apart: list[Tensor] = []
@@ -50,7 +54,7 @@ class CCT(Method):
                 apart.append((decoder(disturbed, size).softmax(1) - p_main).square().mean(1))
         weight = settings.weight * ramp_up(context.done, settings.ramp)
         return {
-            "ce": supervise(logits[:known], batch.target, context),
+            "ce": supervise(logits_x, batch.target, context),
             "consistency": weight * pixel_mean(torch.stack(apart).mean(0), seen, seen, context),
         }
 
@@ -73,6 +77,12 @@ class AuxiliaryDecoder(nn.Module):
         for conv in self.expand:
             x = F.pixel_shuffle(self.activate(conv(x)), 2)
         return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def _pad(map_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Zeros at the right and bottom, up to this size."""
+    height, width = (new - old for new, old in zip(size, map_BCHW.shape[2:], strict=True))
+    return F.pad(map_BCHW, (0, width, 0, height)) if height or width else map_BCHW
 
 
 @torch.no_grad()

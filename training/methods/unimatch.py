@@ -2,7 +2,7 @@
 
 L = 1/2 [CE(x_l) + 1/4 CE(s1) + 1/4 CE(s2) + 1/2 CE(fp)].  The pseudo-label is the detached argmax of the weak view in
 the training pass; pixels below the threshold cost nothing but count in the mean.  fp: whole channels of the encoder's
-low-level and deep features are dropped, decoded together with the undisturbed ones.  s1 and s2 each get a box of
+maps are dropped, decoded together with the undisturbed ones.  s1 and s2 each get a box of
 another image, with that image's pseudo-label.  Nothing is averaged over time.
 """
 
@@ -29,8 +29,8 @@ class UniMatch(Method):
         known, pool, size = len(batch.image), len(batch.image_u), batch.target.shape[1:]
         drop = partial(F.dropout2d, p=settings.feature_dropout)
 
-        low, deep = self.network.encode(normalise(torch.cat([batch.image, batch.image_u])))
-        output = self.network.decode(torch.cat([low, drop(low[known:])]), torch.cat([deep, drop(deep[known:])]))
+        maps = self.network.encode(normalise(torch.cat([batch.image, batch.image_u])))
+        output = self.network.decode(*(torch.cat([one, drop(one[known:])]) for one in maps), size=size)
         logits_x, logits_w, logits_fp = full_size(output.logits, size, context.align_corners).split([known, pool, pool])
         confidence, label = top_class(wide(logits_w.detach()).softmax(1))
 

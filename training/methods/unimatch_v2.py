@@ -53,7 +53,7 @@ class UniMatchV2(Method):
 
         logits_x = self.network(normalise(batch.image)).logits
         maps = complementary(self.network.encode(normalise(mixed)), settings.whole, context.generator)
-        logits_s = upsampled(self.network.decode(*maps).logits).chunk(2)
+        logits_s = upsampled(self.network.decode(*maps, size=size).logits).chunk(2)
 
         def learn(logits: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
             sure, seen = mix(confidence, mask, mirrored) >= settings.threshold, mix(seen, mask, mirrored)

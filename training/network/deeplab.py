@@ -6,59 +6,24 @@ Shape suffixes: B = images, C = colour channels, H and W = pixels of the image, 
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from training.kernels.expansion import expand
-from training.network.backbones import build_encoder
 from training.network.decoder import Classifier, DeepHead, Head, RepresentationHead, UpsampleConcatConv
 from training.network.difficulty_branch import DifficultyBranch
+from training.network.normalisation import normalise
+from training.network.segmenter import Output, Segmenter, Widths
 
 if TYPE_CHECKING:
     from training.settings.training import ModelSettings
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = ["ASPP", "DeepLabV3Plus", "Output", "Widths", "build_model", "normalise"]
 
-ASPP_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
-
-
-class Output(NamedTuple):
-    """Both maps at stride 4 of the input (rounded up); logits of a network without decoder at its output stride."""
-
-    logits: Tensor
-    """(B, classes, h, w)"""
-    embedding: Tensor | None
-    """(B, embedding_dim, h, w); None where the model has no representation head."""
-
-
-class Widths(NamedTuple):
-    """Channels."""
-
-    classes: int
-    features: int
-    """Channels of ASPP's map."""
-    embedding: int
-    """0 without a representation head."""
-
-
-def normalise(image_BCHW: Tensor) -> Tensor:
-    """uint8 RGB -> float32 with ImageNet's mean and standard deviation, channels last in memory."""
-    assert image_BCHW.dtype == torch.uint8
-    mean, std = _imagenet(image_BCHW.device)
-    return image_BCHW.to(torch.float32, memory_format=torch.channels_last).div_(255).sub_(mean).div_(std)
-
-
-@cache
-@torch.inference_mode(False)
-def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept, because a GPU is waited for when it is given numbers."""
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return mean, std
+ASPP_RATES = {32: (3, 6, 9), 16: (6, 12, 18), 14: (6, 12, 18), 8: (12, 24, 36)}
 
 
 class ConvBNReLU(nn.Sequential):
@@ -99,15 +64,13 @@ class ASPP(nn.Module):
         return self.dropout(self.project(torch.cat(maps, dim=1)))  # type: ignore[no-any-return]
 
 
-class DeepLabV3Plus(nn.Module):
-    """Built by `build_model`; `backbone` names the encoder."""
+class DeepLabV3Plus(Segmenter):
+    """Built by `build_model`."""
 
     def __init__(
         self, settings: ModelSettings, num_classes: int, *, embedding: bool, modules: Path | None = None
     ) -> None:
-        super().__init__()
-        self.backbone = settings.backbone
-        self.encoder = build_encoder(settings, modules)
+        super().__init__(settings, modules)
         low_channels, deep_channels = self.encoder.channels  # type: ignore[misc]
         rates = ASPP_RATES[settings.output_stride]
         self.aspp = ASPP(deep_channels, settings.aspp_channels, rates=rates, dropout=settings.dropout)
@@ -120,34 +83,25 @@ class DeepLabV3Plus(nn.Module):
         # A head that no loss uses would stall distributed training, so it exists only on request.
         self.embedding_head = RepresentationHead(*widths, settings.embedding_dim) if embedding else None
         self.aspp_channels = settings.aspp_channels
-        self.align_corners = settings.align_corners
-        """Whether corners are aligned, also in the logits' upsampling to full size, which is the caller's."""
         for module in self.modules():
             if isinstance(module, UpsampleConcatConv):
                 module.align_corners = settings.align_corners
         self.difficulty: DifficultyBranch | None = None
         """DEAL's, which reads the logits: no part of the forward pass."""
 
-    def forward(self, image_BCHW: Tensor) -> Output:
-        """(B, 3, H, W) normalised float -> logits and embedding at stride 4 (without decoder: at the output stride)."""
-        return self.decode(*self.encode(image_BCHW))
-
-    def encode(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's features: low-level ones at stride 4, deep ones at the output stride."""
-        low, deep = self.encoder(image_BCHW.contiguous(memory_format=torch.channels_last))
-        return low, deep
-
-    def decode(self, low: Tensor, deep: Tensor) -> Output:
-        """The heads' output from `encode`'s features, or from what a method has made of them."""
-        return self.heads(*self.neck(low, deep))
-
-    def neck(self, low: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
+    def neck(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """ASPP's map at the output stride, and the low-level one at stride 4; without decoder the encoder's own."""
+        low, deep = maps
         return self.aspp(deep), low if self.low_level is None else self.low_level(low)
 
-    def heads(self, aspp: Tensor, low: Tensor) -> Output:
+    def heads(self, *features: Tensor) -> Output:
+        aspp, low = features
         embedding = None if self.embedding_head is None else self.embedding_head(aspp, low)
         return Output(self.class_head(aspp, low), embedding)
+
+    @property
+    def last_dropout(self) -> nn.Module:
+        return self.aspp.dropout
 
     def widths(self) -> Widths:
         embedding = 0 if self.embedding_head is None else self.embedding_head.out.out_channels

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +18,12 @@ from querying.base.files import written
 from querying.base.redaction import cause
 from training.network.checkpoint import load_model
 from training.network.deeplab import build_model
+from training.network.timm_encoder import PREFIX, classifier, own_names
+from training.network.weight_file import weight_file
 from training.settings.training import ModelSettings
 
 if TYPE_CHECKING:
-    from training.network.deeplab import DeepLabV3Plus
+    from training.network.segmenter import Segmenter
 
 
 def store_backbone(settings: ModelSettings, file: Path) -> None:
@@ -36,20 +40,12 @@ def store_backbone(settings: ModelSettings, file: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in model.encoder.state_dict().items()}, staged)
 
 
-# What a classification network has and an encoder has not.
-CLASSIFIER_PARTS = {
-    "mobilenetv2_100": ("conv_head.", "bn2.", "classifier."),
-    "resnet50": ("fc.",),
-    "resnet101s": ("fc.",),
-}
-
-
-def load_backbone(model: DeepLabV3Plus, path: Path) -> None:
-    """Load ImageNet weights with timm's names from a safetensors file, or from `<backbone>*.safetensors` in a folder.
+def load_backbone(model: Segmenter, path: Path) -> None:
+    """Load ImageNet weights with timm's names from a safetensors file or a folder (`training.network.weight_file`).
 
     Raises UserError, naming file and key, for a file that is missing, unreadable or does not fit.
     """
-    file = _weight_file(path, model.backbone)
+    file = weight_file(path, model.backbone)
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -57,27 +53,58 @@ def load_backbone(model: DeepLabV3Plus, path: Path) -> None:
     load_encoder_state(model, state, source=str(file))
 
 
-def load_previous(model: DeepLabV3Plus, checkpoint: Path) -> None:
+def load_previous(model: Segmenter, checkpoint: Path) -> None:
     """Copy what a checkpoint has of the model's parameters and buffers: a head that only one of them has stays fresh.
     DamagedError where it is not what was written."""
     fresh, (there, _) = model.state_dict(), load_model(checkpoint)
     model.load_state_dict({name: there.get(name, tensor) for name, tensor in fresh.items()})
 
 
-def load_encoder_state(model: DeepLabV3Plus, state: dict[str, Tensor], *, source: str) -> None:
-    """Copy `state` (timm's names) into the encoder.  The classifier is ignored; `source` is named in a UserError."""
-    wanted = model.encoder.state_dict()
-    given = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER_PARTS.get(model.backbone, ()))}
-    for key, value in given.items():
-        if key not in wanted:
-            raise UserError(f"{source}: {key} is no parameter of {model.backbone}")
-        if value.shape != wanted[key].shape:
-            shapes = f"shape {tuple(value.shape)}, {model.backbone} needs {tuple(wanted[key].shape)}"
-            raise UserError(f"{source}: {key} has {shapes}")
+def load_encoder_state(model: Segmenter, state: dict[str, Tensor], *, source: str) -> None:
+    """Copy `state` (timm's names) into the encoder; `source` is named in a UserError.
+
+    What only the classification network has is ignored.  Where names or shapes are others, timm's own conversion is
+    tried: it knows the names of the authors, and interpolates the positions of a vision transformer to its grid.
+    """
+    wanted, backbone = model.encoder.state_dict(), model.backbone
+    given, wrong = _fitting(wanted, state, backbone)
+    if wrong:
+        given, still_wrong = _fitting(wanted, _converted(backbone, state), backbone)
+        if still_wrong:
+            raise UserError(f"{source}: {wrong}")
+    model.encoder.load_state_dict(given, strict=False)
+
+
+def _fitting(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], backbone: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors under the encoder's own names, and what is wrong with them; empty where nothing is."""
+    given: dict[str, Tensor] = {}
+    for key, value in state.items():
+        own = next((name for name in own_names(key) if name in wanted), None)
+        if own is None:
+            if ":" not in backbone and key in classifier(backbone).state_dict():
+                continue
+            return given, f"{key} is no parameter of {backbone}"
+        if value.shape != wanted[own].shape:
+            return given, f"{key} has shape {tuple(value.shape)}, {backbone} needs {tuple(wanted[own].shape)}"
+        given[own] = value
     for key in wanted:
         if key not in given and not key.endswith("num_batches_tracked"):
-            raise UserError(f"{source}: {key} of {model.backbone} is missing")
-    model.encoder.load_state_dict(given, strict=False)
+            return given, f"{key.removeprefix(PREFIX)} of {backbone} is missing"
+    return given, ""
+
+
+def _converted(backbone: str, state: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    """By timm's function for files of this network; the same where it has none, or can not, or it is the user's."""
+    if ":" in backbone:
+        return state
+    convert = getattr(sys.modules[timm.model_entrypoint(backbone).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        found: Mapping[str, Tensor] = convert(dict(state), classifier(backbone))
+    except (KeyError, ValueError, RuntimeError, AttributeError, TypeError, IndexError, AssertionError):
+        return state  # of another network, which the comparison has named
+    return found
 
 
 def download_backbone(backbone: str) -> dict[str, Tensor]:
@@ -91,12 +118,3 @@ def download_backbone(backbone: str) -> dict[str, Tensor]:
         why = cause(str(error), 160) or type(error).__name__
         raise InfrastructureError(f"the weights of {backbone} can not be downloaded ({why}): {hint}") from error
     return state
-
-
-def _weight_file(path: Path, backbone: str) -> Path:
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob(f"{backbone}*.safetensors"))
-    if len(files) != 1:
-        raise UserError(f"{path}: {len(files) or 'no'} files named {backbone}*.safetensors, exactly one is needed")
-    return files[0]

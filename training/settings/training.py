@@ -1,7 +1,8 @@
 """Validated settings of network and training.  Imports nothing heavy (see querying/settings.py)."""
 
 import math
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -11,17 +12,34 @@ from querying.settings import Settings
 from training.settings.traits import TRAITS, is_method
 
 BACKBONES = ("mobilenetv2_100", "resnet50", "resnet101s")
+"""Encoders of the shipped recipes, whose last bits are older than the other ones of timm."""
+TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+"""timm's name of a network, and of its weights behind a point; whether there is such a one is known to timm."""
 VAL_SPLIT = "val"
 """What is looked at during training, where anything is."""
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+def one_word(keys: Any) -> Any:
+    """The keys of `model` with `encoder` under its older word `backbone`; ValueError where both say something else."""
+    if not isinstance(keys, dict) or "encoder" not in keys:
+        return keys
+    rest = {key: value for key, value in keys.items() if key != "encoder"}
+    if rest.setdefault("backbone", keys["encoder"]) != keys["encoder"]:
+        raise ValueError(
+            f"encoder={keys['encoder']} and backbone={rest['backbone']} are two words for one key: give one of them"
+        )
+    return rest
+
+
 class ModelSettings(Settings):
     backbone: str = Field("mobilenetv2_100", examples=list(BACKBONES))
-    """timm encoder (`resnet101s` has the deep stem of CPS and U2PL), or a function of the user's own that builds one,
-    as `package.module:function`."""
-    output_stride: Literal[8, 16] = 16
-    """Pixels of the image for one of the encoder's last map."""
+    """The encoder: any network of timm that gives feature maps (`resnet101s` has the deep stem of CPS and U2PL; a name
+    of weights may follow, as in `convnext_tiny.in12k_ft_in1k`), or a function of the user's own that builds one, as
+    `package.module:function`.  `model.encoder` is another word for this key."""
+    output_stride: Literal[8, 14, 16, 32] = 16
+    """Pixels of the image for one of the encoder's last map: 8, 16 or 32 where timm can dilate the network, else the
+    stride that it has."""
     decoder: Literal["plus", "none"] = "plus"
     """`plus`: DeepLabv3+; `none`: DeepLabv3, which classifies ASPP's map at the output stride (EquAL) and has no
     representation head."""
@@ -56,10 +74,16 @@ class ModelSettings(Settings):
     @field_validator("backbone")
     @classmethod
     def _known_backbone(cls, value: str) -> str:
-        if value in BACKBONES or IMPORT_PATH.fullmatch(value):
+        if TIMM_NAME.fullmatch(value) or IMPORT_PATH.fullmatch(value):
             return value
-        names = ", ".join(repr(name) for name in BACKBONES)
-        raise PydanticCustomError("literal_error", f"Input should be {names} or package.module:function")
+        raise PydanticCustomError(
+            "literal_error", "Input should be the name of a timm network or package.module:function"
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two_words(cls, keys: Any) -> Any:
+        return one_word(keys)
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelSettings":
@@ -68,6 +92,8 @@ class ModelSettings(Settings):
                 f"weights=imagenet is of timm's encoders: backbone={self.backbone} needs weights=none or a safetensors"
                 " file with its names"
             )
+        if self.backbone in BACKBONES and self.output_stride == 14:
+            raise ValueError(f"output_stride=14 is of vision transformers: backbone={self.backbone} takes 8, 16 or 32")
         if self.class_head == "deal" and self.decoder == "none":
             raise ValueError("class_head=deal is of decoder=plus: decoder=none has no 3x3 convolution")
         return self
@@ -75,7 +101,7 @@ class ModelSettings(Settings):
     @property
     def own_encoder(self) -> bool:
         """Whether the encoder is the user's own."""
-        return self.backbone not in BACKBONES
+        return ":" in self.backbone
 
 
 class ReCoSettings(Settings):

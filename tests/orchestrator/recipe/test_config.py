@@ -31,7 +31,7 @@ def test_every_recipe_is_named_after_its_function_and_survives_yaml(name, tmp_pa
         ("query.threshold=1.5", "query.threshold: Input should be less than or equal to 1 (got 1.5)"),
         ("query.threshold=.nan", "query.threshold"),
         ("query.acquisition=entropi", "did you mean 'entropy'?"),
-        ("model.backbone=resnet5O", "did you mean 'resnet50'?"),
+        ("model.backbone=resnet-50", "model.backbone: Input should be the name of a timm network or package.module:fu"),
         ("query.scales=[]", "query.scales"),
         ("query.scales=[0.5, 99]", "query.scales: Input should be less than or equal to 4 (got 99)"),
         ("train.workers=3", "train.batch_size=4 is not divisible by 3 workers"),

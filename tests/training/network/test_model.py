@@ -13,14 +13,9 @@ from querying.base.errors import InfrastructureError, UserError
 from training.kernels.depthwise import SparseDepthwiseConv
 from training.network.backbones import build_encoder
 from training.network.decoder import UpsampleConcatConv
-from training.network.deeplab import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    DeepLabV3Plus,
-    build_model,
-    normalise,
-)
+from training.network.deeplab import DeepLabV3Plus, build_model, normalise
 from training.network.first_weights import download_backbone, load_backbone
+from training.network.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from training.settings.training import ModelSettings
 
 SMALL = {"aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 8, "embedding_dim": 6}
@@ -225,13 +220,13 @@ def test_files_that_are_missing_broken_or_ambiguous_are_a_users_mistake(tmp_path
     model = small_model()
     with pytest.raises(UserError, match=r"nowhere\.safetensors"):
         load_backbone(model, tmp_path / "nowhere.safetensors")
-    with pytest.raises(UserError, match="no files named mobilenetv2_100"):
+    with pytest.raises(UserError, match=r"no mobilenetv2_100\*\.safetensors and no model\.safetensors"):
         load_backbone(model, tmp_path)
     for name in "ab":
         (tmp_path / f"mobilenetv2_100_{name}.safetensors").write_bytes(b"not weights")
     with pytest.raises(UserError, match=r"_a\.safetensors: not a readable"):
         load_backbone(model, tmp_path / "mobilenetv2_100_a.safetensors")
-    with pytest.raises(UserError, match="2 files named"):
+    with pytest.raises(UserError, match=r"2 files are of mobilenetv2_100 \(mobilenetv2_100_a\.safetensors, "):
         load_backbone(model, tmp_path)
 
 
