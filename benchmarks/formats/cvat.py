@@ -56,10 +56,11 @@ def write(package: Package, images: Sequence[AskedImage], pre: Collection[str], 
     check_classes(package)
     (out / "images").mkdir()
     for one in images:
-        (out / "images" / _name(package, one)).write_bytes(image_bytes(package, one))
+        name = _name(package, one, one.image_id in pre)
+        (out / "images" / name).write_bytes(image_bytes(package, one))
         if any(box[0] >= 0 for box in one.boxes):
             (out / "frames").mkdir(exist_ok=True)
-            (out / "frames" / _name(package, one)).write_bytes(framed_png(package, one))
+            (out / "frames" / name).write_bytes(framed_png(package, one))
     of = colours(package)
     labels = [
         {"name": name, "color": f"#{bytes(of[label]).hex()}", "attributes": []}
@@ -74,8 +75,10 @@ def write(package: Package, images: Sequence[AskedImage], pre: Collection[str], 
     (out / "README.txt").write_text(_README.format(count=len(images), note=note), encoding="utf-8")
 
 
-def _name(package: Package, one: AskedImage) -> str:
-    return f"{mark(package)}-{one.file}"
+def _name(package: Package, one: AskedImage, with_pre: bool = True) -> str:
+    """The name says, too, where a pre-annotation is held back: nothing else comes back from CVAT."""
+    bare = "n" if not with_pre and package.pre(one) is not None else ""
+    return f"{mark(package)}{bare}-{one.file}"
 
 
 def _archive(package: Package, images: Sequence[AskedImage]) -> Iterator[tuple[str, bytes]]:
@@ -151,11 +154,12 @@ def read(package: Package, members: Members, dropped: Dropped, blank: str) -> It
             dropped[EMPTY] += 1
             continue
         text = f"cvat:{package.query_id}:{one.image_id}:".encode() + label_HW.tobytes() + painted_HW.tobytes()
-        yield Answer(one.image_id, "", hashlib.sha256(text).hexdigest(), None, "", label_HW, painted_HW, 0)
+        digest, shown_pre = hashlib.sha256(text).hexdigest(), not name.startswith(f"{mark(package)}n-")
+        yield Answer(one.image_id, "", digest, None, "", label_HW, painted_HW, 0, shown_pre)
 
 
 def _asked_names(package: Package) -> dict[str, AskedImage]:
-    names = {_name(package, one).removesuffix(".png"): one for one in package.images}
+    names = {_name(package, one, pre).removesuffix(".png"): one for one in package.images for pre in (True, False)}
     return {**{one.file.removesuffix(".png"): one for one in package.images}, **names}
 
 
@@ -185,7 +189,7 @@ def _masks(package: Package, members: Members, of: Mapping[str, AskedImage]) -> 
 
 
 def _strange(stem: str, of: Mapping[str, AskedImage]) -> str:
-    marked = re.fullmatch(r"[0-9a-f]{8}-(.+)", stem)
+    marked = re.fullmatch(r"[0-9a-f]{8}n?-(.+)", stem)
     if marked and marked[1] in of:
         return "is of another query than this package: of another run or an older cycle; export that task alone"
     return "is no image of this package; leave it out"

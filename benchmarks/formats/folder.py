@@ -24,7 +24,8 @@ from querying.base.errors import UserError
 from querying.dataset.codecs import UInt8
 from querying.dataset.label_values import IGNORE
 
-MASKS, QUERY = "masks", "query.json"
+MASKS, QUERY, _WITHOUT_PRE = "masks", "query.json", "without_pre"
+_MOST_QUERY = 2**22
 BLANK = 254
 """What a mask holds where nobody has painted; only where there are fewer classes."""
 _OURS = ("images", "pre", "frames", "README.txt", "classes.json")
@@ -53,7 +54,9 @@ def write(package: Package, images: Sequence[AskedImage], pre: Collection[str], 
         for name, label in label_ids(package).items()
     ]
     (out / "classes.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (out / QUERY).write_text(json.dumps({"query_id": package.query_id}) + "\n")
+    bare = [one.rank for one in images if one.image_id not in pre and package.pre(one) is not None]
+    query = {"query_id": package.query_id, **({_WITHOUT_PRE: bare} if bare else {})}
+    (out / QUERY).write_text(json.dumps(query) + "\n")
     note = f" and {BLANK}, black, where nothing is painted" if _has_blank(package) else ""
     (out / "README.txt").write_text(_README.format(count=len(images), note=note), encoding="utf-8")
 
@@ -71,7 +74,7 @@ def pack(folder: Path, package: Package, out: Path) -> None:
 
 def read(package: Package, members: Members, dropped: Dropped) -> Iterator[Answer]:
     """An answer for each mask below masks/, named as its image; UserError names the mask that is not right."""
-    _check_query(package, members)
+    bare = _without_pre(package, members)
     of = {one.file.removesuffix(".png"): one for one in package.images}
     found: dict[str, str] = {}
     for name in members.names:
@@ -97,21 +100,28 @@ def read(package: Package, members: Members, dropped: Dropped) -> Iterator[Answe
                 dropped[EMPTY] += 1
                 continue
             text = f"folder:{package.query_id}:{one.image_id}:".encode() + label_HW.tobytes() + painted_HW.tobytes()
-            yield Answer(one.image_id, "", hashlib.sha256(text).hexdigest(), None, "", label_HW, painted_HW, 0)
+            digest, shown_pre = hashlib.sha256(text).hexdigest(), one.rank not in bare
+            yield Answer(one.image_id, "", digest, None, "", label_HW, painted_HW, 0, shown_pre)
 
 
-def _check_query(package: Package, members: Members) -> None:
+def _without_pre(package: Package, members: Members) -> Collection[int]:
+    """Ranks of the images that were exported without their pre-annotation, as far as that is known.  UserError where
+    the export was of another query."""
     if QUERY not in members.names:
-        return
+        return ()
     where = members.where(QUERY)
     try:
-        data: Any = json.loads(members.read(QUERY, 2**16))
+        data: Any = json.loads(members.read(QUERY, _MOST_QUERY))
     except (ValueError, RecursionError):
         raise UserError(f"{where}: is not what was exported; remove it, and the masks are matched by name") from None
     found = data.get("query_id") if isinstance(data, dict) else None
     if found != package.query_id:
         raise UserError(f"{where}: is of another query ({shown(found)}) than this package: of another run or an older"
                         " cycle; import it there")  # fmt: skip
+    bare = data.get(_WITHOUT_PRE, [])
+    if not isinstance(bare, list) or not all(type(rank) is int for rank in bare):
+        raise UserError(f"{where}: {_WITHOUT_PRE} is {shown(bare)}, not what was exported; put a copy of it back")
+    return frozenset(bare)
 
 
 def _most(package: Package) -> int:

@@ -91,7 +91,7 @@ def _answers(package: Package, one: AskedImage, task: dict[str, Any], where: str
         yield Answer(
             one.image_id, _annotator(annotation.get("completed_by")), _unique_id(one, annotation),
             _seconds(annotation.get("lead_time")), _updated(annotation), canvas.label_HW, canvas.painted_HW,
-            canvas.ambiguous,
+            canvas.ambiguous, task["data"].get("pre") is not False,
         )  # fmt: skip
 
 

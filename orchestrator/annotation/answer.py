@@ -27,6 +27,8 @@ class Answer:
     """True where the annotator has said anything, "not sure" included; the rest is blank."""
     ambiguous: int = 0
     """Pixels that were painted by hand in several classes."""
+    pre_shown: bool = True
+    """False where the annotator is known to have seen no pre-annotation."""
 
 
 def moment(updated: str) -> datetime:

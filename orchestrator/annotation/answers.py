@@ -98,7 +98,8 @@ def cells_of(package: Package, answers: Iterable[Answer], blank: Blank, annotato
         if one is None:
             raise UserError(f"{where}: image {answer.image_id[:80]!r}: was not asked in cycle {package.cycle}")
         checked = _checked(answer, package, annotator, where)
-        yield from cut(checked, one, _pre(package, one), blank, _digest(checked))
+        pre_HW = _pre(package, one) if answer.pre_shown else None
+        yield from cut(checked, one, pre_HW, blank, _digest(checked))
 
 
 def imports_of(one: Round, package: Package | None, reread: Reread | None, say: Say) -> list[Import]:
@@ -152,8 +153,9 @@ def _checked(answer: Answer, package: Package, annotator: str, where: Path) -> A
         raise UserError(f"{where}: image {image}: label {answer.label_HW[strange][0]} is none of the classes")
     seconds = answer.seconds if answer.seconds is not None and 0 <= answer.seconds < 1e7 else None
     return Answer(
-        image, name, answer.unique_id, seconds, answer.updated, answer.label_HW, answer.painted_HW, answer.ambiguous
-    )
+        image, name, answer.unique_id, seconds, answer.updated, answer.label_HW, answer.painted_HW, answer.ambiguous,
+        answer.pre_shown,
+    )  # fmt: skip
 
 
 def _pre(package: Package, one: AskedImage) -> UInt8 | None:

@@ -47,8 +47,8 @@ REGIONS = pa.schema(
     ]
 )
 """A cell of one answer.  `seconds`, `ambiguous` and `outside` (pixels that were changed where nothing was asked) are
-the answer's, the same in all its rows; `predicted` pixels had a pre-annotation, and of these `changed` are another
-class now; label: PNG, 255 = void."""
+the answer's, the same in all its rows; `predicted` pixels had a pre-annotation that the annotator was shown, and of
+these `changed` are another class now; label: PNG, 255 = void."""
 
 
 @dataclass(frozen=True, slots=True)

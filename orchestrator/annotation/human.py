@@ -222,6 +222,8 @@ def waiting_line(project: Path) -> str:
     package = read_note(one.package)
     report = report_now(one, package, say=lambda line: None)
     left = report.regions - report.answered
+    if not left:
+        return f"all {report.regions} regions of cycle {one.number} are answered: the same `s4al run` goes on"
     of = f"{left} of {report.regions}" if report.answered else str(report.regions)
     what = f"{of} regions of {len(package.images)} images, {_minutes(project, package, left)}"
     run = shlex.quote(str(project))
@@ -243,8 +245,13 @@ def _minutes(project: Path, package: Package, regions: int) -> str:
     if timed:
         each = sum(seconds for seconds, _ in timed.values()) / sum(count for _, count in timed.values())
         image = each * package.regions / len(package.images)
-        return f"about {max(1, round(each * regions / 60))} minutes ({image:.0f} s an image so far)"
-    return f"about {max(1, round(GUESS_S * regions / 60))} minutes (a guess of {GUESS_S:.0f} s a region)"
+        return f"about {_in_minutes(each * regions)} ({image:.0f} s an image so far)"
+    return f"about {_in_minutes(GUESS_S * regions)} (a guess of {GUESS_S:.0f} s a region)"
+
+
+def _in_minutes(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'s' if minutes > 1 else ''}"
 
 
 def _restore(one: Round, query: Path, out: Path) -> None:

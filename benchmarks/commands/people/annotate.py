@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import cast
 
+from benchmarks.commands.people.project_files import steps
 from benchmarks.formats.answers_in import read_answers, reread
 from benchmarks.formats.export import Format, export
 from benchmarks.formats.labelstudio_out import Tag
@@ -12,7 +14,7 @@ from benchmarks.report.printed import print_next
 from orchestrator.annotation.answers import publish
 from orchestrator.annotation.given import Blank, Rule
 from orchestrator.annotation.package import read_package
-from orchestrator.annotation.rounds import current_round
+from orchestrator.annotation.rounds import current_round, is_project
 from orchestrator.process.interrupt import handled
 from querying.base.errors import UserError
 
@@ -51,4 +53,14 @@ def import_command(
             rule=cast(Rule, rule), partial=partial, annotator=annotator, left_out=answers.dropped, reread=reread,
         )  # fmt: skip
     print(report)
+    if report.complete and not dry_run:
+        print_after(project)
     return report.exit_status
+
+
+def print_after(project: Path) -> None:
+    """How it goes on when all is answered."""
+    if is_project(project):
+        print("\n  ".join(["next:", *steps(shlex.quote(str(project)))[2:]]))
+    else:
+        print("next: the same `s4al run` again, which goes on")

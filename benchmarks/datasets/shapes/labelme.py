@@ -18,7 +18,7 @@ from benchmarks.datasets.files.images import Size, UInt8
 from benchmarks.datasets.shapes.drawing import Bool, check_size, circle, filled, points_of, read_mapping, rectangle
 from querying.base.errors import UserError
 
-_KINDS = ("polygon", "rectangle", "circle", "mask", "rotation")
+_KINDS = ("polygon", "rectangle", "oriented_rectangle", "circle", "mask", "rotation")
 
 
 def draw(path: Path, size: Size, label_of: Callable[[Any, str], int], rest: int) -> UInt8:
@@ -53,7 +53,7 @@ def _pixels(shape: dict[str, Any], size: Size, where: str) -> Bool:
 
 
 def _mask(shape: dict[str, Any], box: list[tuple[float, float]], size: Size, where: str) -> Bool:
-    """A small PNG whose corners are the two points."""
+    """A small PNG whose corners are the two points, without their fractions, as LabelMe takes them."""
     text = shape.get("mask")
     if not isinstance(text, str) or len(text) > 8 * size[0] * size[1] + 2**16:
         raise UserError(f"{where}: has no mask in base64, or one that is too long for the image")
@@ -61,7 +61,7 @@ def _mask(shape: dict[str, Any], box: list[tuple[float, float]], size: Size, whe
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise UserError(f"{where}: its mask is not base64") from None
-    (left, top), (right, bottom) = ((round(x), round(y)) for x, y in box[:2])
+    (left, top), (right, bottom) = ((int(x), int(y)) for x, y in box[:2])
     with opened(Path(where), data) as image:
         if (right - left + 1, bottom - top + 1) != image.size:
             raise UserError(f"{where}: its mask has {image.width} x {image.height} pixels, its corners say"

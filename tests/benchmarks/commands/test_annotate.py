@@ -5,9 +5,7 @@ import random
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.cli.app import app
 from benchmarks.commands.people.annotate import export_command, import_command
@@ -15,15 +13,13 @@ from orchestrator.annotation.package import read_package
 from orchestrator.annotation.rounds import current_round
 from querying.base.errors import UserError, WaitingForLabels
 from tests.annotated import image_id, make_data, truth
-from tests.benchmarks.formats.packages import annotation, brush, task, written
-from tests.benchmarks.formats.test_cvat import made
+from tests.benchmarks.formats.painted import ANSWER, answered_in_a_folder
 from tests.small import small_run
 
 IMAGES, FIRST = 24, 6
 KEYS = ("cycles=2", "query.region_size=16", "query.per_image=1", "train.epochs=1", "train.steps_per_epoch=1",
         "query.scales=[1]", "query.threshold=0.3", "augment.cutout_size=8")  # fmt: skip
 HUMAN = (*KEYS, "annotator=human", f"initial.images={FIRST}")
-BLANK = 254
 
 
 @pytest.fixture(scope="module")
@@ -51,52 +47,6 @@ def asked(data, tmp_path_factory):
 @pytest.fixture
 def waiting(asked, tmp_path):
     return shutil.copytree(asked, tmp_path / "run")
-
-
-def known(package, one, masks):
-    """What somebody who knows the truth paints: only what is asked; 255 is "not sure"."""
-    painted = np.full((package.height, package.width), BLANK, np.uint8)
-    for _, top, left, bottom, right in one.boxes:
-        painted[top:bottom, left:right] = masks[one.image_id][top:bottom, left:right]
-    return painted
-
-
-def answered_in_label_studio(package, folder, masks, number):
-    """Each class's region corrected, the pre-annotation outside the frames left as it was; tasks in any order."""
-    [path] = folder.rglob("tasks.json")
-    of, tasks = {one.image_id: one for one in package.images}, []
-    for place, one in enumerate(json.loads(path.read_text())):
-        asked_ = of[one["data"]["image_id"]]
-        pre = np.array(Image.open(package.pre(asked_)))
-        wanted = known(package, asked_, masks)
-        wanted = np.where(wanted == BLANK, np.where(pre == 255, BLANK, pre), wanted)
-        frames = [r for r in one["predictions"][0]["result"] if r["type"] == "rectanglelabels"]
-        regions = [
-            brush(package, name, wanted == label, f"t{asked_.rank}c{label}")
-            for label, name in [*enumerate(package.classes), (255, "not sure")]
-            if (wanted == label).any()
-        ]
-        random.Random(place).shuffle(regions)
-        answer = annotation([*regions, *frames], 1000 * number + place, completed_by={"email": f"p{number}@x.org"})
-        tasks.append(task(package, asked_.image_id, answer, number=place))
-    random.Random(number).shuffle(tasks)
-    return written(folder / "export.json", tasks)
-
-
-def answered_in_cvat(package, folder, masks, _):
-    files = {path.name.partition("-")[2] for path in (folder / "images").iterdir()}
-    chosen = [one for one in package.images if one.file in files]
-    return made(package, folder / "x.zip", {one.image_id: known(package, one, masks) for one in chosen})
-
-
-def answered_in_a_folder(package, folder, masks, _):
-    for one in package.images:
-        if (folder / "images" / one.file).is_file():
-            Image.fromarray(known(package, one, masks)).save(folder / "masks" / one.file)
-    return folder
-
-
-ANSWER = {"labelstudio": answered_in_label_studio, "cvat": answered_in_cvat, "folder": answered_in_a_folder}
 
 
 def ledger_bytes(run):

@@ -4,7 +4,9 @@ import base64
 import copy
 import io
 import json
+import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from querying.base.errors import UserError
 from querying.dataset.shards import read_truth
 
 SIZE = 24, 32
+WRITTEN = Path(__file__).parents[2] / "fixtures" / "labelme"
 SQUARE = [[4, 5], [20, 5], [20, 15], [4, 15]]
 
 
@@ -272,6 +275,20 @@ def test_a_folder_with_shapes_is_a_data_set(tmp_path, kind, where):
     assert len(found) == 10
     for name, label_HW in found.items():
         np.testing.assert_array_equal(label_HW, np.where(polygon(SQUARE), int(name[1:]) % 2, 255))
+
+
+def test_what_labelme_6_3_1_itself_has_written_is_read_as_it_draws_it(tmp_path):
+    """Files of its own `LabelFile.save`, and what its own `shapes_to_label` draws of them: fixtures/labelme."""
+    options, names = photographs(tmp_path / "src"), ("shapes", "with-image")
+    for number in range(10):
+        shutil.copy(WRITTEN / f"{names[number % 2]}.json", tmp_path / "src" / "images" / f"i{number}.json")
+    index = ingest("folder", tmp_path / "src", tmp_path / "out", size=None, shapes="images", **options)
+    drawn = [np.asarray(Image.open(WRITTEN / f"{name}-label.png")) for name in names]
+    assert [np.unique(label_HW).tolist() for label_HW in drawn] == [[0, 1, 255], [1, 255]]
+    found = truth(index)
+    assert len(found) == 10
+    for name, label_HW in found.items():
+        np.testing.assert_array_equal(label_HW, drawn[int(name[1:]) % 2])
 
 
 def test_background_is_a_class_where_the_class_file_has_it_and_a_coco_file_may_leave_images_out(tmp_path):

@@ -33,13 +33,14 @@ def labelmap(package, *, order=1):
     return "\n".join(lines).encode() + b"\n"
 
 
-def made(package, path, masks, **changes):
-    """What CVAT exports for masks by image (254 = nothing painted); `changes` replace or (None) remove members."""
+def made(package, path, masks, names=None, **changes):
+    """What CVAT exports for masks by image (254 = nothing painted); `changes` replace or (None) remove members.
+    `names`: of the files in the task, by image, where they are not the usual ones."""
     table = np.zeros((256, 3), np.uint8)
     for label, colour in colours(package).items():
         table[label] = colour
     members = {"labelmap.txt": labelmap(package)}
-    stems = {one.image_id: f"{mark(package)}-{one.file[:-4]}" for one in package.images}
+    stems = names or {one.image_id: f"{mark(package)}-{one.file[:-4]}" for one in package.images}
     members["ImageSets/Segmentation/default.txt"] = "\n".join(stems[name] for name in masks).encode()
     for name, mask_HW in masks.items():
         members[f"SegmentationClass/{stems[name]}.png"] = png_bytes(table[mask_HW])
