@@ -15,7 +15,7 @@ from orchestrator.recipe.older_recipes import as_it_was
 from orchestrator.recipe.strict_yaml import MAX_YAML_BYTES, parse_yaml
 from querying.base.errors import UserError
 from querying.settings import DIFFICULTY_NAMES, QuerySettings, Settings
-from training.settings.methods import MethodSettings, check_method, check_network
+from training.settings.methods import MethodSettings, check_method, check_network, check_parts
 from training.settings.training import (
     AugmentSettings,
     EvaluateSettings,
@@ -94,6 +94,7 @@ class RunConfig(Settings):
             pool = 0 if traits_of(train.method).pool == "bought" else train.batch_size_unlabelled
             if (train.batch_size + pool) // train.workers < 2:
                 raise ValueError("a worker needs at least 2 images per step (BatchNorm of the image pool)")
+            check_parts(train, self.model, self.reco, (train.batch_size + pool) // train.workers)
         in_pool = self.cycles and self.query.buys_parts and traits_of(self.train.method).pool in ("bought", "pseudo")
         if in_pool and not self.train.batch_size_unlabelled:
             raise ValueError("train.batch_size_unlabelled=0 would leave the bought cells out of the training")

@@ -12,7 +12,8 @@ HARMLESS_KEYS = ("train.max_failures", "train.checkpoint_epochs", "train.timeout
 """May change in mid-run: the results are the same bit for bit."""
 MACHINE_KEYS = (
     "train.workers", "train.threads", "train.kernels", "train.batch_size", "train.batch_size_unlabelled",
-    "train.precision", "teacher.batch_size", "query.threads", "query.batch_size", "query.precision",
+    "train.micro_batch", "train.precision", "teacher.batch_size", "query.threads", "query.batch_size",
+    "query.precision",
 )  # fmt: skip
 """How much of which machine a run uses; may change in mid-run with `--allow-drift`."""
 ELSEWHERE = ("name", "annotator", "reference", "stop_at", "initial.*", "model.weights")

@@ -18,7 +18,7 @@ from querying.dataset.shards import DataIndex
 
 ENVIRONMENT = ("commit", "code", "own_code", "device", "machine", "libraries")
 """What of the provenance may change in mid-run.  What a run began with stays; changes are added as `environments`."""
-BATCH_KEYS = ("train.batch_size", "train.batch_size_unlabelled", "teacher.batch_size")
+BATCH_KEYS = ("train.batch_size", "train.batch_size_unlabelled", "train.micro_batch", "teacher.batch_size")
 """Those of the machine's keys that make another training: a larger step can be worth more than a query."""
 SEED_KEYS = ("seed", "initial.list", "reference", "train.validate_epochs", "evaluate.best_on_val")
 """May differ between seeds of one recipe: what a seed or a list draws, and what changes nothing that is trained."""

@@ -29,6 +29,17 @@ class Batch(NamedTuple):
     """(V, B, numbers): strong augmentations that are still to be made (`training/batches/strong_view.py`); stays on the
     CPU."""
 
+    def parts(self, most: int) -> "list[Batch]":
+        """Labelled and pool images in parts of at most `most`, as equal as can be; views are left out."""
+        known, total = len(self.image), len(self.image) + len(self.image_u)
+        found, first = [], 0
+        for part in torch.arange(total).tensor_split(-(-total // most)):
+            last = first + len(part)
+            own, pool = slice(first, last), slice(max(0, first - known), max(0, last - known))
+            found.append(Batch(self.image[own], self.target[own], self.image_u[pool], self.target_u[pool]))
+            first = last
+        return found
+
     def pinned(self) -> "Batch":
         return Batch._make([*(tensor.pin_memory() for tensor in self[:-1]), self.looks])
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import NoReturn
 
 import numpy as np
@@ -85,7 +86,14 @@ class Training:
             raise UserError(
                 f"train.batch_size={images}: no pool is left, and a worker needs at least 2 images per step"
             )
-        if self.gpu and worker.world == 1 and train.cuda_graph and train.kernels == "fast" and self.method.one_forward:
+        if (
+            self.gpu
+            and worker.world == 1
+            and train.cuda_graph
+            and not train.micro_batch
+            and train.kernels == "fast"
+            and self.method.one_forward
+        ):
             with torch.autocast("cuda", torch.bfloat16, enabled=self.in_bf16, cache_enabled=False):
                 capture(self.method.network, (images, 3, *self.data.crop))
 
@@ -122,12 +130,10 @@ class Training:
         """Forward, backward, update.  The losses, and whether any rank is to stop, over all ranks."""
         train = self.job.train
         self.seed(step)
-        parts = self.losses(batch, step)
-        loss = torch.stack(list(parts.values())).sum()
-        own = torch.stack([*(part.detach() for part in parts.values()), loss.new_tensor(float(self.should_stop()))])
-        mean = self.worker.mean(own)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        parts = self.backward(batch, step)
+        own = [*parts.values(), torch.tensor(float(self.should_stop()), device=self.worker.device)]
+        mean = self.worker.mean(torch.stack(own))
         if train.clip_norm is not None:
             clip(self.optimizer, train.clip_norm)
         set_lr(self.optimizer, learning_rate(step, train))
@@ -147,12 +153,21 @@ class Training:
         torch.manual_seed(int(numbers[0]))  # dropout, stochastic depth
         self.generator.manual_seed(int(numbers[1]))  # the method's draws
 
-    def losses(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The method's terms, whose sum is the loss."""
+    def backward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The method's terms, whose sum is the loss; its gradient is added up over `train.micro_batch` images at a time
+        and joined over the ranks with the last of them."""
+        most, context = self.job.train.micro_batch, self.context._replace(done=step / self.total)
         here = with_looks(batch.to(self.worker.device))  # whole numbers, of which bfloat16 has none above 256
-        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.in_bf16):
-            parts: dict[str, Tensor] = self.model(here, self.context._replace(done=step / self.total))
-            return parts
+        parts, terms = here.parts(most) if most else [here], dict[str, Tensor]()
+        for number, part in enumerate(parts, 1):
+            apart = getattr(self.model, "no_sync", nullcontext) if number < len(parts) else nullcontext
+            with apart():
+                with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.in_bf16):
+                    found = self.model(part, context._replace(whole=here if most else None))
+                torch.stack(list(found.values())).sum().backward()
+            for name, term in found.items():
+                terms[name] = terms[name] + term.detach() if name in terms else term.detach()
+        return terms
 
     def batches(self, steps: range) -> Iterator[Batch]:
         train, worker = self.job.train, self.worker

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.batches.batch import Batch
 from training.losses.cross_entropy import cross_entropy, hard_cross_entropy, mean_of
 from training.losses.reco import reco_loss
 from training.losses.upsampled import full_size, wide
@@ -35,12 +36,17 @@ class MethodContext(NamedTuple):
     """Queries that the labels come from."""
     align_corners: bool = False
     """Whether logits are upsampled to full size with aligned corners (`model.align_corners`)."""
+    whole: Batch | None = None
+    """The step's batch, where the method gets a part of it (`train.micro_batch`): its pixels are those to count, so
+    that the losses of the parts add up to that of the batch."""
 
 
-def supervise(logits_BChw: Tensor, target_BHW: Tensor, context: MethodContext) -> Tensor:
+def supervise(
+    logits_BChw: Tensor, target_BHW: Tensor, context: MethodContext, among_BHW: Tensor | None = None
+) -> Tensor:
     """Cross entropy of labelled images at full resolution; of the hard pixels alone where `train.ohem` says so."""
     if context.train.ohem is None:
-        return classify(logits_BChw, target_BHW, context)
+        return classify(logits_BChw, target_BHW, context, among_BHW)
     return hard_cross_entropy(
         full_size(logits_BChw, target_BHW.shape[1:], context.align_corners),
         target_BHW,
@@ -76,11 +82,14 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(was_training)
 
 
-def classify(logits_BChw: Tensor, target_BHW: Tensor, context: MethodContext) -> Tensor:
-    """Cross entropy at full resolution."""
+def classify(
+    logits_BChw: Tensor, target_BHW: Tensor, context: MethodContext, among_BHW: Tensor | None = None
+) -> Tensor:
+    """Cross entropy at full resolution, over the pixels of the target or of `among_BHW`, which it is a part of."""
     return cross_entropy(
         logits_BChw,
         target_BHW,
+        among_BHW=among_BHW,
         normalise=context.train.normalise,
         mean_count=context.mean_count,
         align_corners=context.align_corners,

@@ -22,17 +22,21 @@ class SelfTraining(Supervised):
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
         target = torch.cat([batch.target, batch.target_u])
         known, mean = len(batch.image), context.methods.self_training.mean
+        whole = context.whole or batch
         if mean == "apart":
-            learn, own = partial(classify, context=context), partial(supervise, context=context)
+            learn = partial(classify, context=context, among_BHW=whole.target_u)
+            own = partial(supervise, context=context, among_BHW=whole.target)
         else:
             learn = own = partial(
                 cross_entropy,
                 normalise="all" if mean == "all" else "valid",
                 mean_count=context.mean_count,
-                among_BHW=target,
+                among_BHW=torch.cat([whole.target, whole.target_u]),
                 align_corners=context.align_corners,
             )
-        parts = {"ce": own(output.logits[:known], batch.target)}
+        parts = {}
+        if known or context.whole is None:
+            parts["ce"] = own(output.logits[:known], batch.target)
         if len(batch.image_u):
             parts["ce_u"] = context.train.unlabelled_weight * learn(output.logits[known:], batch.target_u)
         return parts | contrast(output, target, context)

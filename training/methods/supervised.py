@@ -22,5 +22,7 @@ class Supervised(Method):
 
     def forward(self, batch: Batch, context: MethodContext) -> Parts:
         target = torch.cat([batch.target, batch.target_u])
+        whole = context.whole or batch
+        among = torch.cat([whole.target, whole.target_u])
         output = self.network(normalise(torch.cat([batch.image, batch.image_u])))
-        return {"ce": supervise(output.logits, target, context)} | contrast(output, target, context)
+        return {"ce": supervise(output.logits, target, context, among)} | contrast(output, target, context)

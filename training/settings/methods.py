@@ -240,6 +240,22 @@ def check_method(train: TrainSettings, methods: MethodSettings, cycles: int, que
         raise ValueError(f"train.method={train.method} needs at least {needed} in a step: train.batch_size_unlabelled")
 
 
+def check_parts(train: TrainSettings, model: ModelSettings, reco: ReCoSettings, images: int) -> None:
+    """ValueError where a step of so many `images` a worker can not be computed in parts of `train.micro_batch`."""
+    if train.micro_batch is None:
+        return
+    if not traits_of(train.method).divisible:
+        raise ValueError(f"train.method={train.method} needs a step's images together: it needs train.micro_batch=null")
+    for key, there in (("reco.weight=0", reco.weight), ("train.ohem=null", train.ohem)):
+        if there:
+            raise ValueError(f"train.micro_batch needs {key}, whose pixels are chosen among all of a step's")
+    if model.decoder in ("plus", "none") and images // -(-images // train.micro_batch) < 2:
+        raise ValueError(
+            f"train.micro_batch={train.micro_batch} leaves a single image of {images} in a part, and BatchNorm of the"
+            " image pool needs 2"
+        )
+
+
 def check_network(train: TrainSettings, model: ModelSettings, reco: ReCoSettings) -> None:
     """ValueError where a loss needs a head that the network has not."""
     if model.decoder == "none" and reco.weight:

@@ -201,6 +201,11 @@ class TrainSettings(Settings):
     """Labelled images per step, over all workers."""
     batch_size_unlabelled: int = Field(4, ge=0)
     """Pool images per step, over all workers; `supervised` takes those with a bought cell, `deal` none."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Most images, per worker, that pass the network at a time: a step's gradient is added up over such parts, for
+    less memory.  The loss is that of the whole batch, to rounding, but for what looks at several images: BatchNorm
+    takes its statistics of a part; and dropout draws anew.  For cross entropy alone (`supervised`, `self_training`,
+    `st++`, without ReCo and OHEM).  null: all at once."""
     lr: float = Field(0.01, gt=0)
     """Learning rate of the backbone; heads get `head_lr_scale` times as much.  Per global batch, whatever the number of
     workers."""

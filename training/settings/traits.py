@@ -29,6 +29,9 @@ class Traits:
     """Learns bought cells where the pool is; otherwise their images are drawn with the labelled ones, too."""
     mixes: bool = False
     """Pastes pool images into each other, so that each worker needs two of them."""
+    divisible: bool = False
+    """Its loss is a sum over images but for the number of pixels, which it counts in `MethodContext.whole`, so that a
+    step can be computed in parts (`train.micro_batch`)."""
     cycles: int | None = None
     """The only number of cycles that it takes."""
     queries: bool = True
@@ -42,13 +45,14 @@ class Traits:
 
 # fmt: off
 TRAITS: dict[str, Traits] = {
-    "supervised": Traits("bought", "training.methods.supervised:Supervised", cells_in_pool=True),
+    "supervised": Traits("bought", "training.methods.supervised:Supervised", cells_in_pool=True, divisible=True),
     "self_training": Traits(
         "pseudo", "training.methods.self_training:SelfTraining", first="supervised", cells_in_pool=True,
+        divisible=True,
     ),
     "st++": Traits(
         "pseudo", "training.methods.st_plus_plus:STPlusPlus", later="self_training", cells_in_pool=True, cycles=2,
-        queries=False,
+        queries=False, divisible=True,
     ),
     "mean_teacher": Traits("own", "training.methods.mean_teacher:MeanTeacher"),
     "cps": Traits("own", "training.methods.cps:CPS"),
