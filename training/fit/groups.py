@@ -6,14 +6,13 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import timm
-import torch
 from timm.models import group_parameters
 from torch import nn
 
 from querying.base.errors import UserError
 from training.network.deeplab import build_model
 from training.network.segmenter import Segmenter
+from training.network.timm_encoder import classifier
 from training.settings.training import ModelSettings, TrainSettings
 
 
@@ -106,8 +105,7 @@ def _rules(network: Segmenter) -> Rules:
 
 @lru_cache
 def _timm_rules(name: str) -> Rules:
-    with torch.device("meta"):
-        return _rules_of(timm.create_model(name, pretrained=False))
+    return _rules_of(classifier(name))
 
 
 def _rules_of(whole: nn.Module) -> Rules:

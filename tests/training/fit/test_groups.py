@@ -10,27 +10,17 @@ from querying.base.errors import UserError
 from tests.training.network.test_model import small_model
 from training.fit import groups
 from training.fit.groups import _layers, check_layers, parameter_groups
+from training.network.timm_encoder import TimmEncoder
 from training.settings.training import ModelSettings, TrainSettings
 
 
-class Wrapped(nn.Module):
-    """An encoder around timm's network, as a plain transformer needs one, with a layer of its own."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.net = inner
-        self.norms = nn.ModuleList([nn.LayerNorm(4)])
-
-
 def network_of(name):
-    """A network whose encoder is timm's `name`, as it gives maps."""
+    """A network whose encoder is timm's `name`, and a layer that timm's has not."""
     model = small_model()
-    model.backbone = name
-    model.encoder = (
-        Wrapped(timm.create_model(name, num_classes=0))
-        if name.startswith("vit")
-        else timm.create_model(name, features_only=True)
-    )
+    if name != model.backbone:
+        model.backbone = name
+        model.encoder = TimmEncoder(name, 16 if "vit" in name else 32, 0.0, maps=4)
+        model.encoder.extra = nn.LayerNorm(4)
     return model
 
 
@@ -65,10 +55,10 @@ def test_layers_and_decay_are_those_of_timm_over_the_whole_network(name):
     wanted = {key.replace(".", "_"): expected[id(p)] for key, p in whole.named_parameters()}
     seen = 0
     for key, parameter in model.encoder.named_parameters():
-        if key.startswith("norms."):  # the wrapper's own: as timm has what it does not know, beside the heads
+        if key.startswith("extra."):  # as timm has what it does not know, beside the heads
             assert found[id(parameter)] == (1.0, 0.0)
             continue
-        flat = key.removeprefix("net.").replace(".", "_")
+        flat = key.removeprefix("net.").removeprefix("model.").replace(".", "_")
         scale, decay = wanted[flat]
         assert found[id(parameter)] == (pytest.approx(scale), decay), key
         seen += 1
@@ -81,13 +71,13 @@ def test_layers_and_decay_are_those_of_timm_over_the_whole_network(name):
 def test_rates_of_a_transformers_layers_by_hand():
     model = network_of("vit_tiny_patch16_224")
     layers = _layers(model)
-    net = "net."
+    net = "net.model."
     assert {layers[f"{net}{key}"] for key in ("cls_token", "pos_embed", "patch_embed.proj.weight")} == {0}
     assert [layers[f"{net}blocks.{block}.attn.qkv.weight"] for block in range(12)] == list(range(1, 13))
     assert layers[f"{net}norm.weight"] == 12
     found = parameter_groups(model, TrainSettings(optimizer="adamw", lr=2.0, layer_decay=0.5, weight_decay=0.1))
     rate = {id(p): (group["lr"], group["weight_decay"]) for group in found for p in group["params"]}
-    encoder = model.encoder.net
+    encoder = model.encoder.net.model
     assert rate[id(encoder.pos_embed)] == (2.0 * 0.5**13, 0.0)
     assert rate[id(encoder.cls_token)] == (2.0 * 0.5**13, 0.0)
     assert rate[id(encoder.patch_embed.proj.weight)] == (2.0 * 0.5**13, 0.1)
@@ -108,7 +98,7 @@ def test_what_weight_decay_is_of():
         ({"decayed": "weights"}, len(decayed["params"])),
     ):
         found = parameter_groups(model, TrainSettings(weight_decay=0.1, **settings))
-        own = {id(p) for p in model.encoder.net.parameters()}
+        own = {id(p) for p in model.encoder.net.model.parameters()}
         shrunk = [p for group in found if group["weight_decay"] for p in group["params"] if id(p) in own]
         assert len(shrunk) == (count or len(own)), settings
 
