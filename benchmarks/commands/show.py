@@ -13,6 +13,7 @@ from benchmarks.recipes.catalogue import resolve
 from orchestrator.recipe.config import RunConfig
 from orchestrator.run.preflight import check_data
 from querying.dataset.shards import DataIndex
+from training.settings.training import BACKBONES
 
 WIDTH = 100
 """Width of a line of comment."""
@@ -30,6 +31,10 @@ def show_recipe(recipe: str, overrides: Sequence[str], data: Path | None) -> Non
         for line in estimate_lines(config, index):
             print(f"# {line}")
         print()
+    if config.model.weights == "imagenet" and config.model.backbone not in BACKBONES and not config.model.own_encoder:
+        from training.network.encoder_check import weights_line  # loads torch
+
+        print(f"# {weights_line(config.model.backbone)}\n")
     print(commented(config), end="")
 
 

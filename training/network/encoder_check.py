@@ -35,6 +35,13 @@ def check_encoder(settings: ModelSettings) -> None:
         _log.warning("%s", said)
 
 
+def weights_line(backbone: str) -> str:
+    """What `s4al show` says of timm's weights, or of a name that timm does not know."""
+    if not timm.is_model(backbone):
+        return f"model.backbone={backbone}: timm {timm.__version__} has no such network"
+    return conditions(backbone) or licence(backbone) or f"timm has no weights of {backbone}"
+
+
 def licence(backbone: str) -> str:
     """A line about the weights that timm has of this encoder; empty where it has none."""
     cfg = facts(backbone)

@@ -122,7 +122,7 @@ class TimmEncoder(nn.Module):
 def plan_of(name: str, output_stride: int, drop_path: float, maps: int) -> Plan:
     """How to build the encoder, found by building it without memory; UserError, one line, where it can not be."""
     where = f"model.backbone={name}"
-    if not timm.is_model(name):
+    if not timm.is_model(name) or ("." in name and name not in timm.list_models(pretrained=True)):
         raise UserError(f"{where}: timm {timm.__version__} has no such network{_nearest(name)}")
     arguments, net = _found(name, output_stride, drop_path)
     if drop_path and "drop_path_rate" not in arguments:
