@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from querying.base.files import read_json
+from tests.small import small_config, small_run
 from training.fit.optim import clip, learning_rate, new_optimizer, set_lr
 from training.settings.training import TrainSettings
 
@@ -119,3 +122,20 @@ def test_gradients_are_shortened_together_and_only_where_they_are_longer():
 def test_keys_of_another_optimiser_or_schedule_are_refused(settings, line):
     with pytest.raises(ValueError, match=line):
         TrainSettings(**settings)
+
+
+def test_a_training_shortens_its_gradients_and_takes_the_schedules_rates(toy_data, tmp_path):
+    """With gradients of no length weights stay where they began, as at no rate; without, they do not."""
+    words = ("cycles=0", "train.epochs=2", "train.method=supervised", "reco.weight=0", "train.weight_decay=0")
+    words += ("train.schedule=cosine", "train.warmup=0.5")
+    given = {"short": ["train.clip_norm=1e-9"], "still": ["train.lr=1e-12"], "free": []}
+    found = {}
+    for name, more in given.items():
+        small_run(toy_data.root, tmp_path / name, *words, *more)
+        folder = tmp_path / name / "cycle-000/checkpoint"
+        found[name] = load_file(folder / "model.safetensors")["class_head.out.weight"]
+    torch.testing.assert_close(found["short"], found["still"], rtol=0, atol=1e-6)
+    assert (found["free"] - found["still"]).abs().max() > 1e-3
+    rates = [epoch["train/lr"] for epoch in read_json(folder / "meta.json")["history"]]
+    train = small_config(*words).train
+    assert rates == [learning_rate(1, train), learning_rate(3, train)] == [train.lr, train.lr]
