@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from orchestrator.folder.batch_size import MOST, kept_batch_size
 from orchestrator.folder.manifest import inputs_key, noted
 from orchestrator.process.interrupt import deferred
 from orchestrator.process.out_of_memory import memory_for
 from orchestrator.recipe.keys import deciding
 from orchestrator.run import next_stage
-from orchestrator.run.batch_size import MOST, kept_batch_size
 from orchestrator.run.context import RunContext
 from orchestrator.run.diagnosis import count_pool
 from orchestrator.run.inputs import stage_inputs

@@ -17,8 +17,8 @@ def weight_file(path: Path, backbone: str) -> Path:
     whose `config.json` names it.  UserError, one line, where there is none or more than one, or it holds pickles."""
     if path.suffix in PICKLES:
         raise UserError(
-            f"model.weights={path}: {path.suffix} files can run code when they are read: convert it once with"
-            " safetensors (`safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'x.safetensors')`)"
+            f"model.weights={path}: {path.suffix} files can run code when they are read: convert it once to"
+            " safetensors, as docs/use/encoders.md shows"
         )
     if not path.is_dir():
         if not path.is_file():

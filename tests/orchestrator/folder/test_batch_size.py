@@ -3,8 +3,8 @@
 import pytest
 
 from orchestrator.audit.files import audit_run
+from orchestrator.folder.batch_size import kept_batch_size
 from orchestrator.folder.layout import RunLayout
-from orchestrator.run.batch_size import kept_batch_size
 from querying.base.files import read_json
 from querying.settings import QuerySettings
 from tests.small import small_run
