@@ -74,9 +74,8 @@ def spread(ids: Sequence[str], count: int = NUM_IMAGES) -> list[str]:
 
 
 def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
-    """Cells bought, region scores of the last query, what the last training was told, and the truth.
-
-    None where nothing was queried.
+    """Cells bought, region scores of the last query, what the last training was told, and the truth; where no image has
+    one, what came back.  None where nothing was queried.
     """
     ranking = asked_most(run)
     if not ranking:
@@ -92,6 +91,7 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
 
     figure, panels = panels_of(len(chosen), 4, index, legend=1.35)
+    asked_people = all(truth_HW is None for _, truth_HW in pixels.values())
     heat = None
     for axes, image_id in zip(panels, chosen, strict=True):
         (image_HWC, truth_HW), (cycle, score_R, pseudo) = pixels[image_id], seen[image_id]
@@ -102,17 +102,26 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
         heat = axes[1].imshow(_heat(score_R, grid), cmap="inferno", vmin=low, vmax=high, alpha=0.8)
         if len(queries) > 1:
             axes[1].set_xlabel(f"query for cycle {cycle}", fontsize=8.5)
-        target_HW = decode_label(pseudo)
+        target_HW, back_HW = decode_label(pseudo), np.full(image_HWC.shape[:2], IGNORE, np.uint8)
         for cell in cells[image_id]:
-            target_HW[grid.box(cell.region)] = decode_label(cell.label)
+            target_HW[grid.box(cell.region)] = back_HW[grid.box(cell.region)] = decode_label(cell.label)
         axes[2].imshow(blend(image_HWC, target_HW, index.palette))
-        if truth_HW is None:
+        if asked_people:
+            axes[3].imshow(blend(image_HWC, back_HW, index.palette))
+            for cell in cells[image_id]:
+                _outline(axes[3], grid, cell)
+        elif truth_HW is None:
             axes[3].text(0.5, 0.5, "no mask", transform=axes[3].transAxes, ha="center", color=MUTED)
         else:
             axes[3].imshow(blend(image_HWC, truth_HW, index.palette))
         axes[0].set_ylabel(short(image_id), fontsize=8)
     query = f"the query for cycle {asked}" if queries == {asked} else "the last query that saw it"
-    titles = ("image", f"score of {query}", "pseudo-label + bought cells", "truth")
+    titles = (
+        "image",
+        f"score of {query}",
+        "pseudo-label + bought cells",
+        "what came back" if asked_people else "truth",
+    )
     for axes_, title in zip(panels[0], titles, strict=True):
         axes_.set_title(title)
     assert heat is not None
@@ -131,9 +140,8 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
 
 
 def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
-    """Images, pseudo-labels and truth, from the image that was labelled least to the one labelled most.
-
-    None where no cycle was scored.
+    """Images, pseudo-labels and, where there is any, truth, from the image that was labelled least to the one labelled
+    most.  None where no cycle was scored.
     """
     scored = [row["cycle"] for row in run.cycles if run.layout.scores(row["cycle"]).exists()]
     if not scored or not len(run.scored(scored[-1]).ids):
@@ -144,7 +152,8 @@ def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
     best = [ranking[place].as_py() for place in dict.fromkeys(places)]
     chosen = [pool.ids[place].as_py() for place in best]
     pseudo, pixels = pool.pseudo_labels(chosen), _pixels(index, {image_id: pool.shard(image_id) for image_id in chosen})
-    figure, panels = panels_of(3, len(chosen), index, legend=0.4)
+    known = any(truth_HW is not None for _, truth_HW in pixels.values())
+    figure, panels = panels_of(3 if known else 2, len(chosen), index, legend=0.4)
     for column, (place, image_id) in enumerate(zip(best, chosen, strict=True)):
         (image_HWC, truth_HW), pseudo_HW = pixels[image_id], decode_label(pseudo[image_id])
         panels[0, column].imshow(image_HWC)
@@ -157,7 +166,7 @@ def draw_pseudo(run: Findings, index: DataIndex) -> Figure | None:
             if both.any():
                 note += f", {100 * (pseudo_HW == truth_HW)[both].mean():.0f} % of it right"
         panels[1, column].set_xlabel(note, fontsize=8.5)
-    for row, title in enumerate(("image", f"pseudo-label of cycle {scored[-1]}", "truth")):
+    for row, title in enumerate(("image", f"pseudo-label of cycle {scored[-1]}", "truth")[: 3 if known else 2]):
         panels[row, 0].set_ylabel(title)
     legend_below(figure, index, [])
     return figure

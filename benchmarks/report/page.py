@@ -118,6 +118,7 @@ def _one(run: Findings, out: Path, index: DataIndex | None, parts: Parts) -> dic
         **diagnosis(run, index, parts),
         "coverage": coverage,
         "people": people,
+        "masked": index is not None and _masked(index),
         "drift": drift_lines(run.provenance),
         "command": _command(run),
         "differing": {},
@@ -158,12 +159,18 @@ def _by_cycle(run: Findings, reference: Mapping[str, Any] | None) -> list[Dots]:
     return dots
 
 
+def _masked(index: DataIndex) -> bool:
+    """Is the truth of every train image known?"""
+    return all(shard.masked == shard.rows for shard in index.shards("train"))
+
+
 def _bought(run: Findings, index: DataIndex | None) -> Iterator[dict[str, Any]]:
-    """A row per class: its share of the known pixels labelled at the start, of those queried, of the train split."""
+    """A row per class: its share of the known pixels labelled at the start, of those queried, of the train split where
+    all of its images have masks."""
     initial = run.bought[run.cycles[0]["cycle"]][:-1]
     queried = sum((run.bought[row["cycle"]][:-1] for row in run.cycles[1:]), 0 * initial)
     data = 0 * initial
-    for shard in index.shards("train") if index else ():
+    for shard in index.shards("train") if index and _masked(index) else ():
         data += shard.class_pixels
     for place, name in enumerate(run.classes):
         parts = (initial[place] / max(initial.sum(), 1), queried[place] / max(queried.sum(), 1))

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from querying.base.files import read_json
+from tests.annotated import hand_in, make_data, truth
 from tests.small import SMALL, small_run
 from tests.whole.test_end_to_end import assert_same
 
@@ -103,6 +105,37 @@ def test_a_stopped_job_saves_its_step_and_the_same_command_continues_it(head, to
     assert done.returncode == 0, done.stdout + done.stderr
     small_run(toy_data.root, tmp_path / "calm", *long)
     assert_same(root, tmp_path / "calm")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_job_that_waits_for_people_is_failed_with_3_and_succeeded_in_the_documented_shell(head, tmp_path):
+    """What docs/reference/exit_status.md says of it."""
+    keys = ["cycles=1", "query.region_size=16", "query.per_image=1", "train.epochs=1", "train.steps_per_epoch=1",
+            "query.scales=[1]", "augment.cutout_size=8", "annotator=human", "initial.images=4"]  # fmt: skip
+    data, root = SimpleNamespace(root=make_data(tmp_path / "data", 12, 4)), tmp_path / "run"
+    words = [*entry(data, root, *keys), "--backend", "local"]  # who ends with 3 is the same
+    waits = head.ray("job", "submit", "--submission-id", "waits", *words)
+    said = waits.stdout + waits.stderr
+    print(waits.returncode, said[-1500:])
+    assert waits.returncode == 1
+    assert "s4al: waiting for labels of cycle 1: 8 regions of 8 images" in said
+    assert "Job 'waits' failed" in said
+    assert "exit code 3" in said
+    assert "Job 'waits' failed" in head.ray("job", "status", "waits").stdout
+
+    [dash] = [place for place, word in enumerate(words) if word == "--"]
+    shell = shlex.join(map(str, words[dash + 1 :]))
+    wrapped = ["sh", "-c", f"{shell}; s=$?; [ $s -eq 3 ] || exit $s"]
+    done = head.ray("job", "submit", "--submission-id", "wrapped", *words[: dash + 1], *wrapped)
+    said = done.stdout + done.stderr
+    print(done.returncode, said[-600:])
+    assert done.returncode == 0
+    assert "Job 'wrapped' succeeded" in said
+    hand_in(root, truth(12))
+    again = head.ray("job", "submit", *words[: dash + 1], *wrapped)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (root / "report" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -35,11 +35,13 @@ from orchestrator.recipe.config import build
 from orchestrator.recipe.provenance import provenance as _provenance
 from orchestrator.run.summary import image_counts
 from querying.base.arrow_file import ArrowFile
-from querying.base.errors import DamagedError, Interrupted, UserError
+from querying.base.errors import DamagedError, Interrupted, UserError, WaitingForLabels
 from querying.base.files import read_json, sha256, write_json
+from querying.dataset.index import DataIndex
 from querying.dataset.label_values import IGNORE
 from querying.dataset.shards import read_truth
 from querying.labels.regions import RegionGrid
+from tests.annotated import hand_in, make_data, truth
 from tests.small import small_config, small_run
 from training.inference.interval import INTERVAL, ImageCounts
 
@@ -287,6 +289,31 @@ def test_images_that_are_labelled_whole_show_the_last_query_that_saw_them(toy_da
     figure = draw_queried(run, toy_data)
     shown = {axes.get_xlabel() for axes in figure.axes}
     assert {"query for cycle 1", "query for cycle 2"} <= shown
+
+
+def test_where_people_answered_and_nobody_knows_the_truth_what_came_back_is_shown(tmp_path):
+    words = ("cycles=1", "query.region_size=16", "query.per_image=1", "query.threshold=0.3", "train.epochs=1",
+             "train.steps_per_epoch=1", "query.scales=[1]", "augment.cutout_size=8", "annotator=human",
+             "initial.images=4")  # fmt: skip
+    data, where = make_data(tmp_path / "data", 12, 4), tmp_path / "run"
+    index = DataIndex.load(data)
+    write_recipe(where / "recipe.yaml", small_config(*words), _provenance(index, tmp_path / "none"))
+    with pytest.raises(WaitingForLabels):
+        small_run(data, where, *words)
+    hand_in(where, truth(12))
+    small_run(data, where, *words)
+    run = load_findings([where])[0]
+    queried, pseudo = draw_queried(run, index), overlays.draw_pseudo(run, index)
+    titles = [axes.get_title() for axes in queried.axes]
+    assert "what came back" in titles
+    assert "truth" not in titles
+    back = next(axes for axes in queried.axes if axes.get_title() == "what came back")
+    assert len(back.patches) == len(queried.axes[0].patches) > 0
+    assert [axes.get_ylabel() for axes in pseudo.axes if axes.get_ylabel()] == ["image", "pseudo-label of cycle 0"]
+    assert [row["data"] for row in _bought(run, index)] == [None] * 4, "no share of a split that nobody knows"
+    page = write_report([where], tmp_path / "out").read_text()
+    assert "the fourth what people said" in page
+    assert "compare with the truth" not in page
 
 
 FIGURES = ("curve", "class_iou", "confusion", "training", "stage_times", "queried", "pseudo")
