@@ -25,8 +25,8 @@ from querying.base.files import check_folder, written
 from training.inference.predictor import load_network
 from training.network.checkpoint import read_meta
 from training.network.decoder import UpsampleConcatConv, traced_shift_matrix, upsample_shift_matrix
-from training.network.deeplab import DeepLabV3Plus
 from training.network.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from training.network.segmenter import Segmenter
 
 OPSET = 18
 MIN_SIDE = 32
@@ -110,7 +110,7 @@ def export_onnx(checkpoint: Path, file: Path) -> Agreement:
 class FullResolution(nn.Module):
     """Normalised images to logits at the size of the images, in operations that ONNX has."""
 
-    def __init__(self, network: DeepLabV3Plus) -> None:
+    def __init__(self, network: Segmenter) -> None:
         super().__init__()
         self.network = network
         network.difficulty = None  # no part of the segmentation

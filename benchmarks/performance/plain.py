@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from training.kernels.depthwise import SparseDepthwiseConv
 from training.kernels.expansion import ExpandingBlock
 from training.network.decoder import Head, RepresentationHead
-from training.network.deeplab import ConvBNReLU, DeepLabV3Plus, Output
+from training.network.deeplab import ConvBNReLU, Output
+from training.network.segmenter import Segmenter
 
 PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     ExpandingBlock: InvertedResidual,
@@ -20,7 +21,7 @@ PLAIN: dict[type[nn.Module], type[nn.Module]] = {
 """What each layer of ours computes, layer by layer and with PyTorch's gradients; with the same weights and names."""
 
 
-def make_plain(network: DeepLabV3Plus) -> DeepLabV3Plus:
+def make_plain(network: Segmenter) -> Segmenter:
     """Exchange our layers, in place; the function stays the same."""
     for module in network.modules():
         if type(module) in PLAIN:
@@ -29,6 +30,6 @@ def make_plain(network: DeepLabV3Plus) -> DeepLabV3Plus:
     return network
 
 
-def run_plain(network: DeepLabV3Plus, image_BCHW: Tensor) -> Output:
+def run_plain(network: Segmenter, image_BCHW: Tensor) -> Output:
     """Its forward pass in NCHW; `encode` would bring the channels last."""
     return network.decode(*network.encoder(image_BCHW.contiguous()))

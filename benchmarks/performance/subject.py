@@ -19,8 +19,9 @@ from torch import Tensor
 from benchmarks.datasets.sources.toy import ToySample
 from training.losses.cross_entropy import cross_entropy
 from training.network.checkpoint import save_model
-from training.network.deeplab import DeepLabV3Plus, build_model, normalise
+from training.network.deeplab import build_model, normalise
 from training.network.first_weights import load_backbone
+from training.network.segmenter import Segmenter
 from training.settings.training import ModelSettings
 
 HEIGHT, WIDTH, CLASSES = 360, 480, 11
@@ -44,7 +45,7 @@ def trained(folder: Path) -> Path:
 
 
 @cache
-def _learned() -> DeepLabV3Plus:
+def _learned() -> Segmenter:
     images, labels = (torch.from_numpy(array) for array in scenes(SCENES))
     rng = np.random.default_rng(0)
     torch.manual_seed(0)

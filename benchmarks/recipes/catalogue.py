@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.recipes import camvid, cityscapes, rivals as systems, rivals_cpu as systems_cpu
+from benchmarks.recipes import camvid, cityscapes, dinov2, rivals as systems, rivals_cpu as systems_cpu
 from benchmarks.recipes.toy import custom_s4al_plus, toy_s4al_plus, toy_splits
 from orchestrator.recipe.config import RunConfig, changed, load_yaml, nearest, override
 from querying.base.errors import UserError
@@ -49,6 +49,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         cityscapes.cityscapes_s4al,
         cityscapes.cityscapes_ssl_resnet50,
         cityscapes.cityscapes_ssl_resnet101,
+        *dinov2.RECIPES,
         *systems.SYSTEMS,
         *systems_cpu.SYSTEMS,
     )

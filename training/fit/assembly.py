@@ -18,8 +18,9 @@ from training.batches.training_data import TrainingData
 from training.fit.job import TrainJob
 from training.kernels.precision import keep_float32
 from training.method_parts.method import Method, NewNetwork
-from training.network.deeplab import DeepLabV3Plus, build_model
+from training.network.deeplab import build_model
 from training.network.first_weights import load_backbone, load_previous
+from training.network.segmenter import Segmenter
 from training.settings.traits import traits_of
 
 SWITCH_S = 0.0005
@@ -70,7 +71,7 @@ def new_networks(job: TrainJob, num_classes: int, device: torch.device) -> NewNe
     is that one (`train.start=previous`)."""
     made = itertools.count()
 
-    def new_network(embedding: bool) -> DeepLabV3Plus:
+    def new_network(embedding: bool) -> Segmenter:
         number = next(made)
         entropy = [job.seed, job.cycle, *([0, 0, number] if number else [])]  # a step's seed has four numbers
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1))

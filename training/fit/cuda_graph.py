@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.network.deeplab import Output
-
-if TYPE_CHECKING:
-    from training.network.deeplab import DeepLabV3Plus
+from training.network.segmenter import Output, Segmenter
 
 
-def capture(network: DeepLabV3Plus, shape: tuple[int, int, int, int]) -> None:
+def capture(network: Segmenter, shape: tuple[int, int, int, int]) -> None:
     """Let a network in training mode replay its kernels on float32 images of `shape` (B, 3, H, W); all else runs as
     before.
 
@@ -48,7 +45,7 @@ def capture(network: DeepLabV3Plus, shape: tuple[int, int, int, int]) -> None:
 class _Tensors(nn.Module):
     """Only tensors can be outputs of a graph."""
 
-    def __init__(self, network: DeepLabV3Plus) -> None:
+    def __init__(self, network: Segmenter) -> None:
         super().__init__()
         self.network = network
 

@@ -10,7 +10,8 @@ from training.fit.worker import Worker
 from training.inference.confusion import Confusion
 from training.inference.evaluation import EvaluationTask, ShardEvaluator
 from training.method_parts.parts import evaluating
-from training.network.deeplab import DeepLabV3Plus, normalise
+from training.network.deeplab import normalise
+from training.network.segmenter import Segmenter
 from training.settings.training import VAL_SPLIT, EvaluateSettings, TrainSettings
 
 MIOU = f"{VAL_SPLIT}/miou"
@@ -46,7 +47,7 @@ class Validator:
         self.index, self.settings, self.batch_size, self.threads = index, settings, batch_size, threads
         self.worker, self.should_stop = worker, should_stop
 
-    def miou(self, network: DeepLabV3Plus) -> float | None:
+    def miou(self, network: Segmenter) -> float | None:
         """In 0..1; None where any worker was asked to stop meanwhile.  Every worker calls it and gets the same, also a
         FloatingPointError where an output is not finite.
 
@@ -86,7 +87,7 @@ class Validator:
 class _Predict:
     """`training.inference.predictor.Predictor` of a network that is in memory."""
 
-    def __init__(self, network: DeepLabV3Plus) -> None:
+    def __init__(self, network: Segmenter) -> None:
         self.network, self.align_corners = network, network.align_corners
         self.device = next(network.parameters()).device
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from querying.base.errors import DamagedError, UserError, ran_out_of_memory
 from querying.base.forms import plain_forms
@@ -17,8 +17,9 @@ from training.inference.dropout_passes import dropout_passes
 from training.inference.folding import fold_batch_norm, fuse_activations, round_to_bf16
 from training.kernels.precision import keep_float32
 from training.network.checkpoint import load_model
-from training.network.deeplab import DeepLabV3Plus, build_model, normalise
+from training.network.deeplab import build_model, normalise
 from training.network.difficulty_branch import DifficultyBranch
+from training.network.segmenter import Segmenter
 from training.settings.training import BACKBONES, ModelSettings
 
 LOG = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Predictor:
     @torch.inference_mode()
     def with_features(self, images_BCHW: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """The same logits, and the mean over each image of the deepest features that the class head
-        reads (ASPP's map), float32 (B, channels)."""
+        reads (ASPP's map, or the joined one), float32 (B, channels)."""
         x_BCHW = self._input(images_BCHW, scale)
         first, *rest = self.model.neck(*self.model.encode(x_BCHW))
         logits: Tensor = self.model.fit(self.model.heads(first, *rest), x_BCHW.shape[2:]).logits
@@ -88,7 +89,7 @@ class Predictor:
         return x_BCHW.to(self.dtype, memory_format=torch.channels_last)
 
 
-def load_network(checkpoint: Path, modules: Path | None = None) -> DeepLabV3Plus:
+def load_network(checkpoint: Path, modules: Path | None = None) -> Segmenter:
     """The network of a checkpoint without its representation head, in evaluation mode on the CPU.
 
     UserError where its encoder is the user's own and is not there.  One that has changed since the training is said in
@@ -123,16 +124,18 @@ def _changed(trained_with: Mapping[str, str], encoder: str) -> list[str]:
     return [module for module in {**trained_with, **now} if trained_with.get(module) != now.get(module)]
 
 
-def for_inference(model: DeepLabV3Plus, device: torch.device, precision: Precision) -> DeepLabV3Plus:
-    """The network itself, folded in place; `bf16` rounds all but what would cost labels (decision 25).  An encoder of
-    the user's own is not folded: functions in it may read what no module reads."""
-    apart = model.encoder if model.backbone not in BACKBONES else None
+def for_inference(model: Segmenter, device: torch.device, precision: Precision) -> Segmenter:
+    """The network itself, folded in place; `bf16` rounds all but what would cost labels (decision 25).  Encoders but
+    those of the shipped recipes are not folded: functions in them may read what no module reads."""
+    shipped = model.backbone in BACKBONES
+    left = [part for part in (None if shipped else model.encoder, model.unfolded) if part is not None]
+    apart = nn.ModuleList(left)
     if not plain_forms():
         fold_batch_norm(model, apart)
     model = model.to(device).to(memory_format=torch.channels_last)
     if precision == "bf16":
         exact = {"class_head.out": torch.float32}  # rounded class scores would tie
-        if apart is None and hasattr(model.encoder, "blocks"):
+        if shipped and hasattr(model.encoder, "blocks"):
             exact |= {"encoder.conv_stem": torch.float32, "encoder.blocks.0": torch.bfloat16}
         round_to_bf16(model, exact)
     elif not plain_forms():

@@ -7,10 +7,10 @@ from torch import nn
 
 from training.batches.batch import Batch
 from training.method_parts.parts import MethodContext, Parts
-from training.network.deeplab import DeepLabV3Plus
+from training.network.segmenter import Segmenter
 from training.settings.methods import MethodSettings
 
-NewNetwork = Callable[[bool], DeepLabV3Plus]
+NewNetwork = Callable[[bool], Segmenter]
 """Builds a network, with a representation head where asked for; each call starts the heads from other values."""
 
 
@@ -28,7 +28,7 @@ class Method(nn.Module):
     one_forward: ClassVar[bool] = False
     """Calls `network` as a whole and once a step: on a GPU it can be a CUDA graph."""
 
-    network: DeepLabV3Plus
+    network: Segmenter
 
     def __init__(self, new_network: NewNetwork, context: MethodContext) -> None:
         """`context` is that of any step: its settings hold for the whole training."""
@@ -47,10 +47,10 @@ class Method(nn.Module):
     def after_step(self, number: int) -> None:
         """Called when the optimiser has made step `number` (from 0)."""
 
-    def deployed(self) -> DeepLabV3Plus:
+    def deployed(self) -> Segmenter:
         """The network that is evaluated and kept in the end."""
         return self.network
 
-    def early(self) -> Mapping[int, DeepLabV3Plus]:
+    def early(self) -> Mapping[int, Segmenter]:
         """Networks of earlier steps that are kept, too, by the number of finished steps."""
         return {}

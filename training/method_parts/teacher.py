@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from training.network.deeplab import DeepLabV3Plus, Output
+from training.network.deeplab import Output
+from training.network.segmenter import Segmenter
 
 
 class Teacher(nn.Module):
@@ -14,7 +15,7 @@ class Teacher(nn.Module):
     Starts as a copy of the student.
     """
 
-    def __init__(self, student: DeepLabV3Plus) -> None:
+    def __init__(self, student: Segmenter) -> None:
         super().__init__()
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.train(False)

@@ -31,7 +31,8 @@ class CCT(Method):
         self.disturbances = [name for name, count in counts.items() for _ in range(count)]
         widths = self.network.widths()
         self.decoders = nn.ModuleList(
-            AuxiliaryDecoder(widths.features, widths.classes, settings.decoder) for _ in self.disturbances
+            AuxiliaryDecoder(widths.features, widths.classes, settings.decoder, doublings=widths.doublings)
+            for _ in self.disturbances
         )
 
     def forward(self, batch: Batch, context: MethodContext) -> Parts:
@@ -50,6 +51,7 @@ class CCT(Method):
         apart: list[Tensor] = []
         with torch.autocast(own_u.device.type, enabled=False):
             for name, decoder in zip(self.disturbances, self.decoders, strict=True):
+                assert isinstance(decoder, AuxiliaryDecoder)  # ModuleList forgets it
                 disturbed = disturb(name, own_u, decoder, settings, context.generator)
                 apart.append((decoder(disturbed, size).softmax(1) - p_main).square().mean(1))
         weight = settings.weight * ramp_up(context.done, settings.ramp)
@@ -60,19 +62,21 @@ class CCT(Method):
 
 
 class AuxiliaryDecoder(nn.Module):
-    def __init__(self, channels: int, classes: int, kind: Literal["relu", "linear"] = "relu") -> None:
+    def __init__(
+        self, channels: int, classes: int, kind: Literal["relu", "linear"] = "relu", *, doublings: int = 2
+    ) -> None:
         super().__init__()
         self.classify = nn.Conv2d(channels, classes, 1, bias=False)
-        doublings = [nn.Conv2d(classes, 4 * classes, 1) for _ in range(2)]
-        self.expand = nn.ModuleList(doublings)
+        convs = [nn.Conv2d(classes, 4 * classes, 1) for _ in range(doublings)]
+        self.expand = nn.ModuleList(convs)
         self.activate = nn.ReLU() if kind == "relu" else nn.Identity()
         if kind == "relu":
             nn.init.kaiming_normal_(self.classify.weight, nonlinearity="relu")
-            for conv in doublings:
+            for conv in convs:
                 _same_for_the_four(conv.weight)
 
     def forward(self, features_BAhw: Tensor, size: torch.Size) -> Tensor:
-        """(B, A, h, w) -> logits (B, C, *size), by two doublings and, where these do not fit exactly, interpolation."""
+        """(B, A, h, w) -> logits (B, C, *size), by doublings and, where these do not fit exactly, interpolation."""
         x = self.classify(features_BAhw)
         for conv in self.expand:
             x = F.pixel_shuffle(self.activate(conv(x)), 2)
@@ -94,7 +98,7 @@ def _same_for_the_four(weight: Tensor) -> None:
 
 
 def disturb(
-    name: str, features_BAhw: Tensor, decoder: nn.Module, settings: CCTSettings, generator: torch.Generator
+    name: str, features_BAhw: Tensor, decoder: AuxiliaryDecoder, settings: CCTSettings, generator: torch.Generator
 ) -> Tensor:
     """The features (float32) as a decoder sees them; the gradient goes through, but not into how they are changed."""
 
@@ -117,10 +121,10 @@ def disturb(
     return features_BAhw + adversarial(features_BAhw.detach(), decoder, settings, uniform(*features_BAhw.shape) - 0.5)
 
 
-def adversarial(features_BAhw: Tensor, decoder: nn.Module, settings: CCTSettings, first: Tensor) -> Tensor:
+def adversarial(features_BAhw: Tensor, decoder: AuxiliaryDecoder, settings: CCTSettings, first: Tensor) -> Tensor:
     """The direction, of length `vat_size` for each image, that changes the decoder's prediction most (Miyato 2018):
     one power iteration from `first`."""
-    size = torch.Size(4 * side for side in features_BAhw.shape[2:])
+    size = torch.Size(side << len(decoder.expand) for side in features_BAhw.shape[2:])
     with torch.enable_grad():
         step_BAhw = (settings.vat_probe * _unit(first)).requires_grad_()
         p = decoder(features_BAhw, size).detach().softmax(1)

@@ -14,7 +14,8 @@ from training.losses.upsampled import full_size, wide
 from training.method_parts.method import Method, NewNetwork
 from training.method_parts.parts import MethodContext, Parts, pixel_mean, ramp_up, supervise
 from training.method_parts.teacher import Teacher
-from training.network.deeplab import DeepLabV3Plus, normalise
+from training.network.deeplab import normalise
+from training.network.segmenter import Segmenter
 from training.settings.methods import MeanTeacherSettings
 
 
@@ -46,5 +47,5 @@ class MeanTeacher(Method):
     def after_step(self, number: int) -> None:
         self.teacher.follow(self.network, number, self.decay)
 
-    def deployed(self) -> DeepLabV3Plus:
+    def deployed(self) -> Segmenter:
         return self.teacher.network

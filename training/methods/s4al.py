@@ -36,7 +36,8 @@ from training.method_parts.method import Method, NewNetwork
 from training.method_parts.mixing import mix
 from training.method_parts.parts import MethodContext, Parts, pixel_mean, supervise
 from training.method_parts.teacher import Teacher
-from training.network.deeplab import DeepLabV3Plus, normalise
+from training.network.deeplab import normalise
+from training.network.segmenter import Segmenter
 from training.settings.systems import S4ALSettings
 
 
@@ -100,7 +101,7 @@ class S4AL(Method):
     def after_step(self, number: int) -> None:
         self.teacher.follow(self.network, number, self.decay)
 
-    def deployed(self) -> DeepLabV3Plus:
+    def deployed(self) -> Segmenter:
         return self.teacher.network
 
     def taught(self, batch: Batch, align_corners: bool = False) -> Labelled:

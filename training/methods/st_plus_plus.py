@@ -11,7 +11,7 @@ from torch import nn
 from training.method_parts.method import NewNetwork
 from training.method_parts.parts import MethodContext
 from training.methods.supervised import Supervised
-from training.network.deeplab import DeepLabV3Plus
+from training.network.segmenter import Segmenter
 
 
 class STPlusPlus(Supervised):
@@ -26,5 +26,5 @@ class STPlusPlus(Supervised):
         if number + 1 in self.steps:
             self.copies[self.steps.index(number + 1)].load_state_dict(self.network.state_dict())
 
-    def early(self) -> dict[int, DeepLabV3Plus]:
+    def early(self) -> dict[int, Segmenter]:
         return dict(zip(self.steps, self.copies, strict=True))  # type: ignore[arg-type]  # ModuleList forgets the type

@@ -25,7 +25,8 @@ from training.method_parts.method import Method, NewNetwork
 from training.method_parts.mixing import boxes, mix
 from training.method_parts.parts import MethodContext, Parts, pixel_mean, supervise
 from training.method_parts.teacher import Teacher
-from training.network.deeplab import DeepLabV3Plus, normalise
+from training.network.deeplab import normalise
+from training.network.segmenter import Segmenter
 from training.settings.methods import U2PLSettings
 
 
@@ -85,7 +86,7 @@ class U2PL(Method):
     def after_step(self, number: int) -> None:
         self.teacher.follow(self.network, number, self.decay)
 
-    def deployed(self) -> DeepLabV3Plus:
+    def deployed(self) -> Segmenter:
         return self.teacher.network
 
     def remember(self, key_PD: Tensor, not_PC: Tensor) -> None:

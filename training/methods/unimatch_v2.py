@@ -22,7 +22,8 @@ from training.method_parts.method import Method, NewNetwork
 from training.method_parts.mixing import boxes, mix
 from training.method_parts.parts import MethodContext, Parts, pixel_mean, supervise
 from training.method_parts.teacher import Teacher
-from training.network.deeplab import DeepLabV3Plus, normalise
+from training.network.deeplab import normalise
+from training.network.segmenter import Segmenter
 from training.settings.methods import UniMatchV2Settings
 
 
@@ -66,7 +67,7 @@ class UniMatchV2(Method):
     def after_step(self, number: int) -> None:
         self.teacher.follow(self.network, number, self.decay)
 
-    def deployed(self) -> DeepLabV3Plus:
+    def deployed(self) -> Segmenter:
         return self.teacher.network
 
 

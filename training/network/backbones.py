@@ -50,6 +50,7 @@ def build_encoder(settings: ModelSettings, modules: Path | None = None) -> nn.Mo
                 conv.dilation, conv.padding = (1, 1), (1, 1)
     _use_own_kernels(encoder)
     encoder.channels = tuple(encoder.feature_info.channels())  # type: ignore[union-attr,operator,assignment]
+    encoder.strides = tuple(encoder.feature_info.reduction())  # type: ignore[union-attr,operator,assignment]
     return encoder
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from training.kernels.expansion import expand
 from training.network.decoder import Classifier, DeepHead, Head, RepresentationHead, UpsampleConcatConv
-from training.network.difficulty_branch import DifficultyBranch
 from training.network.normalisation import normalise
+from training.network.one_map import OneMapNetwork
 from training.network.segmenter import Output, Segmenter, Widths
 
 if TYPE_CHECKING:
@@ -86,8 +86,6 @@ class DeepLabV3Plus(Segmenter):
         for module in self.modules():
             if isinstance(module, UpsampleConcatConv):
                 module.align_corners = settings.align_corners
-        self.difficulty: DifficultyBranch | None = None
-        """DEAL's, which reads the logits: no part of the forward pass."""
 
     def neck(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """ASPP's map at the output stride, and the low-level one at stride 4; without decoder the encoder's own."""
@@ -107,21 +105,16 @@ class DeepLabV3Plus(Segmenter):
         embedding = 0 if self.embedding_head is None else self.embedding_head.out.out_channels
         return Widths(self.class_head.out.out_channels, self.aspp_channels, embedding)
 
-    def set_fused(self, fused: bool) -> None:
-        """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain as a reference."""
-        for module in self.modules():
-            if isinstance(module, UpsampleConcatConv):
-                module.fused = fused
-
 
 def build_model(
     settings: ModelSettings, num_classes: int, *, embedding: bool, modules: Path | None = None
-) -> DeepLabV3Plus:
+) -> Segmenter:
     """A network without pretrained weights; the caller's torch.manual_seed decides every value.  `modules` is where an
     encoder of the user's own may lie, besides PYTHONPATH."""
-    model = DeepLabV3Plus(settings, num_classes, embedding=embedding, modules=modules)
-    for part in (model.aspp, model.low_level, model.class_head, model.embedding_head):
-        if part is not None and settings.head_init != "pytorch":
+    kind = DeepLabV3Plus if settings.decoder in ("plus", "none") else OneMapNetwork
+    model = kind(settings, num_classes, embedding=embedding, modules=modules)
+    for name, part in model.named_children():
+        if name != "encoder" and settings.head_init != "pytorch":
             part.apply(_initialise)
     if settings.head_init == "ours":
         nn.init.normal_(model.class_head.out.weight, std=0.01)  # start from nearly equal probabilities

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 class JoinedMaps(nn.Module):
     """BatchNorm over the encoder's last map, joined with those before it that have its stride: all four of a plain
-    transformer, the last alone of an encoder with a pyramid.  What DINOv2's linear probe looks at."""
+    transformer (what DINOv2's linear probe looks at), those of the dilated stages of a CNN, else the last alone."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()

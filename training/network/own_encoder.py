@@ -47,7 +47,8 @@ def try_encoder(settings: ModelSettings) -> None:
         images_BCHW = torch.randn(PROBE, generator=torch.Generator().manual_seed(0))
         try:
             maps = encoder(images_BCHW.contiguous(memory_format=torch.channels_last))
-            read = list(maps[1:] if settings.decoder == "none" else maps)  # without decoder nothing reads the first
+            last_alone = settings.decoder in ("none", "linear")  # nothing reads the first
+            read = list(maps[1:] if last_alone else maps)
             sum(map_.sum() for map_ in read).backward()
         except (Exception, SystemExit) as error:
             raise _refused(where, error) from None

@@ -14,14 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.network.backbones import build_encoder
+from training.network.decoder import UpsampleConcatConv
+from training.network.difficulty_branch import DifficultyBranch
 
 if TYPE_CHECKING:
     from training.settings.training import ModelSettings
 
 
 class Output(NamedTuple):
-    """Both maps at the same stride, which is 4 of DeepLabv3+ (rounded up) and the output stride of a network without
-    decoder; at the size of the image where that was padded (see `Segmenter.fit`)."""
+    """Both maps at the same stride, which is 4 of DeepLabv3+ (rounded up), the output stride of a network without
+    decoder, and what `OneMapNetwork` says of the others; at the size of the image where that was padded (see
+    `Segmenter.fit`)."""
 
     logits: Tensor
     """(B, classes, h, w)"""
@@ -37,6 +40,8 @@ class Widths(NamedTuple):
     """Channels of the first map that `neck` gives."""
     embedding: int
     """0 without a representation head."""
+    doublings: int = 2
+    """How often that map's side is doubled up to the logits', about: 4 times of 16 pixels; 0 where it is as fine."""
 
 
 class Segmenter(nn.Module):
@@ -59,6 +64,8 @@ class Segmenter(nn.Module):
         """Height and width of what the encoder sees are multiples of it."""
         self.align_corners = settings.align_corners
         """Whether corners are aligned, also in the logits' upsampling to full size, which is the caller's."""
+        self.difficulty: DifficultyBranch | None = None
+        """DEAL's, which reads the logits: no part of the forward pass."""
 
     def forward(self, image_BCHW: Tensor) -> Output:
         """(B, 3, H, W) normalised float -> logits and embedding."""
@@ -87,6 +94,17 @@ class Segmenter(nn.Module):
     @property
     def last_dropout(self) -> nn.Module | None:
         """Dropout of `neck`'s first map, with nothing random and nothing else behind it in `neck`; None without."""
+        return None
+
+    def set_fused(self, fused: bool) -> None:
+        """Choose the form of the decoder's 3x3 convolutions: fused (default), or plain as a reference."""
+        for module in self.modules():
+            if isinstance(module, UpsampleConcatConv):
+                module.fused = fused
+
+    @property
+    def unfolded(self) -> nn.Module | None:
+        """A part whose BatchNorm follows no convolution, so that none can take it over; None without."""
         return None
 
     def padded(self, size: Sequence[int]) -> tuple[int, int]:

@@ -40,22 +40,24 @@ class ModelSettings(Settings):
     output_stride: Literal[8, 14, 16, 32] = 16
     """Pixels of the image for one of the encoder's last map: 8, 16 or 32 where timm can dilate the network, else the
     stride that it has."""
-    decoder: Literal["plus", "none"] = "plus"
+    decoder: Literal["plus", "none", "dpt", "linear", "mlp"] = "plus"
     """`plus`: DeepLabv3+; `none`: DeepLabv3, which classifies ASPP's map at the output stride (EquAL) and has no
-    representation head."""
+    representation head; `dpt`: that of dense prediction transformers, widths by the encoder (UniMatch V2 on DINOv2);
+    `linear`: BatchNorm and a 1x1 convolution of the last map, for a plain vision transformer of four joined depths;
+    `mlp`: SegFormer's, over four levels.  The last three read four maps of timm's encoders."""
     weights: str = "imagenet"
     """`imagenet` (download), `none`, or a safetensors file or a folder that holds `<backbone>*.safetensors`; an encoder
     of the user's own takes `none` or a file."""
     aspp_channels: int = Field(256, ge=8)
     """Channels of each branch of ASPP, and of what it gives."""
     decoder_channels: int = Field(256, ge=8)
-    """Channels of the decoder's 3x3 convolutions."""
+    """Channels of the 3x3 convolutions of `plus`, and of the joined map of `mlp`."""
     low_level_channels: int = Field(48, ge=8)
     """Channels to which the encoder's map at stride 4 is reduced."""
     embedding_dim: int = Field(256, ge=2)
     """Channels of the representation that ReCo contrasts."""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """After the ASPP projection."""
+    """After the ASPP projection; of the joined map with the decoders `dpt`, `linear` and `mlp`."""
     class_head: Literal["plain", "deal"] = "plain"
     """`deal` (the authors' code of DEAL): a second 3x3 convolution, and dropout of 0.5 and 0.2 behind the two; needs
     `decoder=plus`."""
@@ -94,8 +96,13 @@ class ModelSettings(Settings):
             )
         if self.backbone in BACKBONES and self.output_stride == 14:
             raise ValueError(f"output_stride=14 is of vision transformers: backbone={self.backbone} takes 8, 16 or 32")
-        if self.class_head == "deal" and self.decoder == "none":
-            raise ValueError("class_head=deal is of decoder=plus: decoder=none has no 3x3 convolution")
+        if self.class_head == "deal" and self.decoder != "plus":
+            raise ValueError(f"class_head=deal is of decoder=plus: decoder={self.decoder} has no such head")
+        if self.own_encoder and self.decoder == "dpt":
+            raise ValueError(
+                f"decoder=dpt reads four maps, of which an encoder of your own gives two: backbone={self.backbone}"
+                " takes decoder=plus, linear or mlp"
+            )
         return self
 
     @property

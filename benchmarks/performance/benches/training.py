@@ -24,7 +24,8 @@ from training.fit.groups import parameter_groups
 from training.kernels.precision import fast_bf16
 from training.method_parts.parts import MethodContext, Parts
 from training.methods.registry import METHODS
-from training.network.deeplab import DeepLabV3Plus, build_model, normalise
+from training.network.deeplab import build_model, normalise
+from training.network.segmenter import Segmenter
 from training.settings.methods import MethodSettings, SelfTrainingSettings
 from training.settings.training import ModelSettings, ReCoSettings, TrainSettings
 
@@ -41,7 +42,7 @@ class Case(NamedTuple):
     model: ModelSettings
     device: torch.device
 
-    def network(self) -> DeepLabV3Plus:
+    def network(self) -> Segmenter:
         torch.manual_seed(0)
         return build_model(self.model, CLASSES, embedding=True)
 

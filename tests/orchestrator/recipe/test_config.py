@@ -123,6 +123,13 @@ def test_a_method_with_a_representation_head_needs_a_decoder():
         override(BASE, ["cycles=0", "reco.weight=0", "train.method=u2pl", "model.decoder=none"])
 
 
+def test_unimatch_v2_needs_two_labelled_images_where_a_decoder_has_the_mean_of_an_image():
+    words = ["cycles=0", "query.per_image=0", "reco.weight=0", "train.method=unimatch_v2", "train.batch_size=1"]
+    with pytest.raises(UserError, match=r"BatchNorm of model\.decoder=plus needs 2 of them per worker"):
+        override(BASE, words)
+    assert override(BASE, [*words, "model.decoder=dpt"]).train.batch_size == 1
+
+
 def test_cycles_get_their_own_schedule():
     """Cycle 0 is the teacher (supervised, its own batch); the last cycle may be longer."""
     config = override(BASE, ["train.last_epochs=150", "teacher.steps_per_epoch=50"])

@@ -135,7 +135,7 @@ def test_without_a_decoder_aspps_map_is_classified_at_the_output_stride(backbone
     assert tuple(found.logits.shape) == (1, 5, -(-50 // stride), -(-67 // stride))
     assert found.embedding is None
     torch.testing.assert_close(found.logits, expected)
-    assert model.widths() == (5, 8, 0)
+    assert model.widths() == (5, 8, 0, 2)
     assert not [name for name in model.state_dict() if "low_level" in name]
     model.train()(image(2, 3, 50, 67, dtype=torch.float64)).logits.square().sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
