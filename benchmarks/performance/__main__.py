@@ -29,6 +29,7 @@ BENCHES = {
     "forward": "the forward pass that scores, over plain float32 NCHW",
     "scoring": "a whole scoring pass over the bare network; Ray actors over this process",
     "training": "the S4AL+ training step, over a plain port and over the bare network",
+    "encoders": "scoring pass and training step of a ViT-S and a ConvNeXt-tiny, over the bare network",
     "reco": "ReCo over its plain forms, and its share of a step",
     "parts": "mean over the cells, pseudo-label PNG, shard reading, over their naive forms",
     "selection": "a million images, per image and over the whole pool: time and memory",

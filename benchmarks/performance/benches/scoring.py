@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, scenes, trained
+from benchmarks.datasets.sources.toy import ToySample
+from benchmarks.performance.subject import CLASSES, HEIGHT, WIDTH, trained
 from benchmarks.performance.timing import times
 from orchestrator.backends.ray_backend import connected
 from querying.dataset.index import Shard
@@ -59,20 +60,26 @@ def main(*, rounds: int = 5, threads: int = 2) -> list[dict[str, Any]]:
 
 
 def _against_forward(scorer: ShardScorer, root: Path, shard: Shard, rounds: int) -> dict[str, Any]:
+    spent = against_forward(scorer, root, shard, BATCH, rounds)
+    ratio = times(spent["forward"], spent["scoring"])
+    return _result("scoring", "whole scoring pass / bare forward pass, images/s", spent, ratio)
+
+
+def against_forward(scorer: ShardScorer, root: Path, shard: Shard, batch: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round: the network alone in batches of so many images, and the whole pass, files written."""
     images = np.stack([image for _, image in read_images(root, shard)])
-    batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(BATCH)
+    batches = torch.from_numpy(images).permute(0, 3, 1, 2).split(batch)
     spent: dict[str, list[float]] = {"forward": [], "scoring": []}
     for turn in range(rounds + 1):
         started = time.perf_counter()
-        for batch in batches:
-            scorer.predict(batch, 1.0)
+        for part in batches:
+            scorer.predict(part, 1.0)
         between = time.perf_counter()
         scorer.score_shard(_task(root, shard, turn))
         if turn:
             spent["forward"].append(between - started)
             spent["scoring"].append(time.perf_counter() - between)
-    ratio = times(spent["forward"], spent["scoring"])
-    return _result("scoring", "whole scoring pass / bare forward pass, images/s", spent, ratio)
+    return spent
 
 
 def _actors(
@@ -126,9 +133,14 @@ def _task(root: Path, shard: Shard, number: int) -> ScoreTask:
 
 
 def _shard(root: Path) -> Shard:
-    with ShardWriter(root, "train", num_classes=CLASSES, shard_size=SHARD_IMAGES) as writer:
-        for number, image in enumerate(scenes(SHARD_IMAGES, "test")[0]):
-            writer.add(f"{number:03d}", image, None)
+    return shard_of(root, SHARD_IMAGES, (HEIGHT, WIDTH))
+
+
+def shard_of(root: Path, count: int, size: tuple[int, int]) -> Shard:
+    """So many generated scenes of that height and width, written into `root`."""
+    with ShardWriter(root, "train", num_classes=CLASSES, shard_size=count) as writer:
+        for number in range(count):
+            writer.add(f"{number:03d}", ToySample(0, "test", number, size, CLASSES).read()[0], None)
     return writer.close()[0]
 
 
