@@ -187,7 +187,7 @@ def with_local_weights(config: RunConfig) -> RunConfig:
     path = user_path("model.weights", weights).resolve()
     if path.is_dir() and config.model.own_encoder:
         raise UserError(f"model.weights={weights}: is a folder; model.backbone={config.model.backbone} needs a file")
-    path = weight_file(path, config.model.backbone)
+    path = weight_file(path, config.model.backbone, weights)
     return config.model_copy(update={"model": config.model.model_copy(update={"weights": str(path)})})
 
 

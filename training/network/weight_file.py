@@ -12,29 +12,31 @@ HUB_FILE = "model.safetensors"
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".tar")
 
 
-def weight_file(path: Path, backbone: str) -> Path:
+def weight_file(path: Path, backbone: str, said: str | None = None) -> Path:
     """The file itself, or the one of this encoder in a folder: `<backbone>*.safetensors`, else `model.safetensors`,
-    whose `config.json` names it.  UserError, one line, where there is none or more than one, or it holds pickles."""
+    whose `config.json` names it.  UserError, one line, where there is none or more than one, or it holds pickles; it
+    has the path as it was `said`."""
+    where = f"model.weights={said or path}"
     if path.suffix in PICKLES:
         raise UserError(
-            f"model.weights={path}: {path.suffix} files can run code when they are read: convert it once to"
+            f"{where}: {path.suffix} files can run code when they are read: convert it once to"
             " safetensors, as docs/use/encoders.md shows"
         )
     if not path.is_dir():
         if not path.is_file():
-            raise UserError(f"model.weights={path}: no such file (or `imagenet`, or `none`)")
+            raise UserError(f"{where}: no such file (or `imagenet`, or `none`)")
         return path
     files = [file for file in sorted(path.glob(f"{backbone}*.safetensors")) if _is_of(file.stem, backbone)]
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:3])
-        raise UserError(f"model.weights={path}: {len(files)} files are of {backbone} ({names}): name one of them")
+        raise UserError(f"{where}: {len(files)} files are of {backbone} ({names}): name one of them")
     if files:
         return files[0]
     if (path / HUB_FILE).is_file():
         return _hub_file(path, backbone)
     pickled = next((file for file in sorted(path.iterdir()) if file.suffix in PICKLES), None)
     instead = f", but {pickled.name}, which has to be converted to safetensors" if pickled else ""
-    raise UserError(f"model.weights={path}: no {backbone}*.safetensors and no {HUB_FILE} in this folder{instead}")
+    raise UserError(f"{where}: no {backbone}*.safetensors and no {HUB_FILE} in this folder{instead}")
 
 
 def _is_of(stem: str, backbone: str) -> bool:
