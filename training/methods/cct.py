@@ -9,7 +9,7 @@ VOC alone; guided CutOut and the context and object masks need a background clas
 are left out.  The squared difference is taken at stride 4.
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -50,8 +50,8 @@ class CCT(Method):
         own_u, p_main = wide(features[known:]), wide(logits[known:].detach()).softmax(1)
         apart: list[Tensor] = []
         with torch.autocast(own_u.device.type, enabled=False):
-            for name, decoder in zip(self.disturbances, self.decoders, strict=True):
-                assert isinstance(decoder, AuxiliaryDecoder)  # ModuleList forgets it
+            for name, module in zip(self.disturbances, self.decoders, strict=True):
+                decoder = cast("AuxiliaryDecoder", module)
                 disturbed = disturb(name, own_u, decoder, settings, context.generator)
                 apart.append((decoder(disturbed, size).softmax(1) - p_main).square().mean(1))
         weight = settings.weight * ramp_up(context.done, settings.ramp)
