@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from training.network.backbones import build_encoder
 from training.network.decoder import UpsampleConcatConv
 from training.network.difficulty_branch import DifficultyBranch
+from training.network.timm_encoder import next_multiple
 
 if TYPE_CHECKING:
     from training.settings.training import ModelSettings
@@ -109,13 +110,13 @@ class Segmenter(nn.Module):
 
     def padded(self, size: Sequence[int]) -> tuple[int, int]:
         """Height and width that the encoder sees of an image of this size."""
-        height, width = (-(-side // self.multiple) * self.multiple for side in size)
+        height, width = (next_multiple(side, self.multiple) for side in size)
         return height, width
 
     def unpadded(self, map_BChw: Tensor, size: Sequence[int]) -> Tensor:
         """The cells of a map of the padded image in which an image of `size` lies, at least in part."""
         sides = zip(map_BChw.shape[2:], size, self.padded(size), strict=True)
-        rows, columns = (-(-cells * side // padded) for cells, side, padded in sides)
+        rows, columns = ((cells * side + padded - 1) // padded for cells, side, padded in sides)
         return map_BChw[..., :rows, :columns]
 
     def fit(self, output: Output, size: Sequence[int] | None) -> Output:
@@ -127,7 +128,7 @@ class Segmenter(nn.Module):
             raise ValueError(f"decode: {self.backbone} pads images to a multiple of {self.multiple}: say their `size`")
         height, width = size
         padded = self.padded(size)
-        if padded == (height, width):
+        if not torch.compiler.is_exporting() and padded == (height, width):
             return output
 
         def cut(map_BChw: Tensor) -> Tensor:

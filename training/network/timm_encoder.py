@@ -82,6 +82,12 @@ def classifier(name: str) -> nn.Module:
         return made
 
 
+def next_multiple(side: int, of: int) -> int:
+    """`side` rounded up, without a negative number: ONNX's division rounds towards 0, and an exported network has
+    sizes that are not known yet."""
+    return (side + of - 1) // of * of
+
+
 class TimmEncoder(nn.Module):
     """(B, 3, H, W), normalised with ImageNet's mean and deviation -> maps, the finest first.
 
@@ -109,8 +115,8 @@ class TimmEncoder(nn.Module):
         self.register_buffer("offset", torch.tensor(offset).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
-        bottom, right = (-side % self.multiple for side in image_BCHW.shape[2:])
-        if bottom or right:
+        bottom, right = (next_multiple(side, self.multiple) - side for side in image_BCHW.shape[2:])
+        if torch.compiler.is_exporting() or bottom or right:  # an exported network has every branch that it may need
             image_BCHW = F.pad(image_BCHW, (0, right, 0, bottom))
         if self.renormalises:
             image_BCHW = image_BCHW * self.factor + self.offset

@@ -90,9 +90,9 @@ def one_step(method, number):
     optimizer.zero_grad()
 
 
-def checkpoint(folder, name, model):
+def checkpoint(folder, name, model, **changes):
     meta = {"classes": ["a", "b", "c"], "palette": [[0, 0, 0], [9, 9, 9], [99, 9, 9]], "height": SIZE[0]}
-    meta |= {"width": SIZE[1], "model": settings(name).model_dump(mode="json")}
+    meta |= {"width": SIZE[1], "model": settings(name, **changes).model_dump(mode="json")}
     save_model(folder, model.state_dict(), meta)
     return folder
 
@@ -138,6 +138,16 @@ def test_the_exported_encoder_computes_what_pytorch_does(name, tmp_path):
     with torch.no_grad():
         model.class_head.out.weight.normal_(generator=torch.Generator().manual_seed(3))
     assert export_onnx(checkpoint(tmp_path, name, model), tmp_path / "model.onnx").is_rounding
+
+
+@pytest.mark.parametrize("decoder", ["linear", pytest.param("dpt", marks=pytest.mark.slow)])
+def test_a_plain_transformers_file_computes_what_pytorch_does_whatever_is_padded(tmp_path, decoder):
+    """The export itself compares an image of 44x60 and one of 32x41, patches have 16 pixels."""
+    name, changes = "vit_tiny_patch16_224", {"decoder": decoder, "output_stride": 16}
+    model = network(name, **changes)
+    with torch.no_grad():
+        model.class_head.out.weight.normal_(generator=torch.Generator().manual_seed(3))
+    assert export_onnx(checkpoint(tmp_path, name, model, **changes), tmp_path / "model.onnx").is_rounding
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
