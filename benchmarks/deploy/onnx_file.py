@@ -8,7 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Agreement:
     clear: int
     """Pixels whose best class leads by more than what ROUNDING on both logits could turn round."""
     clear_same: int
+    size: tuple[int, int] | None = None
+    """Height and width, where the file takes no others."""
 
     @property
     def is_rounding(self) -> bool:
@@ -68,9 +70,10 @@ def export_onnx(checkpoint: Path, file: Path) -> Agreement:
     """Write a checkpoint as one ONNX file and return how near its logits are to PyTorch's.
 
     Input `image` (N, 3, H, W): RGB in 0..1, normalised by the mean and deviation in the metadata; any N, and any H and
-    W of at least MIN_SIDE: what was trained on is in the metadata, too.  Output `logits` (N, C, H, W).  The file
-    appears only after ONNX Runtime has given the same logits, within float32's rounding, for random images of the
-    training size and of another; else InfrastructureError says by how much they differ.
+    W of at least MIN_SIDE, but those of the training alone where the encoder depends on the size (`one_size`): what was
+    trained on is in the metadata, too.  Output `logits` (N, C, H, W).  The file appears only after
+    ONNX Runtime has given the same logits, within float32's rounding, for random images of the training size and of
+    another; else InfrastructureError says by how much they differ.
     """
     if file.is_dir():
         raise UserError(f"{file}: is a folder, expected FILE.onnx")
@@ -80,9 +83,13 @@ def export_onnx(checkpoint: Path, file: Path) -> Agreement:
     generator = torch.Generator().manual_seed(0)
     size = max(meta["height"], MIN_SIDE), max(meta["width"], MIN_SIDE)
     other = max(2 * size[0] // 3 + 1, MIN_SIDE), max(2 * size[1] // 3 + 1, MIN_SIDE + 1)
+    one_size = bool(getattr(network.network.encoder, "one_size", False))
+    if one_size:
+        size = other = meta["height"], meta["width"]
     images = [torch.randn(count, 3, *hw, generator=generator) for count, hw in ((2, size), (1, other))]
     free = {0: torch.export.Dim("batch", min=1)}
-    free |= {axis: torch.export.Dim(name, min=MIN_SIDE) for axis, name in ((2, "height"), (3, "width"))}
+    if not one_size:
+        free |= {axis: torch.export.Dim(name, min=MIN_SIDE) for axis, name in ((2, "height"), (3, "width"))}
     with written(file) as staged:
         with _quiet(), _traceable(network):
             torch.onnx.export(
@@ -96,8 +103,8 @@ def export_onnx(checkpoint: Path, file: Path) -> Agreement:
                 external_data=False,
                 dynamo=True,
             )
-        _describe(staged, meta)
-        agreement = _compare(network, staged, images)
+        _describe(staged, meta, one_size)
+        agreement = replace(_compare(network, staged, images), size=size if one_size else None)
         if not agreement.is_rounding:
             raise InfrastructureError(
                 f"{file}: not written: ONNX Runtime does not compute what PyTorch does: {agreement} (expected at most"
@@ -135,10 +142,11 @@ def _traceable(network: nn.Module) -> Iterator[None]:
             convolution.matrix = upsample_shift_matrix
 
 
-def _describe(file: Path, meta: Mapping[str, Any]) -> None:
+def _describe(file: Path, meta: Mapping[str, Any], one_size: bool) -> None:
     model = onnx.load(file)
     facts = {"classes": meta["classes"], "palette": meta["palette"], "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     facts["trained_on"] = [meta["height"], meta["width"]]
+    facts |= {"only_size": facts["trained_on"]} if one_size else {}
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
     onnx.checker.check_model(model)
     onnx.save_model(model, file)

@@ -109,7 +109,9 @@ def export_command(run: Path, file: Path, cycle: int | None) -> None:
     with writing_into(file.parent, print, only=file.name):
         agreement = export_onnx(checkpoint, file)
     size = file.stat().st_size / 2**20
-    print(f"{file}: {size:.1f} MiB, opset {OPSET}, any height and width from {MIN_SIDE} pixels ({checkpoint})")
+    only = agreement.size
+    takes = f"images of {only[0]}x{only[1]}" if only else f"any height and width from {MIN_SIDE} pixels"
+    print(f"{file}: {size:.1f} MiB, opset {OPSET}, {takes} ({checkpoint})")
     print(f"against PyTorch: {agreement}")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
@@ -113,6 +114,11 @@ class TimmEncoder(nn.Module):
         offset = [(there - here) / by for there, here, by in zip(IMAGENET_MEAN, mean, std, strict=True)]
         self.register_buffer("factor", torch.tensor(factor).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("offset", torch.tensor(offset).view(1, 3, 1, 1), persistent=False)
+        same = any(isinstance(part, Conv2dSame) and max(part.stride) > 1 for part in self.net.modules())
+        turned = getattr(getattr(self.net, "model", None), "rope", None) is not None
+        self.one_size = turned or (not plan.plain and ("output_stride" not in plan.arguments or same))
+        """Whether an exported file takes images of one size alone: what depends on the size (a window, rotary
+        positions, TensorFlow's padding) becomes a constant of it."""
 
     def forward(self, image_BCHW: Tensor) -> list[Tensor]:
         bottom, right = (next_multiple(side, self.multiple) - side for side in image_BCHW.shape[2:])

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import timm
 import torch
@@ -49,9 +50,20 @@ ENCODERS = {
     "regnety_002": 16,
     "pvt_v2_b0": 32,
     "swin_tiny_patch4_window7_224": 32,
+    "vit_tiny_patch16_224": 16,
+    "vit_small_patch14_dinov2": 14,
+    "vit_small_patch16_dinov3": 16,
 }
-"""And their output stride; swin's, pvt's and ConvNeXt's images are no multiples of it."""
-QUICK = ("mobilenetv3_small_100", "resnet18", "convnext_atto", "pvt_v2_b0")
+"""And their output stride; the sides of the images are no multiples of it."""
+DECODERS = {
+    "vit_tiny_patch16_224": "linear",
+    "vit_small_patch14_dinov2": "dpt",
+    "vit_small_patch16_dinov3": "dpt",
+}
+ONE_SIZE = {"tf_efficientnet_lite0", "tf_efficientnetv2_b0", "pvt_v2_b0", "swin_tiny_patch4_window7_224"}
+ONE_SIZE |= {"vit_small_patch16_dinov3"}
+"""Of their exported files."""
+QUICK = ("mobilenetv3_small_100", "resnet18", "convnext_atto", "pvt_v2_b0", "vit_tiny_patch16_224")
 SIZE = 44, 60
 CLASSES = 3
 
@@ -61,7 +73,8 @@ each = pytest.mark.parametrize(
 
 
 def settings(name, **changes):
-    return ModelSettings(**{**SMALL, "encoder": name, "output_stride": ENCODERS.get(name, 16), **changes})
+    fits = {"output_stride": ENCODERS.get(name, 16), "decoder": DECODERS.get(name, "plus")}
+    return ModelSettings(**{**SMALL, "encoder": name, **fits, **changes})
 
 
 def network(name, seed=0, *, embedding=False, **changes):
@@ -119,7 +132,7 @@ def test_an_encoder_trains_goes_on_bit_for_bit_scores_and_predicts(name, tmp_pat
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(np.ptp(expected.numpy())))
     alone, features = predict.with_features(images)
     assert torch.equal(alone, logits)
-    assert features.shape == (3, 8)
+    assert features.shape == (3, method.network.widths().features)
     passes = list(predict.dropout_passes(images[:1], [1.0, 0.75], 2, 7))
     assert passes[0][0].shape[2:] == logits.shape[2:]
     assert not torch.equal(passes[0][0], passes[1][0])
@@ -137,7 +150,12 @@ def test_the_exported_encoder_computes_what_pytorch_does(name, tmp_path):
     model = network(name)
     with torch.no_grad():
         model.class_head.out.weight.normal_(generator=torch.Generator().manual_seed(3))
-    assert export_onnx(checkpoint(tmp_path, name, model), tmp_path / "model.onnx").is_rounding
+    file = tmp_path / "model.onnx"
+    agreement = export_onnx(checkpoint(tmp_path, name, model), file)
+    assert agreement.is_rounding
+    assert agreement.size == (SIZE if name in ONE_SIZE else None)
+    facts = {one.key: json.loads(one.value) for one in onnx.load(file).metadata_props}
+    assert facts.get("only_size") == (list(SIZE) if name in ONE_SIZE else None)
 
 
 @pytest.mark.parametrize("decoder", ["linear", pytest.param("dpt", marks=pytest.mark.slow)])
