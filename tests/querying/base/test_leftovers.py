@@ -105,11 +105,13 @@ def test_a_folder_that_is_not_there_is_no_error(tmp_path):
 
 def test_an_export_removes_what_a_killed_one_has_left(tmp_path, monkeypatch, capsys):
     from benchmarks.deploy import predict
+    from benchmarks.deploy.onnx_file import Agreement
 
     place(tmp_path, [f".tmp-{os.getpid()}0-model.onnx", ".tmp-7-other.onnx"])
     (tmp_path / "model.onnx").touch()
     monkeypatch.setattr(predict, "find_checkpoint", lambda run, cycle: run)
-    monkeypatch.setattr(predict, "export_onnx", lambda checkpoint, file: 0.0)
+    same = Agreement(0.0, pixels=4, same=4, clear=4, clear_same=4)
+    monkeypatch.setattr(predict, "export_onnx", lambda checkpoint, file: same)
     predict.export_command(tmp_path, tmp_path / "model.onnx", None)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-7-other.onnx", "model.onnx"]
     assert "removed 1 half-written files, the first .tmp-" in capsys.readouterr().out
