@@ -33,7 +33,8 @@ def preview(kind: str, src: Path | None, sheet: Path, **options: Any) -> None:
     if found.masked.total():
         console.print(_class_table(raw, found))
     shown = write_sheet(raw, sheet)
-    size = size_text(raw.size or found.size)
+    size = size_text(raw.size) if raw.size else " and ".join(map(size_text, [*found.sizes][:3]))
+    size += f" and {len(found.sizes) - 3} more sizes" if not raw.size and len(found.sizes) > 3 else ""
     console.print(f"nothing is written but {sheet}: {shown} images beside their masks; look at it", soft_wrap=True)
     total = sum(map(len, raw.splits.values()))
     console.print(f"without --dry-run: {total} images of {size}, {len(raw.classes)} classes", soft_wrap=True)

@@ -23,7 +23,7 @@ from orchestrator.recipe.config import RunConfig, override
 from querying.base.errors import UserError
 from querying.base.files import check_folder, make_folder, write_text
 from querying.base.leftovers import writing_into
-from querying.dataset.shards import DataIndex
+from querying.dataset.shards import DataIndex, size_of
 from querying.labels.regions import RegionGrid
 from querying.settings import QuerySettings
 
@@ -68,7 +68,7 @@ def query_command(
         held.enter_context(writing_into(out, progress.say, scratch=True))
         query = _selected(found.layout, found.config, config, index, cycle, ready, progress, out)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
-    rows = asked_of(query, grid, config.query)
+    rows = asked_of(query, grid, config.query, size_of(index, "train"))
     if not rows:
         budget = f" (budget={config.budget})" if config.budget else ""
         print(f"{run}: nothing is left to ask: the pool or the budget is exhausted{budget}")
@@ -78,7 +78,7 @@ def query_command(
 
     write_text(out / "query.csv", as_csv(rows))
     with styled():
-        save(draw_sheet(rows, grid, index, cycle + 1), out, "query", svg=False)
+        save(draw_sheet(rows, index, cycle + 1), out, "query", svg=False)
     print_tables(as_markdown(rows, found.label, cycle, config))
     for note in notes:
         print(note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -50,10 +51,10 @@ def ingest(
     """Turn the raw data set at `src` into the shards of `dst` (layout: `querying.dataset.shards`,
     `querying.dataset.index`).
 
-    `size` is (height, width), None = the data set's own; `options` are those of the kind's `load`.  Every file is
-    checked before anything is written, and `dst` appears complete or not at all.  A `dst` that is already the result
-    of the same call is left as it is; anything else there is a UserError, and so is bad input.  An image that is, byte
-    for byte, one of another split is bad input, too, unless `allow_duplicates`.
+    `size` is (height, width), None = the data set's own, of each image where they differ; `options` are those of the
+    kind's `load`.  Every file is checked before anything is written, and `dst` appears complete or not at all.  A `dst`
+    that is already the result of the same call is left as it is; anything else there is a UserError, and so is bad
+    input.  An image that is, byte for byte, one of another split is bad input, too, unless `allow_duplicates`.
     `progress(done, total)` is called after each image that was written.
     """
     _check_arguments(kind, size, shard_size, encoding)
@@ -62,13 +63,13 @@ def ingest(
     raw, found = survey(kind, src, size=size, allow_duplicates=allow_duplicates, **options)
     for line in found.said:
         _log.warning("%s", line)
-    height, width = raw.size or found.size
+    height, width = raw.size or tuple(map(max, zip(*found.sizes, strict=True)))
     source = {"kind": kind, **raw.parameters, "shard_size": shard_size, "fingerprint": found.fingerprint}
     planned = (source, encoding, height, width, tuple(raw.classes), tuple(raw.palette))
     if before is not None:
         return _same(before, planned, dst)
     try:
-        return _write(raw, dst, (height, width), source, shard_size, encoding, progress)
+        return _write(raw, dst, (height, width), found.size_of, source, shard_size, encoding, progress)
     except OSError as error:
         made = _existing(dst) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else None
         if made is None:
@@ -136,6 +137,7 @@ def _write(
     raw: RawDataset,
     dst: Path,
     size: Size,
+    size_of: Mapping[str, Size],
     source: Mapping[str, Any],
     shard_size: int,
     encoding: str,
@@ -149,15 +151,17 @@ def _write(
         make_folder(target.parent)
         with folder_beside(target) as staging, _threads() as pool:
             if encoding == "ppm":
-                _check_space(target.parent, total * size[0] * size[1] * 3)
+                pixels = sum(map(math.prod, size_of.values())) if size_of else total * math.prod(size)
+                _check_space(target.parent, pixels * 3)
             done = itertools.count(1)
             splits: dict[str, tuple[Shard, ...]] = {}
             for split, samples in raw.splits.items():
                 with ShardWriter(
                     staging, split, num_classes=len(raw.classes), shard_size=shard_size, encoding=encoding
                 ) as writer:
-                    read = ordered(pool, lambda sample: _read(sample, size), samples)
-                    for sample, (image_HWC, mask_HW) in zip(samples, read, strict=True):
+                    by_size = sorted(samples, key=lambda sample: size_of.get(sample.image_id, size))  # as shards are
+                    read = ordered(pool, lambda sample: _read(sample, size_of.get(sample.image_id, size)), by_size)
+                    for sample, (image_HWC, mask_HW) in zip(by_size, read, strict=True):
                         writer.add(sample.image_id, image_HWC, mask_HW)
                         if progress:
                             progress(next(done), total)

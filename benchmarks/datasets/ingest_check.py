@@ -29,14 +29,15 @@ R = TypeVar("R")
 
 @dataclass(slots=True)
 class Findings:
-    """What the check of a raw data set found.  `size`: of the first image; `fingerprint`: of every file that goes in;
-    `pixels`: of each label, by split, int64 (256,); `masked`: masks, by split; `sizes`: images of each size."""
+    """What the check of a raw data set found.  `fingerprint`: of every file that goes in; `pixels`: of each label, by
+    split, int64 (256,); `masked`: masks, by split; `sizes`: images of each size; `size_of`: by image id, where there
+    are several."""
 
-    size: Size = (0, 0)
     fingerprint: str = ""
     pixels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     masked: Counter[str] = field(default_factory=Counter)
     sizes: Counter[Size] = field(default_factory=Counter)
+    size_of: dict[str, Size] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     first_of_size: dict[Size, str] = field(default_factory=dict)
     traits: dict[str, list[str]] = field(default_factory=dict)
@@ -81,8 +82,11 @@ def check(raw: RawDataset, pool: ThreadPoolExecutor, allow_duplicates: bool, str
                     raise UserError(f"{leak}; --allow-duplicates takes both")
                 leaks.append(leak)
             found.add(split, checked)
+            found.size_of[name] = checked.size
             fingerprint.update(f"{split}\n{name}\n{checked.image}\n{checked.mask}\n".encode())
-    found.size, found.fingerprint = next(iter(found.sizes)), fingerprint.hexdigest()
+    found.fingerprint = fingerprint.hexdigest()
+    if raw.size is not None or len(found.sizes) == 1:
+        found.size_of.clear()
     _refuse(raw, found)
     found.said = [*raw.said, *_said(raw, found, stretch)]
     if leaks:
@@ -135,13 +139,6 @@ def _refuse(raw: RawDataset, found: Findings) -> None:
             f"{named(unclear, 'image')}: EXIF says to turn them. Were their masks drawn on the picture as viewers show"
             " it (--exif apply) or as it is stored (--exif ignore)? Their sizes do not tell"
         )
-    if raw.size is None and len(found.sizes) > 1:
-        (size, first), (other, where) = list(found.first_of_size.items())[:2]
-        counts = ", ".join(f"{count} of {size_text(s)}" for s, count in found.sizes.most_common(4))
-        raise UserError(
-            f"{where}: {size_text(other)} pixels, but {first} is {size_text(size)}; give a common size (--size HxW);"
-            f" there are {counts}{', ...' if len(found.sizes) > 4 else ''}"
-        )
     total = sum(found.pixels.values(), np.zeros(256, np.int64))
     present = np.flatnonzero(total[: len(raw.classes)])
     if not found.masked.total() or len(present) > 1:
@@ -161,6 +158,8 @@ def _said(raw: RawDataset, found: Findings, stretch: bool) -> Iterator[str]:
     for trait, text in TRAITS.items():
         if paths := found.traits.get(trait):
             yield f"{named(paths, 'image')}: {text}"
+    if raw.size is None and len(found.sizes) > 1:
+        yield f"images of {len(found.sizes)} sizes, kept as they are (--size HxW makes all one): {_counted(found)}"
     if raw.size is not None and stretch:
         yield from _stretched(raw.size, found)
     if found.void:
@@ -187,5 +186,9 @@ def _stretched(size: Size, found: Findings) -> Iterator[str]:
             " --size of their shape"
         )
     elif len(found.sizes) > 1:
-        counts = ", ".join(f"{count} of {size_text(other)}" for other, count in found.sizes.most_common(4))
-        yield f"resized to {size_text(size)}: {counts}{', ...' if len(found.sizes) > 4 else ''}"
+        yield f"resized to {size_text(size)}: {_counted(found)}"
+
+
+def _counted(found: Findings) -> str:
+    counts = ", ".join(f"{count} of {size_text(size)}" for size, count in found.sizes.most_common(4))
+    return f"{counts}{', ...' if len(found.sizes) > 4 else ''}"

@@ -83,8 +83,8 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
     chosen = spread(ranking)
     cells = queried_cells(run, chosen)
     asked = max(row["cycle"] for row in run.cycles[1:] if run.ledger.images(row["cycle"]))
-    grid = RegionGrid(index.height, index.width, run.config.query.region_size)
-    seen = _last_seen(run, asked, chosen, grid)
+    whole = RegionGrid(index.height, index.width, run.config.query.region_size)
+    seen = _last_seen(run, asked, chosen, whole)
     queries = {cycle for cycle, _, _ in seen.values()}
     pixels = _pixels(index, {image_id: run.scored(cycle - 1).shard(image_id) for image_id, (cycle, *_) in seen.items()})
     known = np.concatenate([score_R[np.isfinite(score_R)] for _, score_R, _ in seen.values()])
@@ -96,6 +96,7 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
     for axes, image_id in zip(panels, chosen, strict=True):
         (image_HWC, truth_HW), (cycle, score_R, pseudo) = pixels[image_id], seen[image_id]
         axes[0].imshow(image_HWC)
+        grid = whole.on((image_HWC.shape[0], image_HWC.shape[1]))
         for cell in cells[image_id]:
             _outline(axes[0], grid, cell)
         axes[1].imshow(dimmed(image_HWC)[..., 0], cmap="gray", vmin=0, vmax=255)

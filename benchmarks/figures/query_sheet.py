@@ -11,7 +11,6 @@ from matplotlib.patches import Rectangle
 from benchmarks.figures.overlays import panels_of, short
 from benchmarks.figures.style import INK, cycle_look
 from querying.dataset.shards import DataIndex, ImageStore
-from querying.labels.regions import RegionGrid
 
 if TYPE_CHECKING:
     from benchmarks.results.asked import Asked
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 IMAGES, COLUMNS = 12, 4
 
 
-def draw_sheet(rows: Sequence[Asked], grid: RegionGrid, index: DataIndex, cycle: int) -> Figure:
+def draw_sheet(rows: Sequence[Asked], index: DataIndex, cycle: int) -> Figure:
     """The IMAGES images with the highest scores, the boxes of each outlined in the colour of the `cycle` to come."""
     boxes: dict[str, list[Asked]] = {}
     for row in rows:

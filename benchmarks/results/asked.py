@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -22,15 +23,18 @@ class Asked:
     reason: str
 
 
-def asked_of(query: pa.Table, grid: RegionGrid, settings: QuerySettings) -> list[Asked]:
-    """Rows with the highest scores first, one for each image where whole images are asked about."""
+def asked_of(
+    query: pa.Table, grid: RegionGrid, settings: QuerySettings, size: Callable[[str], tuple[int, int]]
+) -> list[Asked]:
+    """Rows with the highest scores first, one for each image where whole images are asked about; `size` (height, width)
+    is that of an image."""
     regions: dict[str, list[tuple[int, float | None]]] = {}
     for image_id, region, score in zip(*(query[name].to_pylist() for name in ("image_id", "region", "score")),
                                        strict=True):  # fmt: skip
         regions.setdefault(image_id, []).append((region, score))
     whole = settings.unit == "image"
     rows = [
-        Asked(image_id, None if whole else region, _box(grid, None if whole else region), score, "")
+        Asked(image_id, None if whole else region, _box(grid.on(size(image_id)), None if whole else region), score, "")
         for image_id, cells in regions.items()
         for region, score in (cells[:1] if whole else cells)
     ]

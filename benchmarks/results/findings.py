@@ -22,7 +22,7 @@ from orchestrator.run.protocol import load_summary
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import read_json
 from querying.dataset.label_values import IGNORE
-from querying.dataset.shards import DataIndex, decode_label
+from querying.dataset.shards import DataIndex, decode_label, size_of
 from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
 
@@ -135,11 +135,13 @@ class Findings:
             speeds.setdefault(row["cycle"], []).append(row["train/images_per_second"])
         rates = {cycle: {"train": float(np.mean(values))} for cycle, values in speeds.items()}
         if index:
-            regions = RegionGrid(index.height, index.width, self.config.query.region_size).num_regions
+            grid = RegionGrid(index.height, index.width, self.config.query.region_size)
+            size = size_of(index, "train")
             for row in self.cycles:
                 images = {
                     "evaluate": index.num_images(self.summary["evaluated_on"]),
-                    "score": index.num_images("train") - len(self.ledger.whole(row["cycle"], regions)),
+                    "score": index.num_images("train")
+                    - len(self.ledger.whole(row["cycle"], lambda one: grid.on(size(one)).num_cells)),
                 }
                 for stage in images.keys() & row["seconds"].keys():
                     rates.setdefault(row["cycle"], {})[stage] = images[stage] / max(row["seconds"][stage], 1e-9)

@@ -43,7 +43,8 @@ class Bought:
     @cached_property
     def grid(self) -> RegionGrid:
         if self.found.recorded:
-            return RegionGrid(*map(int, self.found.recorded["grid"].split()))
+            height, width, size = map(int, self.found.recorded["grid"].split())
+            return RegionGrid(height, width, size)
         meta = read_json(self.found.layout.checkpoint(0) / "meta.json")
         return RegionGrid(meta["height"], meta["width"], self.found.config.query.region_size)
 
@@ -223,6 +224,8 @@ def segments(ledger: Ledger, cycle: int, grid: RegionGrid) -> int:
     for _, group in groupby(cells, key=lambda cell: cell[0]):
         label_HW = np.full((grid.height, grid.width), IGNORE, np.uint8)
         for _, region, png in group:
-            label_HW[grid.box(region)] = decode_label(png.as_buffer())
+            cell_HW = decode_label(png.as_buffer())  # where images are smaller than the grid, cells may be, too
+            rows, columns = grid.box(region)
+            label_HW[rows.start :, columns.start :][: cell_HW.shape[0], : cell_HW.shape[1]] = cell_HW
         total += sum(label(label_HW == value)[1] for value in np.unique(label_HW) if value != IGNORE)
     return total

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.audit.differing import differences, readable
-from orchestrator.audit.recount_ledger import recount_choice, recount_labels, recount_query
+from orchestrator.audit.recount_ledger import image_grids, recount_choice, recount_labels, recount_query
 from orchestrator.audit.recount_pool import recount_diagnosis, recount_pool
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.record import epoch_rows, evaluation_key, row_key
@@ -50,6 +50,8 @@ def recounted(layout: RunLayout, config: RunConfig, rows: Sequence[Mapping[str, 
         return  # nothing says how large an image is
     first = metas[min(metas)]
     grid = RegionGrid(first["height"], first["width"], config.query.region_size)
+    sizes = [(height, width) for height, width in first.get("shard_sizes", [])]
+    grids = image_grids(layout, ledger, grid, sizes)
     bought: dict[str, set[int]] = {}
     total = _total(layout, ledger)
     spent: list[Spent] = []
@@ -58,10 +60,10 @@ def recounted(layout: RunLayout, config: RunConfig, rows: Sequence[Mapping[str, 
             table = ledger.read(cycle, list(_LEDGER))
         except DamagedError:
             return
-        yield from recount_labels(ledger, cycle, table, grid, len(first["classes"]), bought)
+        yield from recount_labels(ledger, cycle, table, grids, len(first["classes"]), bought)
         if cycle:
             yield from recount_query(layout, config, ledger, cycle, table, grid)
-            yield from recount_choice(layout, config, ledger, cycle, grid, total)
+            yield from recount_choice(layout, config, ledger, cycle, grids, total)
         sums = [int(np.sum(table[column].to_numpy())) for column in ("pixels", "void_pixels")]
         spent.append((spent[-1] if spent else Spent()) + Spent(table.num_rows, *sums))
     yield from _recount_summary(layout, config, ledger, first["classes"], spent, rows, name)
@@ -101,7 +103,7 @@ def _recount_meta(
     for key, value in (
         ("seed", config.seed),
         ("cycle", cycle),
-        *((k, first[k]) for k in ("classes", "height", "width")),
+        *((k, first.get(k)) for k in ("classes", "height", "width", "shard_sizes")),
     ):
         said[key], wanted[key] = meta.get(key), value
     for key, value in wanted.items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +27,61 @@ from querying.scoring.score_files import read_scores
 from querying.selection.choose import ScoredPool, choose
 
 
+@dataclass(frozen=True)
+class ImageGrids:
+    """The grid of a run's data set, and of each image where they have several sizes."""
+
+    grid: RegionGrid
+    shard_sizes: Sequence[tuple[int, int]]
+    of_image: Mapping[str, RegionGrid]
+
+    def __getitem__(self, image_id: str) -> RegionGrid | None:
+        """None where no file that is left tells its size."""
+        return self.of_image.get(image_id) if self.shard_sizes else self.grid
+
+    def num_regions(self, image_id: str) -> int:
+        found = self[image_id]
+        return found.num_cells if found else -1
+
+    def num_images(self, pixels: int) -> int:
+        """Of a train split of so many pixels."""
+        return len(self.of_image) if self.shard_sizes else pixels // int(self.grid.areas().sum())
+
+
+def image_grids(
+    layout: RunLayout, ledger: Ledger, grid: RegionGrid, shard_sizes: Sequence[tuple[int, int]]
+) -> ImageGrids:
+    """With `shard_sizes`, those of the train split's shards: from the first images' labels, and the others' scores."""
+    found: dict[str, RegionGrid] = {}
+    if shard_sizes:
+        with suppress(DamagedError):
+            found |= {image_id: grid.on(size) for image_id, size in _first_sizes(ledger, grid) if size in shard_sizes}
+        for path in layout.scores(0).glob("regions-*.arrow"):
+            number = int(path.stem.removeprefix("regions-"))
+            with suppress(DamagedError, ValueError):
+                ids, _ = read_scores(path, grid.num_regions)
+                found |= dict.fromkeys(ids, grid.on(shard_sizes[number])) if number < len(shard_sizes) else {}
+    return ImageGrids(grid, shard_sizes, found)
+
+
+def _first_sizes(ledger: Ledger, grid: RegionGrid) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Each image of cycle 0, which is bought whole: its height is that of its first column's cells, its width that of
+    its first row's."""
+    table = ledger.read(0, ["image_id", "region", "label"])
+    extent: dict[str, list[int]] = {}
+    for row in (row for batch in table.to_batches(max_chunksize=4096) for row in batch.to_pylist()):
+        with suppress(*UNREADABLE):  # said where the row is counted
+            place = divmod(max(row["region"], 0), grid.shape[1])
+            for axis, side in enumerate(decode_label(row["label"]).shape):
+                extent.setdefault(row["image_id"], [0, 0])[axis] += side if place[1 - axis] == 0 else 0
+    yield from ((image_id, (height, width)) for image_id, (height, width) in extent.items())
+
+
 def recount_labels(
-    ledger: Ledger, cycle: int, table: pa.Table, grid: RegionGrid, classes: int, bought: dict[str, set[int]]
+    ledger: Ledger, cycle: int, table: pa.Table, grids: ImageGrids, classes: int, bought: dict[str, set[int]]
 ) -> Iterator[str]:
     """What a cycle's rows say, against the grid, the label, and all that was `bought` before, which grows."""
-    areas_R, where = grid.areas(), ledger.path(cycle)
+    where = ledger.path(cycle)
     wrong: dict[str, list[str]] = {}
     for row in (row for batch in table.to_batches(max_chunksize=4096) for row in batch.to_pylist()):
         region, cell = row["region"], f"image {row['image_id']}, region {row['region']}"
@@ -40,8 +91,12 @@ def recount_labels(
         had.add(region)
         if row["cycle"] != cycle:
             wrong.setdefault(f"says that it is of cycle {row['cycle']}", []).append(cell)
-        if not (region == WHOLE if grid.size == 1 and not cycle else 0 <= region < grid.num_regions):
-            wrong.setdefault(f"is none of the {grid.num_regions} regions", []).append(cell)
+        grid = grids[row["image_id"]]
+        if grid is None:
+            wrong.setdefault("is of an image of no known size", []).append(cell)
+            continue
+        if not (region == WHOLE if grid.size == 1 and not cycle else _has_pixels(grid, region)):
+            wrong.setdefault(f"is none of the {grid.num_cells} regions", []).append(cell)
             continue
         rows, columns = grid.box(region)
         size = rows.stop - rows.start, columns.stop - columns.start
@@ -51,7 +106,7 @@ def recount_labels(
             wrong.setdefault(f"has a label that is none of it ({error})", []).append(cell)
             continue
         void = int((label_HW == IGNORE).sum())
-        area = int(areas_R.sum() if region == WHOLE else areas_R[region])
+        area = size[0] * size[1]
         if (row["pixels"], row["void_pixels"]) != (area, void):
             said = f"{row['pixels']} pixels, {row['void_pixels']} void, where its label has {area} and {void}"
             wrong.setdefault(f"says {said}", []).append(cell)
@@ -95,7 +150,7 @@ def recount_query(
 
 
 def recount_choice(
-    layout: RunLayout, config: RunConfig, ledger: Ledger, cycle: int, grid: RegionGrid, total: int | None
+    layout: RunLayout, config: RunConfig, ledger: Ledger, cycle: int, grids: ImageGrids, total: int | None
 ) -> Iterator[str]:
     """What was asked is what the scores of the cycle before choose.  `total`: pixels of the train split."""
     query, before, path = config.query, cycle - 1, layout.query(cycle - 1) / "query.parquet"
@@ -106,10 +161,11 @@ def recount_choice(
     try:
         asked = _cells(pq.read_table(path, page_checksum_verification=True))
         spent = ledger.spent(before).pixels
-        images = total // int(grid.areas().sum()) - len(ledger.whole(before, grid.num_regions))
+        images = grids.num_images(total) - len(ledger.whole(before, grids.num_regions))
+        pool = ScoredPool(layout.scores(before), grids.grid, grids.shard_sizes)
         chosen = _cells(
             choose(
-                query, ScoredPool(layout.scores(before), grid), pixels=pixels_left(config, total, spent),
+                query, pool, pixels=pixels_left(config, total, spent),
                 images=images, labelled=(), seed=config.seed, cycle=before,
             )
         )  # fmt: skip
@@ -118,6 +174,11 @@ def recount_choice(
     if asked.keys() != chosen.keys():
         both = sorted(asked.keys() ^ chosen.keys())
         yield f"{path}: image {both[0][0]}, region {both[0][1]}: not what the scores of its cycle choose{_more(both)}"
+
+
+def _has_pixels(grid: RegionGrid, region: int) -> bool:
+    row, column = divmod(region, grid.shape[1])
+    return region >= 0 and row < grid.reached[0] and column < grid.reached[1]
 
 
 def _in_part(layout: RunLayout, before: int) -> bool:

@@ -41,5 +41,10 @@ class RunContext:
         return RegionGrid(self.index.height, self.index.width, self.config.query.region_size)
 
     @cached_property
+    def grids(self) -> list[RegionGrid]:
+        """That of each size that train images have."""
+        return [self.grid.on(size) for size in self.index.sizes("train")]
+
+    @cached_property
     def ledger(self) -> Ledger:
         return Ledger(self.layout.ledger)

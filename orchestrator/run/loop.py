@@ -26,6 +26,7 @@ from orchestrator.run.next_stage import images_after
 from orchestrator.run.stages import Stages, whole_images
 from orchestrator.run.summary import cycle_row, flat_numbers, known_cycles, write_summary
 from querying.base.arrow_file import unaltered
+from querying.dataset.shards import size_of
 from querying.labels.ledger import Ledger
 from training.inference.interval import INTERVAL
 
@@ -139,7 +140,7 @@ def _buy_first_labels(context: RunContext, annotator: Annotator) -> None:
 
     def answers() -> Iterator[pa.RecordBatch]:
         context.progress.stage(f"{context.name}: label the first images")
-        return annotator.annotate(0, whole_images(first["ids"], grid.num_regions if grid.size > 1 else None))
+        return annotator.annotate(0, whole_images(first["ids"], grid, size_of(context.index, "train")))
 
     buy(ledger, 0, answers, context.progress.say)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,13 +52,16 @@ def pixels_left(config: RunConfig, total: int, spent: int) -> int:
     return max(0, (int(total * config.budget + 1e-6) if config.budget else total) - spent)
 
 
-def spent_up(query: QuerySettings, grid: RegionGrid, left: int) -> bool:
-    """Is there too little left for the smallest thing that a query could buy?"""
+def spent_up(query: QuerySettings, grids: Iterable[RegionGrid], left: int) -> bool:
+    """Is there too little left for the smallest thing that a query could buy of an image of one of these sizes?"""
+    return bool(query.asked) and all(left < _least(query, grid) for grid in grids)
+
+
+def _least(query: QuerySettings, grid: RegionGrid) -> int:
     areas = grid.areas()
-    if query.leaves_border_out:  # the smaller cells, where the size does not divide the image, lie there
-        areas = areas[~grid.border()]
-    least = areas.sum() if query.unit == "image" else areas.min(initial=grid.height * grid.width)
-    return bool(query.asked and left < least)
+    # The smaller cells, where the size does not divide the image, lie at the border.
+    areas = areas[~grid.border() if query.leaves_border_out else areas > 0]
+    return int(areas.sum() if query.unit == "image" else areas.min(initial=grid.height * grid.width))
 
 
 def _reference_stage(layout: RunLayout) -> str | None:
@@ -87,4 +91,5 @@ def _ends_early(layout: RunLayout, config: RunConfig, cycle: int) -> bool:
         return True
     total = round(row["labelled_pixels"] / row["labelled_fraction"])
     grid = RegionGrid(meta["height"], meta["width"], config.query.region_size)
-    return spent_up(config.query, grid, pixels_left(config, total, row["labelled_pixels"]))
+    grids = {grid.on((height, width)) for height, width in meta.get("shard_sizes", [[grid.height, grid.width]])}
+    return spent_up(config.query, grids, pixels_left(config, total, row["labelled_pixels"]))

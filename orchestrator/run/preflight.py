@@ -83,19 +83,28 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
     expected = config.data
     if expected.dataset and index.name != expected.dataset:
         yield f"{index.root}: holds {index.name!r}, recipe {config.name} is for {expected.dataset!r}"
-    if expected.size and (index.height, index.width) != expected.size:
+    if expected.size and (index.several_sizes or (index.height, index.width) != expected.size):
         height, width = expected.size
+        of = f"{'of several sizes, up to ' if index.several_sizes else ''}{index.height}x{index.width}"
         yield (
-            f"{index.root}: images are {index.height}x{index.width}, recipe {config.name} expects {height}x{width}:"
+            f"{index.root}: images are {of}, recipe {config.name} expects {height}x{width}:"
             f" ingest again with --size {height}x{width}"
         )
     _check_names(config)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
-    if config.query.leaves_border_out and config.cycles and config.query.asked and grid.border().all():
-        yield (
-            f"query.region_size={grid.size}: all {grid.num_regions} regions touch the border,"
-            " which query.exclude_border leaves out"
-        )
+    if config.query.leaves_border_out and config.cycles and config.query.asked:
+        bare = [size for size in index.sizes("train") if grid.on(size).border().all()]
+        if len(bare) == len(index.sizes("train")):
+            yield (
+                f"query.region_size={grid.size}: all {grid.num_regions} regions touch the border,"
+                " which query.exclude_border leaves out"
+            )
+        elif bare:
+            images = sum(index.sizes("train")[size] for size in bare)
+            _log.warning(
+                "%d of %d train images are so small that all their regions touch the border, which query.exclude_border"
+                " leaves out: nothing of them is asked about", images, index.num_images("train"),
+            )  # fmt: skip
     images, masked = index.num_images("train"), sum(shard.masked for shard in index.shards("train"))
     if not masked:
         yield f"{index.root}: no train image has a mask, so there is nothing to learn from"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from orchestrator.run.training_watch import followed
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sealed, sha256, write_json, write_text
 from querying.dataset.schemas import QUERY
-from querying.dataset.shards import image_ids
+from querying.dataset.shards import image_ids, size_of
 from querying.labels.class_thresholds import class_thresholds
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import WHOLE, RegionGrid
@@ -66,6 +66,7 @@ class Stages:
         self.config, self.index, self.grid = context.config, context.index, context.grid
         self.layout, self.ledger = context.layout, context.ledger
         self.backend, self.progress, self.name = context.backend, context.progress, context.name
+        self.grids = context.grids
         self.bought_on = bought_on or self.grid
         self.data_sha256 = self.index.digest
         self.backbone_sha256 = sha256(self.layout.backbone) if self.layout.backbone.exists() else None
@@ -190,21 +191,20 @@ class Stages:
 
     def pixels_left(self, cycle: int) -> int:
         """What may still be bought after `cycle`, of the budget or of all there is."""
-        total = int(self.grid.areas().sum()) * self.index.num_images("train")
-        return next_stage.pixels_left(self.config, total, self.ledger.spent(cycle).pixels)
+        return next_stage.pixels_left(self.config, self.index.num_pixels("train"), self.ledger.spent(cycle).pixels)
 
     def spent_up(self, cycle: int) -> bool:
         """Is there too little left for the smallest thing that a query could buy?"""
-        return next_stage.spent_up(self.config.query, self.grid, self.pixels_left(cycle))
+        return next_stage.spent_up(self.config.query, self.grids, self.pixels_left(cycle))
 
     def select(self, cycle: int, scores: Path | None = None) -> pa.Table:
         """The next query (schema QUERY), never beyond the budget, from the cycle's scores or those of another folder.
         Holds one shard of scores at a time."""
         self.progress.stage(f"{self.name} cycle {cycle}: select")
-        labelled = frozenset(self.ledger.whole(cycle, self.bought_on.num_regions))
+        labelled = frozenset(self.ledger.whole(cycle, self._num_regions))
         return choose(
             self.config.query,
-            ScoredPool(scores or self.layout.scores(cycle), self.grid),
+            ScoredPool(scores or self.layout.scores(cycle), self.grid, self.index.shard_sizes("train")),
             pixels=self.pixels_left(cycle),
             images=self.index.num_images("train") - len(labelled),
             labelled=labelled,
@@ -215,17 +215,24 @@ class Stages:
     def _score_tasks(self, cycle: int) -> Iterator[ScoreTask]:
         choice = self.layout.teacher_choice(cycle)
         kept = (reliable_images(choice) if choice else None) or frozenset()
-        whole = kept.union(self.ledger.whole(cycle, self.bought_on.num_regions))
+        whole = kept.union(self.ledger.whole(cycle, self._num_regions))
         bought = self.ledger.bought(cycle)
         for number, shard in enumerate(self.index.shards("train")):
             ids = image_ids(self.index.root, shard)
+            grid, bought_on = self.grid.on(shard.size), self.bought_on.on(shard.size)
             yield ScoreTask(
                 number,
                 self.index.root.resolve(),
                 shard,
                 whole.intersection(ids),
-                {i: list(self.grid.touching(bought[i], self.bought_on)) for i in ids if i in bought},
+                {i: list(grid.touching(bought[i], bought_on)) for i in ids if i in bought},
             )
+
+    @cached_property
+    def _num_regions(self) -> Callable[[str], int]:
+        """How many regions of the ledger's grid an image has."""
+        size = size_of(self.index, "train")
+        return lambda image_id: self.bought_on.on(size(image_id)).num_cells
 
     def _rank(self, out: Path) -> None:
         """Write `reliability.json` over the whole pool (ST++)."""
@@ -272,13 +279,16 @@ class Stages:
             )  # fmt: skip
 
 
-def whole_images(ids: Sequence[str], num_regions: int | None) -> pa.Table:
-    """A query for all regions of some images (schema QUERY); without `num_regions`, in one row each (region WHOLE)."""
-    region_R = np.arange(num_regions, dtype=np.int32) if num_regions else np.array([WHOLE], np.int32)
-    num_regions = len(region_R)
+def whole_images(
+    ids: Sequence[str], grid: RegionGrid, size: Callable[[str], tuple[int, int]] | None = None
+) -> pa.Table:
+    """A query for all regions of some images (schema QUERY); where a region is a pixel, in one row each (region
+    WHOLE).  `size` is that of an image, None the grid's for all."""
+    cells = cache(lambda one: one.cells() if grid.size > 1 else np.array([WHOLE], np.int32))
+    regions = [cells(grid.on(size(image_id)) if size else grid) for image_id in ids]
     columns = {
-        "image_id": pa.array(np.repeat(np.array(ids, dtype=object), num_regions), pa.string()),
-        "region": pa.array(np.tile(region_R, len(ids))),
-        "score": pa.nulls(len(ids) * num_regions, pa.float32()),
+        "image_id": pa.array(np.repeat(np.array(ids, dtype=object), list(map(len, regions))), pa.string()),
+        "region": pa.array(np.concatenate(regions) if regions else np.zeros(0, np.int32)),
+        "score": pa.nulls(sum(map(len, regions)), pa.float32()),
     }
     return pa.table(columns, schema=QUERY)

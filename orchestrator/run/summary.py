@@ -41,7 +41,7 @@ def cycle_row(layout: RunLayout, ledger: Ledger, index: DataIndex, cycle: int, *
         chosen = {"best_on_val": {**_accuracy(evaluation / BEST_COUNTS, index), **found}}
     spent = ledger.spent(cycle)
     train = index.shards("train")
-    total_pixels = index.num_images("train") * index.height * index.width
+    total_pixels = index.num_pixels("train")
     complete = all(shard.masked == shard.rows for shard in train)
     valid_pixels = total_pixels - sum(shard.void_pixels for shard in train) if complete else None
     stages = {"train": checkpoint, "evaluate": evaluation}

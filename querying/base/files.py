@@ -76,7 +76,7 @@ def sealed(data: Mapping[str, Any]) -> str:
     return json.dumps({**data, SEAL: _seal(data)}, allow_nan=False)
 
 
-def unsealed(text: str | bytes, where: Path, reads: int = 1) -> dict[str, Any]:
+def unsealed(text: str | bytes, where: Path, reads: int | tuple[int, ...] = 1) -> dict[str, Any]:
     """What `sealed` was given.  DamagedError names `where` if the text is not what was written; UserError if it is, but
     by a version whose `schema` (1 where it is not said) is not the one that the caller `reads`."""
     try:
@@ -96,13 +96,13 @@ def unsealed(text: str | bytes, where: Path, reads: int = 1) -> dict[str, Any]:
     return dict(data)
 
 
-def check_schema(data: Mapping[str, Any], where: Path, reads: int = 1) -> None:
+def check_schema(data: Mapping[str, Any], where: Path, reads: int | tuple[int, ...] = 1) -> None:
     """UserError where another version wrote it: that is no damage, and what it made must not be set aside."""
-    found = data.get("schema", 1)
-    if type(found) is not int or found != reads:
+    found, known = data.get("schema", 1), reads if isinstance(reads, tuple) else (reads,)
+    if type(found) is not int or found not in known:
         raise UserError(
-            f"{where}: schema {one_line(str(found))[:80]} is unknown, this version reads {reads}: use the version that"
-            " wrote it"
+            f"{where}: schema {one_line(str(found))[:80]} is unknown, this version reads"
+            f" {' and '.join(map(str, known))}: use the version that wrote it"
         )
 
 
@@ -110,7 +110,7 @@ def write_json(path: Path, data: Mapping[str, Any], *, flush: bool = True) -> No
     write_text(path, json.dumps({**data, SEAL: _seal(data)}, indent=1, allow_nan=False) + "\n", flush=flush)
 
 
-def read_json(path: Path, reads: int = 1) -> dict[str, Any]:
+def read_json(path: Path, reads: int | tuple[int, ...] = 1) -> dict[str, Any]:
     """Contents of a file of `write_json`, as of `unsealed`.  DamagedError names one that is missing, too."""
     try:
         return unsealed(path.read_bytes(), path, reads)

@@ -26,11 +26,16 @@ from querying.dataset.limits import (
     whole,
 )
 
-SCHEMA_VERSION = 1
+ONE_SIZE, SEVERAL_SIZES = 1, 2
+"""Schemas: where images have several sizes, each shard says the one that its images have."""
+
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 
 
 class Content(NamedTuple):
-    """What each image of a data set is, as its index says; a shard that holds anything else is refused."""
+    """What each image of a shard is, as the index says; a shard that holds anything else is refused."""
 
     height: int
     width: int
@@ -54,12 +59,19 @@ class Shard:
     class_pixels: tuple[int, ...]
     void_pixels: int
     content: Content | None = None
-    """Not in the file: that of the data set; None for one that is being written."""
+    """In the file only where the images of a data set have several sizes; None where nothing is known of them."""
+
+    @property
+    def size(self) -> Size:
+        """Height and width of each of its images."""
+        assert self.content is not None, self.images
+        return self.content.height, self.content.width
 
 
 @dataclass(frozen=True, slots=True)
 class DataIndex:
-    """A data set.  Every image is `height` x `width` pixels; class k is `classes[k]`, drawn in `palette[k]`.
+    """A data set; class k is `classes[k]`, drawn in `palette[k]`.  Every image is `height` x `width` pixels, or at most
+    as high and as wide where the shards hold `several_sizes`; all images of a shard have the same size.
 
     `source` says how it was made: the kind, its parameters, and a fingerprint of the files it was made from.
     """
@@ -81,7 +93,7 @@ class DataIndex:
         if not path.is_file():
             raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
         try:
-            index = _parse(root, read_json(path, reads=SCHEMA_VERSION))
+            index = _parse(root, read_json(path, reads=(ONE_SIZE, SEVERAL_SIZES)))
         except UserError:
             raise
         except KeyError as missing:
@@ -96,10 +108,14 @@ class DataIndex:
 
     def save(self) -> None:
         """Write ROOT/index.json; the same content gives the same bytes."""
-        data = {"schema": SCHEMA_VERSION} | asdict(self)
+        several = self.several_sizes
+        data = {"schema": SEVERAL_SIZES if several else ONE_SIZE} | asdict(self)
         del data["root"]
-        for shard in (shard for shards in data["splits"].values() for shard in shards):
-            del shard["content"]
+        for split, shards in self.splits.items():
+            for shard, written in zip(shards, data["splits"][split], strict=True):
+                del written["content"]
+                if several:
+                    written |= {"height": shard.size[0], "width": shard.size[1]}
         write_json(self.root / "index.json", data)
 
     @property
@@ -117,8 +133,27 @@ class DataIndex:
             raise UserError(f"{self.root}: no split {split!r}; there are {', '.join(self.splits)}")
         return self.splits[split]
 
+    @property
+    def several_sizes(self) -> bool:
+        shards = (shard for shards in self.splits.values() for shard in shards)
+        return any(shard.content and shard.size != (self.height, self.width) for shard in shards)
+
+    def sizes(self, split: str) -> Counter[Size]:
+        """How many images of a split have each size, in the order of its shards."""
+        found: Counter[Size] = Counter()
+        for shard in self.shards(split):
+            found[shard.size if shard.content else (self.height, self.width)] += shard.rows
+        return found
+
+    def shard_sizes(self, split: str) -> list[Size]:
+        """The size of the images of each shard of a split; nothing where all images have the same."""
+        return [shard.size for shard in self.shards(split)] if self.several_sizes else []
+
     def num_images(self, split: str) -> int:
         return sum(shard.rows for shard in self.shards(split))
+
+    def num_pixels(self, split: str) -> int:
+        return sum(rows * height * width for (height, width), rows in self.sizes(split).items())
 
 
 def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
@@ -129,11 +164,16 @@ def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
     if encoding not in ENCODINGS:
         raise ValueError(f"encoding {encoding!r}: there are {', '.join(ENCODINGS)}")
     colours = palette(data["palette"], classes)
-    content = Content(height, width, encoding, len(classes))
+    content, several = Content(height, width, encoding, len(classes)), data.get("schema") == SEVERAL_SIZES
     splits = {
-        split_name(split): tuple(_parse_shard(items(shard, "shard", dict), content) for shard in items(shards, split))
+        split_name(split): tuple(
+            _parse_shard(items(shard, "shard", dict), content, several) for shard in items(shards, split)
+        )
         for split, shards in items(data["splits"], "splits", dict).items()
     }
+    sizes = [shard.size for shards in splits.values() for shard in shards]
+    if several and (height, width) != tuple(map(max, zip(*sizes, strict=True))):
+        raise ValueError(f"{height}x{width} pixels are not the largest height and width of its shards")
     names = [name for shards in splits.values() for shard in shards for name in (shard.images, shard.truth)]
     if len(set(names)) < len(names):
         raise ValueError(f"shard {Counter(names).most_common(1)[0][0]!r} is there twice")
@@ -151,8 +191,10 @@ def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
     )
 
 
-def _parse_shard(data: dict[str, Any], content: Content) -> Shard:
+def _parse_shard(data: dict[str, Any], content: Content, several: bool) -> Shard:
     images, truth = data["images"], data["truth"]
+    if several:
+        content = Content(*image_size(data["height"], data["width"]), *content[2:])
     for name in (images, truth):
         inside = isinstance(name, str) and re.fullmatch(r"\w[\w./-]{,200}", name) and ".." not in Path(name).parts
         if not inside:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from querying.base.errors import UserError
 from querying.base.files import sha256
 from querying.dataset.codecs import UInt8, encode_image, encode_label
-from querying.dataset.index import Shard
+from querying.dataset.index import Content, Shard, Size
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import IMAGE, TRUTH
 from querying.dataset.shards import BATCH_ROWS
@@ -21,7 +21,8 @@ from querying.dataset.shards import BATCH_ROWS
 class ShardWriter:
     """Streams one split into shards of `shard_size` images: `with ShardWriter(...) as writer: writer.add(...)`.
 
-    At most BATCH_ROWS images are in memory.  Nothing is flushed to the disk: see `querying.base.files.flush_below`.
+    An image of another size than the one before begins a shard: images should come by size.  At most BATCH_ROWS images
+    are in memory.  Nothing is flushed to the disk: see `querying.base.files.flush_below`.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class ShardWriter:
             bad = np.flatnonzero(count_256[self._num_classes : IGNORE]) + self._num_classes
             if len(bad):
                 raise UserError(f"image {image_id}: label {bad[0]} is none of the {self._num_classes} classes")
-        if self._part is None:
-            self._part = _Part(self._root, f"{self._split}-{len(self._shards):05d}.arrow")
         height, width, _ = image_HWC.shape
+        if self._part and self._part.size != (height, width):
+            self._finish()
+        if self._part is None:
+            self._part = _Part(self._root, f"{self._split}-{len(self._shards):05d}.arrow", (height, width))
         image = encode_image(image_HWC, self._encoding)
         self._part.append(
             {"image_id": image_id, "image": image, "height": height, "width": width},
@@ -73,14 +76,14 @@ class ShardWriter:
     def _finish(self) -> None:
         if self._part:
             part, self._part = self._part, None
-            self._shards.append(part.finish(self._num_classes))
+            self._shards.append(part.finish(self._num_classes, self._encoding))
 
 
 class _Part:
     """The two files of the shard that is being written."""
 
-    def __init__(self, root: Path, name: str) -> None:
-        self.rows = self.masked = 0
+    def __init__(self, root: Path, name: str, size: Size) -> None:
+        self.rows, self.masked, self.size = 0, 0, size
         self._root, self._names = root, (f"images/{name}", f"truth/{name}")
         self._count_256 = np.zeros(256, np.int64)
         self._pending: tuple[list[dict[str, object]], list[dict[str, object]]] = ([], [])
@@ -96,7 +99,7 @@ class _Part:
         if self.rows % BATCH_ROWS == 0:
             self._flush()
 
-    def finish(self, num_classes: int) -> Shard:
+    def finish(self, num_classes: int, encoding: str) -> Shard:
         self._flush()
         for writer, file in zip(self._writers, self._files, strict=True):
             writer.close()
@@ -111,6 +114,7 @@ class _Part:
             truth_sha256=sha256(self._root / truth),
             class_pixels=tuple(self._count_256[:num_classes].tolist()),
             void_pixels=int(self._count_256[IGNORE]),
+            content=Content(*self.size, encoding, num_classes),
         )
 
     def abandon(self) -> None:

@@ -25,7 +25,7 @@ from querying.dataset.codecs import (
     encode_image,
     encode_label,
 )
-from querying.dataset.index import DataIndex, Shard
+from querying.dataset.index import DataIndex, Shard, Size
 from querying.dataset.label_values import IGNORE
 from querying.dataset.limits import is_id
 from querying.dataset.schemas import IMAGE, TRUTH
@@ -45,6 +45,7 @@ __all__ = [
     "paired",
     "read_images",
     "read_truth",
+    "size_of",
     "verify",
 ]
 
@@ -145,6 +146,15 @@ def image_ids(root: Path, shard: Shard) -> list[str]:
     return found
 
 
+def size_of(index: DataIndex, split: str) -> Callable[[str], Size]:
+    """The (height, width) of an image of a split, by its id.  Reads all ids where images have several sizes."""
+    if len(sizes := index.sizes(split)) == 1:
+        only = next(iter(sizes))
+        return lambda image_id: only
+    found = {image_id: shard.size for shard in index.shards(split) for image_id in image_ids(index.root, shard)}
+    return found.__getitem__
+
+
 def check_ids(index: DataIndex) -> None:
     """DamagedError where an image is in a data set twice.  Reads, and so hashes, all images; decodes none."""
     split_of: dict[str, str] = {}
@@ -178,15 +188,23 @@ class ImageStore:
         """Every id, in the order of the shards."""
         return list(self._position)
 
+    def size(self, image_id: str) -> Size:
+        """Height and width of an image."""
+        shard = self._shards[self._shard_number(self._position[image_id])]
+        return shard.size
+
     def image(self, image_id: str) -> UInt8:
         """Pixels (H, W, 3) of an image, read-only; a view of the mapped file where the encoding is ppm."""
         position = self._position[image_id]
-        number = bisect_right(self._starts, position) - 1
+        number = self._shard_number(position)
         batch, row = divmod(position - self._starts[number], BATCH_ROWS)
         with self._lock:
             file = self._reader(number)
             data = file.batch(batch).column("image")[row].as_buffer()
         return _decoded(partial(_image, self._shards[number]), data, file, image_id)
+
+    def _shard_number(self, position: int) -> int:
+        return bisect_right(self._starts, position) - 1
 
     def _reader(self, number: int) -> ArrowFile:
         if number not in self._readers:

@@ -1,7 +1,7 @@
 """The label ledger: which region was bought in which cycle, and what it showed.  Append-only, one file per cycle."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,11 +132,11 @@ class Ledger:
                 regions.setdefault(image_id, []).append(region)
         return regions
 
-    def whole(self, cycle: int, num_regions: int) -> list[str]:
-        """Images of which nothing is left to buy after `cycle`: those of cycle 0, then those whose `num_regions`
-        regions queries have bought, in the order in which these were first asked about."""
+    def whole(self, cycle: int, num_regions: Callable[[str], int]) -> list[str]:
+        """Images of which nothing is left to buy after `cycle`: those of cycle 0, then those all of whose regions, of
+        which an image has `num_regions`, queries have bought, in the order in which these were first asked about."""
         bought = self.bought(cycle).items()
-        return self.images(0) + [image_id for image_id, regions in bought if len(regions) == num_regions]
+        return self.images(0) + [image_id for image_id, regions in bought if len(regions) == num_regions(image_id)]
 
     def _regions(self, cycle: int) -> dict[str, int]:
         """Image id -> the regions bought up to `cycle`, as bits of one integer: a set of pairs would take 100 times

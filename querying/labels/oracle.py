@@ -96,7 +96,7 @@ def ledger_rows(
     span_of, order_S = _rows_by_image(query)
     region_S, score_S = query["region"].to_numpy()[order_S], query["score"].to_numpy()[order_S]
     unscored_S = query["score"].is_null().to_numpy()[order_S]
-    box = cache(grid.box)
+    grid_of = cache(grid.on)
     for shard in labels:
         ids: list[str] = []
         rows: list[int] = []
@@ -105,6 +105,7 @@ def ledger_rows(
             first, end = span_of.get(image_id, (0, 0))
             ids += [image_id] * (end - first)
             rows += range(first, end)
+            box = grid_of((label_HW.shape[0], label_HW.shape[1])).box
             cells += [label_HW[box(region)] for region in region_S[first:end].tolist()]
         if rows:
             columns = {

@@ -26,23 +26,54 @@ too many."""
 class RegionGrid:
     """Non-overlapping squares of exactly `size` pixels, numbered row by row from the top left.
 
-    Where the size does not divide the image, the last row and column are smaller cells with their true area.
+    Where the size does not divide the image, the last row and column are smaller cells with their true area.  In a data
+    set of several image sizes the grid is that of the largest height and width, and each image has a part of it (`on`).
     """
 
     height: int
     width: int
     size: int
+    frame: tuple[int, int] | None = None
+    """Height and width of what the cells are numbered in, where that is larger than the image."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= min(self.height, self.width):
-            raise UserError(
-                f"query.region_size={self.size} does not fit into an image of {self.height}x{self.width} pixels"
-            )
+        height, width = self.frame or (self.height, self.width)
+        if not 1 <= self.size <= min(height, width):
+            raise UserError(f"query.region_size={self.size} does not fit into an image of {height}x{width} pixels")
+
+    def on(self, size: tuple[int, int]) -> RegionGrid:
+        """The grid of an image of another `size` (height, width) of the data set, at the top left of this one.
+
+        A region has the same number in every image, so that scores of all images have the same length; of those that an
+        image does not reach it has no pixel."""
+        frame = self.frame or (self.height, self.width)
+        if size == (self.height, self.width):
+            return self
+        if size[0] > frame[0] or size[1] > frame[1]:
+            raise ValueError(f"an image of {size[0]}x{size[1]} pixels is larger than {frame[0]}x{frame[1]}")
+        return RegionGrid(*size, self.size, None if size == frame else frame)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of cells."""
+        """Rows and columns of cells, those without a pixel included."""
+        height, width = self.frame or (self.height, self.width)
+        return -(-height // self.size), -(-width // self.size)
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """Rows and columns of cells that have pixels of the image."""
         return -(-self.height // self.size), -(-self.width // self.size)
+
+    @property
+    def num_cells(self) -> int:
+        """Regions that have pixels."""
+        rows, columns = self.reached
+        return rows * columns
+
+    def cells(self) -> np.ndarray:
+        """The regions that have pixels, int32, ascending."""
+        rows, columns = self.reached
+        return (np.arange(rows)[:, None] * self.shape[1] + np.arange(columns)).ravel().astype(np.int32)
 
     @property
     def num_regions(self) -> int:
@@ -67,8 +98,8 @@ class RegionGrid:
     def areas(self) -> np.ndarray:
         """Pixels of each region, int64 (R,)."""
         rows, columns = self.shape
-        heights = np.minimum(self.size, self.height - np.arange(rows) * self.size)
-        widths = np.minimum(self.size, self.width - np.arange(columns) * self.size)
+        heights = (self.height - np.arange(rows) * self.size).clip(0, self.size)
+        widths = (self.width - np.arange(columns) * self.size).clip(0, self.size)
         return np.outer(heights, widths).ravel().astype(np.int64)
 
     def mask(self, regions: Iterable[int]) -> np.ndarray:
@@ -86,13 +117,14 @@ class RegionGrid:
         return found
 
     def border(self) -> np.ndarray:
-        """True for the outermost ring of regions, bool (R,)."""
+        """True for the outermost ring of regions, and for those without a pixel, bool (R,)."""
+        rows, columns = self.reached
         ring = np.ones(self.shape, dtype=bool)
-        ring[1:-1, 1:-1] = False
+        ring[1 : rows - 1, 1 : columns - 1] = False
         return ring.ravel()
 
     def mean(self, score_BHW: Tensor) -> Tensor:
-        """Mean score of each region, float32 (B, R)."""
+        """Mean score of each region, float32 (B, R); 0 of one without a pixel."""
         batch = score_BHW.shape[0]
         rows, columns = self.shape
         if (rows * self.size, columns * self.size) != (self.height, self.width):
@@ -100,4 +132,4 @@ class RegionGrid:
             padded[:, : self.height, : self.width] = score_BHW
             score_BHW = padded
         total_BR = score_BHW.view(batch, rows, self.size, columns, self.size).sum(dim=(2, 4)).flatten(1)
-        return total_BR / total_BR.new_tensor(self.areas())
+        return total_BR / total_BR.new_tensor(self.areas().clip(1))

@@ -61,6 +61,6 @@ def histogram_entropy(difficulty_BHW: Tensor, unit_HW: Tensor, levels: int) -> T
     for level_HW in level_BHW:
         count_UL = torch.bincount((unit_HW * levels + level_HW).flatten(), minlength=units * levels)
         share_UL = count_UL.view(units, levels).to(difficulty_BHW.dtype)
-        share_UL = share_UL / share_UL.sum(1, keepdim=True)
+        share_UL = share_UL / share_UL.sum(1, keepdim=True).clamp_min(1)  # a number that no pixel has
         entropy.append(torch.special.entr(share_UL).sum(1))
     return torch.stack(entropy) + 0 * low_B11[:, 0]  # NaN where the image's difficulties are

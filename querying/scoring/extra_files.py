@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from querying.base.arrow_file import scored_file
+from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import REGION_CLASSES, VECTORS
 from querying.labels.regions import RegionGrid
 from querying.settings import Extra
@@ -33,7 +34,8 @@ class Features(Protocol):
 
 
 def majority_classes(log_p_1CHW: Tensor, grid: RegionGrid) -> np.ndarray:
-    """The class that most pixels of a region are predicted to be, uint8 (R,), the dominant label of Cai et al. 2021.
+    """The class that most pixels of a region are predicted to be, uint8 (R,), the dominant label of Cai et al. 2021;
+    IGNORE where the image has no pixel of it.
 
     Of classes with as many pixels, the more probable: their numbers should decide nothing."""
     import torch.nn.functional as F
@@ -41,7 +43,9 @@ def majority_classes(log_p_1CHW: Tensor, grid: RegionGrid) -> np.ndarray:
     classes = log_p_1CHW.shape[1]
     one_hot_CHW = F.one_hot(log_p_1CHW[0].argmax(dim=0), classes).permute(2, 0, 1).float().contiguous()
     share_CR, p_CR = grid.mean(one_hot_CHW).double(), grid.mean(log_p_1CHW[0].exp()).double()
-    return (share_CR + p_CR / (2 * grid.size**2)).argmax(dim=0).cpu().numpy().astype(np.uint8)
+    class_R = (share_CR + p_CR / (2 * grid.size**2)).argmax(dim=0).cpu().numpy().astype(np.uint8)
+    class_R[grid.areas() == 0] = IGNORE
+    return class_R
 
 
 def class_mixtures(log_p_1CHW: Tensor, grid: RegionGrid) -> np.ndarray:

@@ -53,12 +53,21 @@ class ScoreSummary(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What is found for a batch: scores float32 (B, R), pseudo-labels uint8 (B, H, W), and what is extra of each
-    image."""
+    """What is found for a batch: scores float32 (B, R), pseudo-labels uint8 (B, H, W), what is extra of each image, and
+    which regions of all of them are not asked about, bool (R,)."""
 
     score_BR: np.ndarray
     label_BHW: np.ndarray
     extra: list[np.ndarray]
+    closed_R: np.ndarray
+
+
+class _Sized(NamedTuple):
+    """What depends on the size of the images."""
+
+    grid: RegionGrid
+    closed_R: np.ndarray
+    further: FurtherPasses | DifficultyMaps | None
 
 
 PER_REGION: dict[Extra | None, Callable[[Tensor, RegionGrid], np.ndarray]] = {
@@ -68,7 +77,10 @@ PER_REGION: dict[Extra | None, Callable[[Tensor, RegionGrid], np.ndarray]] = {
 
 
 class ShardScorer:
-    """Region scores and pseudo-labels of a shard from one pass of the network, written beside each other."""
+    """Region scores and pseudo-labels of a shard from one pass of the network, written beside each other.
+
+    The grid is that of the data set; of images that are smaller than the largest, their part of it (`RegionGrid.on`).
+    """
 
     def __init__(
         self,
@@ -89,23 +101,34 @@ class ShardScorer:
         self.predict = load_predict()  # once per process: this is the expensive part
         self.align_corners = bool(getattr(self.predict, "align_corners", False))
         self.grid, self.out, self.query, self.class_thresholds = grid, out, query, class_thresholds
-        self.closed = grid.border() if query.leaves_border_out else np.zeros(grid.num_regions, bool)
         self.seed, self.cycle = seed, cycle
         self.forward_seconds = 0.0
         self.extra, self.acquisition = query.extra, query.acquisition
         self.one_pass = ACQUISITIONS.get(self.acquisition)
         if ":" in self.acquisition:
             self.one_pass = own_acquisition(self.acquisition, modules)
-        self.further: FurtherPasses | DifficultyMaps | None = None
+        self._last = self._sized(grid)
+
+    def _sized(self, grid: RegionGrid) -> _Sized:
+        query = self.query
+        further: FurtherPasses | DifficultyMaps | None = None
         if self.acquisition in FURTHER:
             scored = partial(log_probabilities, height=grid.height, width=grid.width, align_corners=self.align_corners)
-            self.further = FurtherPasses(
-                self.acquisition, self.predict, scored, scales=query.scales, passes=query.passes, seed=seed, cycle=cycle
-            )
+            further = FurtherPasses(
+                self.acquisition, self.predict, scored, scales=query.scales, passes=query.passes, seed=self.seed,
+                cycle=self.cycle,
+            )  # fmt: skip
         if self.acquisition in DIFFICULTY_NAMES:
             unit_HW = torch.from_numpy(grid.regions())
             unit_HW = torch.zeros_like(unit_HW) if query.unit == "image" else unit_HW
-            self.further = DifficultyMaps(self.acquisition, self.predict, unit_HW, levels=query.levels)
+            further = DifficultyMaps(self.acquisition, self.predict, unit_HW, levels=query.levels)
+        return _Sized(grid, grid.border() if query.leaves_border_out else grid.areas() == 0, further)
+
+    def _at(self, size: tuple[int, ...]) -> _Sized:
+        """For images of this height and width; those of a shard have the same."""
+        if (self._last.grid.height, self._last.grid.width) != size:
+            self._last = self._sized(self.grid.on((size[0], size[1])))
+        return self._last
 
     def score_shard(self, task: ScoreTask) -> ScoreSummary:
         """Write `regions-<number>.arrow` and `pseudo-<number>.arrow`, where asked for one more file (see
@@ -161,9 +184,10 @@ class ShardScorer:
     def _computed(self, ids: list[str], images_BCHW: Tensor) -> _Found:
         """A GPU is waited for once, at the end, but for what is extra."""
         logits, extra = self._forward(ids, images_BCHW)
-        maps = self.further.maps(ids, images_BCHW, logits) if self.further else iter(())
+        grid, closed_R, further = self._at(tuple(images_BCHW.shape[2:]))
+        maps = further.maps(ids, images_BCHW, logits) if further else iter(())
         scores, labels = [], []
-        size = (self.grid.height, self.grid.width, self.align_corners)
+        size = (grid.height, grid.width, self.align_corners)
         fast = logits[0].device.type == "cpu" and not plain_forms() and self.class_thresholds is None
         by_stripes = fast and self.acquisition in ACQUISITIONS and self.extra not in PER_REGION
         for i, image_id in enumerate(ids):
@@ -172,15 +196,15 @@ class ShardScorer:
                 parts = [
                     score_and_label(self.acquisition, z_SCW, self.query.threshold) for z_SCW in stripes(one, *size)
                 ]
-                scores.append(self.grid.mean(torch.cat([score_SW for score_SW, _ in parts])[None])[0])
+                scores.append(grid.mean(torch.cat([score_SW for score_SW, _ in parts])[None])[0])
                 labels.append(torch.cat([label_SW for _, label_SW in parts])[None])
                 continue
             log_p_1CHW = log_probabilities(one, *size)
-            scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None)))
+            scores.append(self._region_scores(image_id, log_p_1CHW, next(maps, None), grid))
             labels.append(self._label(log_p_1CHW))
             if self.extra in PER_REGION:
-                extra.append(PER_REGION[self.extra](log_p_1CHW, self.grid))
-        return _Found(torch.stack(scores).cpu().numpy(), torch.cat(labels).cpu().numpy(), extra)
+                extra.append(PER_REGION[self.extra](log_p_1CHW, grid))
+        return _Found(torch.stack(scores).cpu().numpy(), torch.cat(labels).cpu().numpy(), extra, closed_R)
 
     def _label(self, log_p_1CHW: Tensor) -> Tensor:
         if self.class_thresholds is None:
@@ -194,15 +218,16 @@ class ShardScorer:
         with unaltered():
             for ids, images_BCHW in pool_batches(task, self.query.images_at_once):
                 logits, _ = self._forward(ids, images_BCHW)
+                size = images_BCHW.shape[2], images_BCHW.shape[3]
                 for i in range(len(ids)):
                     one = [z_BChw[i : i + 1] for z_BChw in logits]
-                    log_p_1CHW = log_probabilities(one, self.grid.height, self.grid.width, self.align_corners)
+                    log_p_1CHW = log_probabilities(one, *size, self.align_corners)
                     counts = counts + confidence_counts(log_p_1CHW)
         found: list[list[int]] = np.atleast_2d(counts).tolist()
         return found
 
     def _rows(self, ids: list[str], found: _Found, bought: dict[str, list[int]]) -> dict[str, pa.RecordBatch]:
-        closed_BR = np.tile(self.closed, (len(ids), 1))
+        closed_BR = np.tile(found.closed_R, (len(ids), 1))
         for image_id, score_R, closed_R in zip(ids, found.score_BR, closed_BR, strict=True):
             if not np.isfinite(score_R).all():
                 what = "the network's output" + (" or its score" if ":" in self.acquisition else "")
@@ -237,20 +262,20 @@ class ShardScorer:
         self.forward_seconds += time.perf_counter() - started
         return logits, kept
 
-    def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None) -> Tensor:
+    def _region_scores(self, image_id: str, log_p_1CHW: Tensor, map_1HW: Tensor | None, grid: RegionGrid) -> Tensor:
         """Scores of the regions of one image (R,).  `map_1HW` is the score of every pixel where it takes more than
         `log_p_1CHW`.  NaN where a number is not finite."""
         # Our acquisitions of one pass are finite only where the log-probabilities are: `_rows` checks both.
         if self.one_pass and self.acquisition in ACQUISITIONS:
-            return self.grid.mean(self.one_pass(log_p_1CHW))[0]
+            return grid.mean(self.one_pass(log_p_1CHW))[0]
         if self.one_pass:
             map_1HW = self.one_pass(log_p_1CHW.clone()).float()  # a user's own may work in place
         if self.acquisition == "coreset":
-            score_R = log_p_1CHW.new_zeros(self.grid.num_regions)  # it looks at features alone
+            score_R = log_p_1CHW.new_zeros(grid.num_regions)  # it looks at features alone
         elif map_1HW is not None:
-            score_R = self.grid.mean(map_1HW)[0]
+            score_R = grid.mean(map_1HW)[0]
         else:
-            drawn = random_scores(self.seed, self.cycle, image_id, self.grid.num_regions)
+            drawn = random_scores(self.seed, self.cycle, image_id, grid.num_regions)
             score_R = torch.from_numpy(drawn).to(log_p_1CHW.device)
         return torch.where(torch.isfinite(log_p_1CHW).all(), score_R, torch.nan)
 

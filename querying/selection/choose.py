@@ -15,6 +15,7 @@ from querying.dataset.schemas import QUERY
 from querying.labels.regions import RegionGrid
 from querying.scoring.extra_files import read_extra
 from querying.scoring.score_files import read_scores
+from querying.selection.areas import PoolAreas
 from querying.selection.diverse import select_class_balanced, select_diverse
 from querying.selection.images_and_pixels import drawn_within_budget, select_drawn, select_images, whole_within_budget
 from querying.selection.k_centre import k_centre_greedy
@@ -35,8 +36,13 @@ class ScoredPool:
 
     folder: Path
     grid: RegionGrid
+    sizes: Sequence[tuple[int, int]] = ()
+    """Height and width of the images of each shard, where they differ."""
     ids: list[str] = field(default_factory=list)
     """Images by their place in the pool; complete once the shards have been read."""
+
+    def __post_init__(self) -> None:
+        self.areas = PoolAreas(self.grid, self.sizes)
 
     def named_shards(self) -> Iterator[tuple[list[str], ShardScores]]:
         ids: list[str] = []
@@ -44,6 +50,7 @@ class ScoredPool:
             shard_ids, score_NR = read_scores(path, self.grid.num_regions)
             first = len(ids)
             ids.extend(shard_ids)
+            self.areas.place(first, len(shard_ids), int(path.stem.removeprefix("regions-")))
             yield shard_ids, (first, score_NR)
         if len(set(ids)) != len(ids):
             raise UserError(f"{self.folder}: an image is in two shards of the train split")
@@ -80,25 +87,25 @@ def choose(
     `images`: how many the pool has, of each of which a global selection takes `query.per_image` cells on average;
     `labelled`: the ids of those that are bought whole, the core-set's first centres.
     """
-    areas_R, regions, count = pool.grid.areas(), pool.grid.num_regions, query.per_image * images
+    areas, regions, count = pool.areas, pool.grid.num_regions, query.per_image * images
     if query.acquisition == "coreset":
-        cells = whole_within_budget(pool.shards(), _core_set(pool, query.images, labelled), areas_R, pixels)
+        cells = whole_within_budget(pool.shards(), _core_set(pool, query.images, labelled), areas, pixels)
     elif query.unit == "image":
-        best = select_images(pool.shards(), areas_R, query.images)
-        cells = whole_within_budget(pool.shards(), best, areas_R, pixels)
+        best = select_images(pool.shards(), areas, query.images)
+        cells = whole_within_budget(pool.shards(), best, areas, pixels)
     elif query.unit == "pixel":
-        drawn = select_drawn(pool.named_shards(), query.per_image, query.top_share, seed=seed, cycle=cycle)
-        cells = drawn_within_budget(drawn, areas_R, pixels)
+        drawn = select_drawn(pool.named_shards(), query.per_image, query.top_share, areas, seed=seed, cycle=cycle)
+        cells = drawn_within_budget(drawn, areas, pixels)
     elif query.select == "diverse":
         mixtures = partial(pool.values, "mixtures", (regions, -1))
-        cells = first_within_budget(select_diverse(pool.shards, mixtures, count, query.candidates), areas_R, pixels)
+        cells = first_within_budget(select_diverse(pool.shards, mixtures, count, query.candidates), areas, pixels)
     elif query.select == "class_balanced":
         classes = partial(pool.values, "classes", (regions,))
-        cells = within_budget(select_class_balanced(pool.shards, classes, count), areas_R, pixels)
+        cells = within_budget(select_class_balanced(pool.shards, classes, count), areas, pixels)
     elif query.select == "global":
-        cells = within_budget(select_global(pool.shards(), count), areas_R, pixels)
+        cells = within_budget(select_global(pool.shards(), count), areas, pixels)
     else:
-        cells = within_budget(select_per_image(pool.shards(), query.per_image), areas_R, pixels)
+        cells = within_budget(select_per_image(pool.shards(), query.per_image), areas, pixels)
     return _query_table(cells, pool.ids)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from querying.dataset.label_values import IGNORE
 from querying.selection.k_centre import k_centre_greedy
 from querying.selection.top_regions import Cells, ShardScores, select_global
 
@@ -28,6 +29,7 @@ def select_class_balanced(
         if len(found):
             low, high = min(low, float(found.min())), max(high, float(found.max()))
         count_256 += np.bincount(class_NR.ravel(), minlength=256)
+    count_256[IGNORE] = 0  # cells without a pixel
     weight_256 = np.exp(-count_256 / max(1, int(count_256.sum())))
 
     def weighted() -> Iterator[ShardScores]:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from querying.selection.areas import CellAreas
 from querying.selection.top_regions import Cells, ShardScores, best_cells, first_within_budget, select_global
 
 
-def select_images(shards: Iterable[ShardScores], areas_R: np.ndarray, count: int) -> Cells:
+def select_images(shards: Iterable[ShardScores], areas: CellAreas, count: int) -> Cells:
     """The `count` best images by the mean over all their pixels, the best first; as cells of region 0.
 
     Cells are weighted by their pixels; bought ones count 0, and an image of which nothing is left is no candidate.
@@ -22,6 +23,7 @@ def select_images(shards: Iterable[ShardScores], areas_R: np.ndarray, count: int
     def means() -> Iterator[ShardScores]:
         for first, score_NR in shards:
             open_NR = score_NR > -np.inf
+            areas_R = areas.row(first)  # those of a shard's images have the same size
             # Summed row by row: a matrix product would round an image by the others in its shard.
             mean_N = (np.where(open_NR, score_NR, 0.0) * areas_R).sum(axis=1) / areas_R.sum()
             yield first, np.where(open_NR.any(axis=1), mean_N, -np.inf).astype(np.float32)[:, None]
@@ -29,7 +31,7 @@ def select_images(shards: Iterable[ShardScores], areas_R: np.ndarray, count: int
     return select_global(means(), count)
 
 
-def whole_within_budget(shards: Iterable[ShardScores], images: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
+def whole_within_budget(shards: Iterable[ShardScores], images: Cells, areas: CellAreas, pixels: int) -> Cells:
     """All eligible cells of the first `images` of which all that is left fits into `pixels`, with their image's score;
     in pool order.  What is left of an image is bought at once or not at all."""
     turn_of = {position: turn for turn, position in enumerate(images.position_S.tolist())}
@@ -41,7 +43,7 @@ def whole_within_budget(shards: Iterable[ShardScores], images: Cells, areas_R: n
     bought = []
     for turn in range(images.num):
         region_S = regions[turn]
-        pixels -= int(areas_R[region_S].sum())
+        pixels -= int(areas.row(int(images.position_S[turn]))[region_S].sum())
         if pixels < 0:
             break
         one = images.take(np.full(len(region_S), turn))
@@ -51,8 +53,9 @@ def whole_within_budget(shards: Iterable[ShardScores], images: Cells, areas_R: n
 
 
 def select_drawn(
-    shards: Iterable[tuple[Sequence[str], ShardScores]], k: int, share: float, *, seed: int, cycle: int
-) -> Cells:
+    shards: Iterable[tuple[Sequence[str], ShardScores]], k: int, share: float, areas: CellAreas, *,
+    seed: int, cycle: int,
+) -> Cells:  # fmt: skip
     """k cells of every image, drawn at random from its best eligible ones: `share` of its cells, but at least k
     (PixelPick, Shin et al. 2021: n of the 5 % most uncertain pixels).  In the order of the draw.
 
@@ -60,21 +63,22 @@ def select_drawn(
     """
     parts = []
     for ids, (first, score_NR) in shards:
+        most = max(k, int(share * np.count_nonzero(areas.row(first)) + 1e-6)) if ids else 0
         for row, image_id in enumerate(ids):
-            best = best_cells(first + row, score_NR[row : row + 1], max(k, int(share * score_NR.shape[1] + 1e-6)))
+            best = best_cells(first + row, score_NR[row : row + 1], most)
             drawn = _generator(seed, cycle, image_id).permutation(best.num)[:k]
             parts.append(best.take(drawn))
     return Cells.concatenate(parts)
 
 
-def drawn_within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
+def drawn_within_budget(cells: Cells, areas: CellAreas, pixels: int) -> Cells:
     """As many as fit into `pixels`, from every image alike: the first of each, then the second; in pool order.
 
     By score, a short budget would go to the images that the network knows least, as `global` does.
     """
     cells = cells.take(np.argsort(cells.position_S, kind="stable"))
     turn_S = np.arange(cells.num) - np.searchsorted(cells.position_S, cells.position_S)
-    return first_within_budget(cells.take(np.lexsort((cells.position_S, turn_S))), areas_R, pixels)
+    return first_within_budget(cells.take(np.lexsort((cells.position_S, turn_S))), areas, pixels)
 
 
 def _generator(seed: int, cycle: int, image_id: str) -> np.random.Generator:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from querying.selection.areas import CellAreas
+
 
 class Cells(NamedTuple):
     """Chosen cells: `position` is the image's place in the pool, so that order never depends on arrival."""
@@ -74,14 +76,14 @@ def ranked(cells: Cells) -> Cells:
     return cells.take(_descending(cells.score_S))
 
 
-def within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
+def within_budget(cells: Cells, areas: CellAreas, pixels: int) -> Cells:
     """The best cells whose pixels together do not exceed `pixels`; in pool order."""
-    return first_within_budget(ranked(cells), areas_R, pixels)
+    return first_within_budget(ranked(cells), areas, pixels)
 
 
-def first_within_budget(cells: Cells, areas_R: np.ndarray, pixels: int) -> Cells:
+def first_within_budget(cells: Cells, areas: CellAreas, pixels: int) -> Cells:
     """The first cells whose pixels together do not exceed `pixels`; in pool order."""
-    return _in_pool_order(cells.take(np.cumsum(areas_R[cells.region_S]) <= pixels))
+    return _in_pool_order(cells.take(np.cumsum(areas.of(cells.position_S, cells.region_S)) <= pixels))
 
 
 def best_cells(first: int, score_NR: np.ndarray, count: int) -> Cells:

@@ -83,12 +83,13 @@ class TrainingData:
         self.augment, self.crop = augment.at(index.height), crop
         self.seed, self.cycle = seed, cycle
         self.bought = _cells(ledger, range(cycle + 1))
-        whole = set(ledger.whole(cycle, grid.num_regions))
+        whole = set(ledger.whole(cycle, lambda image_id: self._grid(image_id).num_cells))
         self.labelled = [name for name in self.bought if name in whole or not cells_in_pool]
         all_whole = whole.issuperset(self.labelled)
         self.draws = [name for name in self.labelled for _ in range(1 if all_whole else self._share(name))]
         self.targets = {
-            image_id: encode_label(compose_target(grid, self.bought[image_id], None)) for image_id in self.labelled
+            image_id: encode_label(compose_target(self._grid(image_id), self.bought[image_id], None))
+            for image_id in self.labelled
         }
         self.showing = _showing(self.targets, index.num_classes) if by_class else []
         self.pseudo = _pseudo_labels(pseudo)
@@ -122,10 +123,13 @@ class TrainingData:
         views = torch.stack(strong_u) if strong_u else image_u[None, :0]
         return Batch(image, target, image_u, known, views, targets != IGNORE, looks)
 
+    def _grid(self, image_id: str) -> RegionGrid:
+        return self.grid.on(self.store.size(image_id))
+
     def _share(self, image_id: str) -> int:
         """How often an image is drawn in a pass, by its labelled pixels: those of which little is known would otherwise
         crowd out those that are known."""
-        area_R = self.grid.areas()
+        area_R = self._grid(image_id).areas()
         regions = [region for region, _ in self.bought[image_id]]
         part = 1.0 if WHOLE in regions else area_R[regions].sum() / area_R.sum()
         return math.ceil(SHARES * part - 1e-9)
@@ -157,7 +161,7 @@ class TrainingData:
         image_id = self._draw(self.pool, 1, position)
         rng = self._rng(1, position)
         pseudo_HW = decode_label(self.pseudo[image_id].as_py()) if image_id in self.pseudo else None
-        target_HW = compose_target(self.grid, self.bought.get(image_id, []), pseudo_HW)
+        target_HW = compose_target(self._grid(image_id), self.bought.get(image_id, []), pseudo_HW)
         if self.views is not None:
             target_HW[target_HW == IGNORE] = UNKNOWN  # bought void is seen, too
         image, target = weak(self.store.image(image_id), target_HW, crop=self.crop, settings=self.augment, rng=rng)

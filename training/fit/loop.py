@@ -212,6 +212,7 @@ class Training:
             "palette": [list(colour) for colour in self.index.palette],
             "height": self.index.height,
             "width": self.index.width,
+            **({"shard_sizes": sizes} if (sizes := self.index.shard_sizes("train")) else {}),
             "cycle": job.cycle,
             "seed": job.seed,
             "method": job.train.method,

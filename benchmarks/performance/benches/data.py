@@ -116,7 +116,7 @@ def training_data(root: Path, height: int = HEIGHT, width: int = WIDTH) -> Train
     index.save()
     ids, grid, ledger = list(masks), RegionGrid(height, width, REGION), Ledger(root / "ledger")
     oracle = SimulatedOracle(index, grid)
-    ledger.append(0, oracle.annotate(0, whole_images(ids[:4], grid.num_regions)))
+    ledger.append(0, oracle.annotate(0, whole_images(ids[:4], grid)))
     pool = ids[4:]
     cells = {
         "image_id": np.repeat(pool, 4).tolist(),

@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.performance.result import Result, found
 from benchmarks.performance.timing import peak_mb, restart_peak
 from querying.labels.regions import RegionGrid
+from querying.selection.areas import PoolAreas
 from querying.selection.top_regions import Cells, ShardScores, select_global, select_per_image, within_budget
 
 IMAGES, REGIONS, PER_IMAGE, SHARD_IMAGES = 1_000_000, 192, 4, 1024
@@ -85,7 +86,7 @@ def measured(form: str, images: int, rounds: int) -> dict[str, float]:
 def _budget_seconds(cells: Cells) -> float:
     """`within_budget` with room for half of the cells, which follows any selection."""
     started = time.process_time()
-    areas = RegionGrid(360, 480, 30).areas()
+    areas = PoolAreas(RegionGrid(360, 480, 30))
     within_budget(cells, areas, 900 * cells.num // 2)
     return time.process_time() - started
 

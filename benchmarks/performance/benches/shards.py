@@ -93,7 +93,7 @@ def prepare(root: Path, images: int) -> None:
         once(layout.evaluation(cycle), lambda f: write_json(f / "confusion.json", {"split": "test", "counts": counts}))
     first = image_ids(data, index.shards("train")[0])[:4]
     oracle = SimulatedOracle(index, _grid(index))
-    Ledger(layout.ledger).append(0, oracle.annotate(0, whole_images(first, _grid(index).num_regions)))
+    Ledger(layout.ledger).append(0, oracle.annotate(0, whole_images(first, _grid(index))))
 
 
 def _write_data(data: Path, images: int) -> None:

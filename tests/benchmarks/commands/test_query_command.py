@@ -67,7 +67,7 @@ def test_whole_images_are_asked_for_once_each():
 
     columns = {"image_id": ["a", "a", "b", "b"], "region": [0, 1, 0, 1], "score": [0.1, 0.1, 0.7, 0.7]}
     settings = QuerySettings(unit="image", images=2, region_size=16)
-    rows = asked_of(pa.table(columns, schema=QUERY), RegionGrid(16, 32, 16), settings)
+    rows = asked_of(pa.table(columns, schema=QUERY), RegionGrid(16, 32, 16), settings, lambda _: (16, 32))
     assert [(row.image_id, row.region, row.box) for row in rows] == [
         ("b", None, (0, 0, 16, 32)),
         ("a", None, (0, 0, 16, 32)),

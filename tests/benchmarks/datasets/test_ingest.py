@@ -125,10 +125,6 @@ BAD_INPUTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda src: shutil.copy(src / IMAGE, src / "val/s_010.png"),
         rf"val/s_010\.png: the val image is, byte for byte, .*{IMAGE} of train",
     ),
-    "mixed sizes": (
-        lambda src: [save(src / IMAGE, rgb(2, 20, 20)), save(src / MASK, ids(2, [0], 20, 20))],
-        rf"{IMAGE}: 20x20 pixels, but .*s_000\.png is 12x16; .*--size",
-    ),
     "tiny": (
         lambda src: [save(src / IMAGE, rgb(2, 1, 1)), save(src / MASK, ids(2, [0], 1, 1))],
         rf"{IMAGE}: 1x1 pixels; both sides",

@@ -19,15 +19,18 @@ from orchestrator.run.context import RunContext
 from orchestrator.run.stages import Stages, whole_images
 from querying.base.arrow_file import scored_file
 from querying.dataset.label_values import IGNORE
-from querying.dataset.shards import decode_label, read_truth
+from querying.dataset.shards import decode_label, read_truth, size_of
 from querying.labels.ledger import Ledger
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import RegionGrid
 from querying.scoring.extra_files import SCHEMAS
 from querying.scoring.score_files import read_scores
+from tests.mixed import mixed_data
 from tests.small import small_config, small_run
 
 HEIGHT, WIDTH, TRAIN = 24, 32, 9
+SIZES = ((24, 32), (32, 24), (17, 26))
+"""Of the data set of several sizes; no region size below divides all sides."""
 ASKING = {
     "cells": ["query.select=per_image"],
     "global": ["query.select=global"],
@@ -50,7 +53,7 @@ class Formula:
 
     def __call__(self, images_BCHW, scale=1.0):
         factors = torch.tensor([1.0, 0.9, 1.1]).view(3, 1, 1)  # on a grey pixel, too, no two classes are alike
-        x = images_BCHW.float() * factors / 64 + torch.linspace(0, 1 + self.number, WIDTH)
+        x = images_BCHW.float() * factors / 64 + torch.linspace(0, 1 + self.number, images_BCHW.shape[3])
         z = torch.cat([x, (x[:, :1] * x[:, 1:2]).sin()], dim=1)[:, list(self.order)]
         return z[:, :, ::2, ::2]
 
@@ -65,19 +68,38 @@ def formula(monkeypatch):
     monkeypatch.setattr(querying.base.files, "sync", lambda path: None)  # most of the time would be spent on the disk
 
 
+def made(root, sizes, shard_size):
+    if sizes == "one size":
+        size = HEIGHT, WIDTH
+        return ingest("toy", None, root / "data", size=size, shard_size=shard_size, counts=(TRAIN, 1, 1), num_classes=6)
+    return mixed_data(root, SIZES, counts=(3, 1, 1), shard_size=shard_size)
+
+
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("units") / "data"
-    return ingest("toy", None, root, size=(HEIGHT, WIDTH), shard_size=5, counts=(TRAIN, 1, 1), num_classes=6)
+def one_size(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("units"), "one size", 5)
+
+
+@pytest.fixture(scope="module")
+def three_sizes(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("units"), "three sizes", 2)
+
+
+data = one_size
+
+
+@pytest.fixture(params=["one size", "three sizes"])
+def any_data(request, one_size, three_sizes):
+    return one_size if request.param == "one size" else three_sizes
 
 
 def start(data, root, *words):
     """Stages of a run whose first image is bought whole."""
     config = small_config("query.region_size=5", "query.scales=[1]", *words)
-    grid = RegionGrid(HEIGHT, WIDTH, config.query.region_size)
+    grid = RegionGrid(data.height, data.width, config.query.region_size)
     ledger, oracle = Ledger(root / "ledger"), SimulatedOracle(data, grid)
     first = oracle.answerable()[4:5]
-    ledger.append(0, oracle.annotate(0, whole_images(first, grid.num_regions if grid.size > 1 else None)))
+    ledger.append(0, oracle.annotate(0, whole_images(first, grid, size_of(data, "train"))))
     context = RunContext(
         config=config, index=data, layout=RunLayout(root), backend=LocalBackend(), progress=SilentProgress()
     )
@@ -93,21 +115,23 @@ def ask(stages, cycle):
 def pixels_bought(stages, cycle):
     """Image -> how often each pixel was bought, and the label that was paid for."""
     times, labels = {}, {}
+    size = size_of(stages.index, "train")
     table = stages.ledger.read(cycle)
     for image_id, region, png in zip(
         *(table[name].to_pylist() for name in ("image_id", "region", "label")), strict=True
     ):
-        times.setdefault(image_id, np.zeros((HEIGHT, WIDTH), int))[stages.grid.box(region)] += 1
-        labels.setdefault(image_id, np.full((HEIGHT, WIDTH), IGNORE, np.uint8))[stages.grid.box(region)] = decode_label(
-            png
-        )
+        box = stages.grid.on(size(image_id)).box(region)
+        times.setdefault(image_id, np.zeros(size(image_id), int))[box] += 1
+        labels.setdefault(image_id, np.full(size(image_id), IGNORE, np.uint8))[box] = decode_label(png)
+        assert decode_label(png).size, "a cell without a pixel"
     return times, labels
 
 
 @pytest.mark.parametrize("how", ASKING)
-@given(st.floats(0.12, 1.0), st.sampled_from([1, 3, 40]), st.booleans(), st.sampled_from([4, 7, 12]), st.integers(0, 9))
+@given(st.floats(0.14, 1.0), st.sampled_from([1, 3, 40]), st.booleans(), st.sampled_from([4, 7, 12]), st.integers(0, 9))
 @settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_pixel_is_bought_twice_and_the_budget_is_kept(how, data, budget, many, exclude_border, size, seed):
+def test_no_pixel_is_bought_twice_and_the_budget_is_kept(how, any_data, budget, many, exclude_border, size, seed):
+    data = any_data
     words = [f"budget={budget}", f"seed={seed}", f"query.exclude_border={str(exclude_border).lower()}"]
     words += ASKING[how]
     if "pixel" not in how:
@@ -116,8 +140,9 @@ def test_no_pixel_is_bought_twice_and_the_budget_is_kept(how, data, budget, many
     truth = {i: m for shard in data.shards("train") for i, m in read_truth(data.root, shard)}
     with tempfile.TemporaryDirectory() as folder:
         stages, oracle = start(data, Path(folder), *words)
-        total = HEIGHT * WIDTH * TRAIN
-        times = {image_id: np.zeros((HEIGHT, WIDTH), int) for image_id in truth}
+        total = sum(mask_HW.size for mask_HW in truth.values())
+        assert data.num_pixels("train") == total
+        times = {image_id: np.zeros(mask_HW.shape, int) for image_id, mask_HW in truth.items()}
         for cycle in range(4):
             for image_id, count_HW in pixels_bought(stages, cycle)[0].items():
                 times[image_id] += count_HW
@@ -126,7 +151,7 @@ def test_no_pixel_is_bought_twice_and_the_budget_is_kept(how, data, budget, many
             assert max(count.max() for count in times.values()) == 1, "a pixel was bought twice"
             assert spent <= total * budget + 1e-6
             whole = {image_id for image_id, count in times.items() if count.min() == 1}
-            assert set(stages.ledger.whole(cycle, stages.grid.num_regions)) == whole
+            assert set(stages.ledger.whole(cycle, stages._num_regions)) == whole
             query = ask(stages, cycle)
             scored = [i for path in stages.layout.scores(cycle).glob("regions-*") for i in
                       read_scores(path, stages.grid.num_regions)[0]]  # fmt: skip
@@ -142,7 +167,9 @@ def test_no_pixel_is_bought_twice_and_the_budget_is_kept(how, data, budget, many
 
 
 @pytest.mark.parametrize("how", ASKING)
-def test_neither_shards_nor_batches_nor_the_order_of_classes_matter(how, data, tmp_path, monkeypatch):
+def test_neither_shards_nor_batches_nor_the_order_of_classes_matter(how, any_data, tmp_path, monkeypatch):
+    data = any_data
+
     def asked(name, *words, source=data):
         stages, oracle = start(source, tmp_path / name, *ASKING[how], *words)
         stages.ledger.append(1, oracle.annotate(1, ask(stages, 0)))
@@ -152,9 +179,7 @@ def test_neither_shards_nor_batches_nor_the_order_of_classes_matter(how, data, t
     assert query.num_rows
     assert asked("again").equals(query)
     assert asked("batches", "query.batch_size=1").equals(query)
-    other = ingest(
-        "toy", None, tmp_path / "data", size=(HEIGHT, WIDTH), shard_size=3, counts=(TRAIN, 1, 1), num_classes=6
-    )
+    other = made(tmp_path, "three sizes" if data.several_sizes else "one size", 3)
     assert asked("shards", source=other).equals(query)
     monkeypatch.setattr(Formula, "order", (2, 0, 3, 1))
     renamed = asked("classes")

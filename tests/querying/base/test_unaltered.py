@@ -133,7 +133,7 @@ def test_labels_of_a_truth_that_is_altered_meanwhile_are_not_bought(data, tmp_pa
     shard, _ = first(data)
 
     def answers():
-        yield from oracle.annotate(0, whole_images(oracle.answerable()[:3], None))
+        yield from oracle.annotate(0, whole_images(oracle.answerable()[:3], oracle.grid))
         altered(data.root / shard.truth)
 
     ledger = Ledger(tmp_path / "ledger")

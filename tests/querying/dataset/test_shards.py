@@ -25,6 +25,7 @@ from querying.dataset.shards import (
     image_ids,
     read_images,
     read_truth,
+    size_of,
     verify,
 )
 
@@ -249,3 +250,58 @@ def test_the_truth_in_place_of_the_images_is_damage(tmp_path: Path) -> None:
     (tmp_path / "truth/train-00000.arrow").replace(tmp_path / "images/train-00000.arrow")
     with pytest.raises(DamagedError, match=r"images/train-00000\.arrow: differs from what was written"):
         list(read_images(tmp_path, index.shards("train")[0]))
+
+
+SIZES = [(12, 17)] * 3 + [(20, 9)] * 2 + [(12, 17)]
+
+
+def several(root: Path) -> DataIndex:
+    writer = ShardWriter(root, "train", num_classes=NUM_CLASSES, shard_size=2)
+    with writer:
+        for number, size in enumerate(SIZES):
+            writer.add(f"img_{number}", picture(number, *size), labels(number, *size))
+    palette = tuple((k, k, k) for k in range(NUM_CLASSES))
+    DataIndex(root, "t", tuple("abcde"), palette, 20, 17, "ppm", {}, {"train": writer.close()}).save()
+    return DataIndex.load(root)
+
+
+def test_images_of_several_sizes_are_in_shards_of_one_and_come_back_at_theirs(tmp_path: Path) -> None:
+    index = several(tmp_path)
+    shards = index.shards("train")
+    assert [(shard.rows, shard.size) for shard in shards] == [(2, (12, 17)), (1, (12, 17)), (2, (20, 9)), (1, (12, 17))]
+    assert json.loads((tmp_path / "index.json").read_text())["schema"] == 2
+    assert index.several_sizes
+    assert index.sizes("train") == {(12, 17): 4, (20, 9): 2}
+    assert index.num_pixels("train") == 4 * 12 * 17 + 2 * 20 * 9
+    store, size = ImageStore(index, "train"), size_of(index, "train")
+    for number, wanted in enumerate(SIZES):
+        assert store.size(f"img_{number}") == size(f"img_{number}") == wanted
+        np.testing.assert_array_equal(store.image(f"img_{number}"), picture(number, *wanted))
+    read = [mask for shard in shards for _, mask in read_truth(tmp_path, shard)]
+    assert [mask.shape for mask in read if mask is not None] == SIZES
+
+
+def test_a_data_set_of_one_size_does_not_say_sizes_of_shards(tmp_path: Path) -> None:
+    build(tmp_path)
+    written = json.loads((tmp_path / "index.json").read_text())
+    assert written["schema"] == 1
+    assert not {"height", "width", "content"} & set(written["splits"]["train"][0])
+
+
+@pytest.mark.parametrize("change", [{"height": 19}, {"width": 18}, {"schema": 3}])
+def test_sizes_that_do_not_fit_together_are_refused(tmp_path: Path, change: dict[str, int]) -> None:
+    several(tmp_path)
+    written = read_json(tmp_path / "index.json", reads=2)
+    write_json(tmp_path / "index.json", written | change)
+    with pytest.raises(UserError, match=r"largest height and width of its shards|schema 3 is unknown"):
+        DataIndex.load(tmp_path)
+
+
+def test_a_shard_that_says_another_size_is_damage_that_names_the_image(tmp_path: Path) -> None:
+    several(tmp_path)
+    written = read_json(tmp_path / "index.json", reads=2)
+    written["splits"]["train"][2] |= {"height": 9, "width": 20}
+    written |= {"height": 12, "width": 20}
+    write_json(tmp_path / "index.json", written)
+    with pytest.raises(DamagedError, match=r"img_3 has shape \(20, 9\), where \(9, 20\) was expected"):
+        list(read_images(tmp_path, DataIndex.load(tmp_path).shards("train")[2]))

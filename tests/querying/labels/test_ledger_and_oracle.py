@@ -178,7 +178,7 @@ def test_an_image_is_whole_when_its_last_region_is_bought(oracle, ids, tmp_path)
     ledger.append(1, oracle.annotate(1, query(*[(ids[2], r) for r in range(12)], (ids[1], 2))))
     ledger.append(2, oracle.annotate(2, query(*[(ids[1], r) for r in range(12) if r not in (2, 7)])))
     ledger.append(3, oracle.annotate(3, query((ids[1], 7))))
-    assert [set(ledger.whole(cycle, 12)) for cycle in range(4)] == [
+    assert [set(ledger.whole(cycle, lambda _: 12)) for cycle in range(4)] == [
         {ids[0]},
         {ids[0], ids[2]},
         {ids[0], ids[2]},

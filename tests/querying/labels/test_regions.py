@@ -67,3 +67,34 @@ def test_a_whole_image_is_a_region_too():
     grid = RegionGrid(7, 5, 1)
     assert np.ones((7, 5))[grid.box(WHOLE)].sum() == 35
     assert RegionGrid(7, 5, 3).touching([WHOLE], grid) == [0, 1, 2, 3, 4, 5]
+
+
+@given(GRIDS, st.data())
+@settings(deadline=None)
+def test_a_smaller_image_has_its_part_of_the_grid_under_the_same_numbers(shape, data):
+    whole = RegionGrid(*shape)
+    size = data.draw(st.tuples(st.integers(1, shape[0]), st.integers(1, shape[1])))
+    grid = whole.on(size)
+    numbers = whole.regions()[: size[0], : size[1]]
+    assert np.array_equal(grid.regions(), numbers)
+    assert grid.cells().tolist() == np.unique(numbers).tolist()
+    assert grid.num_cells == len(np.unique(numbers))
+    assert grid.num_regions == whole.num_regions
+    assert grid.areas().tolist() == np.bincount(numbers.ravel(), minlength=whole.num_regions).tolist()
+    for region in range(whole.num_regions):
+        assert np.array_equal(grid.mask([region]), numbers == region)
+    edge = {numbers[0, 0], *numbers[0], *numbers[-1], *numbers[:, 0], *numbers[:, -1]}
+    open_R = set(grid.cells().tolist()) - edge
+    assert set(np.flatnonzero(~grid.border()).tolist()) == open_R
+    score = np.random.default_rng(0).random((1, *size)).astype(np.float32)
+    means = [
+        score[0][numbers == r].astype(np.float64).mean() if (numbers == r).any() else 0
+        for r in range(len(grid.areas()))
+    ]
+    np.testing.assert_allclose(grid.mean(torch.from_numpy(score)).numpy()[0], means, rtol=1e-5)
+    assert grid.on(shape[:2]) == whole
+
+
+def test_an_image_larger_than_the_grid_has_none():
+    with pytest.raises(ValueError, match="40x10 pixels is larger than 30x30"):
+        RegionGrid(30, 30, 10).on((40, 10))

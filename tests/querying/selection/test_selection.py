@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from querying.selection.top_regions import Cells, select_global, select_per_image, within_budget
+from tests.querying.selection.fixed_areas import FixedAreas
 
 # Few distinct values, so that ties are the rule; -inf is "not eligible".
 SCORES = st.lists(
@@ -46,7 +47,7 @@ def test_global_equals_a_full_sort_whatever_the_shards_and_their_order(rows, cou
 @settings(deadline=None)
 def test_the_budget_is_never_exceeded_and_the_best_cells_stay(rows, pixels):
     areas = np.array([1, 2, 3, 4, 5, 6])
-    kept = within_budget(select_per_image(cut(rows, 4), 6), areas, pixels)
+    kept = within_budget(select_per_image(cut(rows, 4), 6), FixedAreas(areas), pixels)
     assert areas[kept.region_S].sum() <= pixels
     whole = ranking(rows)
     assert sorted(picked(kept)) == sorted(whole[: kept.num])

@@ -10,10 +10,12 @@ from querying.scoring.acquisition import random_scores
 from querying.selection.diverse import select_class_balanced, select_diverse
 from querying.selection.images_and_pixels import drawn_within_budget, select_drawn, select_images, whole_within_budget
 from querying.selection.top_regions import Cells, select_global
+from tests.querying.selection.fixed_areas import FixedAreas
 from tests.querying.selection.test_core_set import brute_force
 from tests.querying.selection.test_selection import SCORES, cut, picked, ranking
 
 AREAS = np.array([1, 2, 4, 1, 2, 4])
+FIXED = FixedAreas(AREAS)
 
 
 def images_by_hand(rows):
@@ -29,11 +31,11 @@ def images_by_hand(rows):
 @given(SCORES, st.integers(0, 10), st.integers(1, 9), st.integers(0, 60))
 @settings(deadline=None)
 def test_whole_images_are_bought_by_their_weighted_mean_and_never_in_part(rows, count, size, pixels):
-    best = select_images(cut(rows, size), AREAS, count)
+    best = select_images(cut(rows, size), FIXED, count)
     expected = images_by_hand(rows)[:count]
     assert best.position_S.tolist() == [place for _, place in expected]
     assert best.score_S.tolist() == [-score for score, _ in expected]
-    cells = whole_within_budget(cut(rows, size), best, AREAS, pixels)
+    cells = whole_within_budget(cut(rows, size), best, FIXED, pixels)
     wanted, left = [], pixels
     for _, place in expected:
         mine = [(place, r) for r, s in enumerate(rows[place]) if s > -np.inf]
@@ -55,7 +57,7 @@ def named(rows, size):
 @given(SCORES, st.integers(1, 7), st.integers(1, 9), st.sampled_from([0.05, 0.34, 0.5, 1.0]), st.integers(0, 3))
 @settings(deadline=None)
 def test_drawn_cells_are_among_the_best_share_of_their_image(rows, k, size, share, seed):
-    cells = select_drawn(named(rows, size), k, share, seed=seed, cycle=1)
+    cells = select_drawn(named(rows, size), k, share, FIXED, seed=seed, cycle=1)
     for place in range(len(rows)):
         best = [cell for cell in ranking(rows) if cell[0] == place][: max(k, int(share * 6 + 1e-6))]
         mine = [cell for cell in picked(cells) if cell[0] == place]
@@ -63,14 +65,15 @@ def test_drawn_cells_are_among_the_best_share_of_their_image(rows, k, size, shar
         assert len(set(mine)) == len(mine) == min(k, len(best))
     scores = np.array(rows, np.float32)
     assert cells.score_S.tolist() == [float(scores[cell]) for cell in picked(cells)]
-    other_cut = select_drawn(named(rows, 1)[::-1], k, share, seed=seed, cycle=1)
+    other_cut = select_drawn(named(rows, 1)[::-1], k, share, FIXED, seed=seed, cycle=1)
     assert sorted(picked(other_cut)) == sorted(picked(cells))
 
 
 def test_a_draw_is_even_and_of_its_own_for_every_seed_cycle_and_image():
     flat = np.tile(np.arange(100, dtype=np.float32), (400, 1))
     shards = named(flat.tolist(), 400)
-    cells = select_drawn(shards, 5, 0.2, seed=0, cycle=0)
+    even = FixedAreas(np.ones(100, np.int64))
+    cells = select_drawn(shards, 5, 0.2, even, seed=0, cycle=0)
     found = np.bincount(cells.region_S, minlength=100)
     assert (found[:80] == 0).all()
     assert found[80:].sum() == 2000
@@ -78,14 +81,14 @@ def test_a_draw_is_even_and_of_its_own_for_every_seed_cycle_and_image():
     assert (abs(found[80:] - 100) < 35).all()
     assert len({tuple(cells.region_S[i : i + 5]) for i in range(0, 2000, 5)}) > 390
     for changes in ({"seed": 1, "cycle": 0}, {"seed": 0, "cycle": 1}):
-        assert picked(select_drawn(shards, 5, 0.2, **changes)) != picked(cells)
+        assert picked(select_drawn(shards, 5, 0.2, even, **changes)) != picked(cells)
 
 
 @given(SCORES, st.integers(1, 6), st.integers(0, 40))
 @settings(deadline=None)
 def test_a_short_budget_is_spread_over_the_images(rows, k, pixels):
-    cells = select_drawn(named(rows, 4), k, 1.0, seed=0, cycle=0)
-    kept = drawn_within_budget(cells, np.ones(6, np.int64), pixels)
+    cells = select_drawn(named(rows, 4), k, 1.0, FIXED, seed=0, cycle=0)
+    kept = drawn_within_budget(cells, FixedAreas(np.ones(6, np.int64)), pixels)
     assert kept.num == min(pixels, cells.num)
     assert set(picked(kept)) <= set(picked(cells))
     counts = np.bincount(kept.position_S, minlength=len(rows))
@@ -169,9 +172,9 @@ def test_with_one_candidate_each_diverse_is_global():
 
 def test_nothing_to_buy_is_an_empty_choice():
     nothing = [(0, np.full((2, 6), -np.inf, np.float32))]
-    assert select_images(nothing, AREAS, 3).num == 0
-    assert whole_within_budget(nothing, Cells.concatenate([]), AREAS, 100).num == 0
-    assert select_drawn([(["a", "b"], nothing[0])], 3, 0.5, seed=0, cycle=0).num == 0
+    assert select_images(nothing, FIXED, 3).num == 0
+    assert whole_within_budget(nothing, Cells.concatenate([]), FIXED, 100).num == 0
+    assert select_drawn([(["a", "b"], nothing[0])], 3, 0.5, FIXED, seed=0, cycle=0).num == 0
     assert select_class_balanced(lambda: nothing, lambda: [np.zeros((2, 6), np.uint8)], 3).num == 0
     assert select_diverse(lambda: nothing, lambda: [np.zeros((2, 6, 3), np.float32)], 3, 2).num == 0
 
@@ -179,7 +182,7 @@ def test_nothing_to_buy_is_an_empty_choice():
 def test_a_random_whole_image_is_any_image():
     """The mean of an image's uniform numbers ranks images at random: 600 images, 3 of them ten times."""
     ids = [f"i{place}" for place in range(600)]
-    areas = np.ones(12, np.int64)
+    areas = FixedAreas(np.ones(12, np.int64))
     found = []
     for seed in range(10):
         score_NR = np.stack([random_scores(seed, 0, image_id, 12) for image_id in ids])

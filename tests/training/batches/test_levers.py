@@ -46,7 +46,7 @@ def test_which_images_show_a_class():
 def ledger(toy_data, tmp_path_factory):
     grid, made = RegionGrid(48, 64, 16), Ledger(tmp_path_factory.mktemp("levers") / "ledger")
     oracle = SimulatedOracle(toy_data, grid)
-    made.append(0, oracle.annotate(0, whole_images(oracle.answerable()[:6], grid.num_regions)))
+    made.append(0, oracle.annotate(0, whole_images(oracle.answerable()[:6], grid)))
     return made
 
 

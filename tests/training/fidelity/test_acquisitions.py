@@ -9,6 +9,7 @@ from querying.scoring.difficulty import DifficultyMaps, histogram_entropy
 from querying.scoring.disagreement import FURTHER, Predictions
 from querying.selection.images_and_pixels import select_drawn
 from querying.selection.k_centre import k_centre_greedy
+from tests.querying.selection.fixed_areas import FixedAreas
 from tests.training.fidelity.given import CLOSE, maps, softmax
 
 
@@ -70,10 +71,10 @@ def test_deals_difficulty_score_is_the_mean_of_the_branch_and_its_entropy_that_o
 
 def test_pixelpick_draws_from_the_most_uncertain_share_of_an_image():
     """PixelPick section 3.2: n pixels, uniformly from the 5 % with the smallest margin."""
-    score = np.arange(200, dtype=np.float32)[None]
+    score, areas = np.arange(200, dtype=np.float32)[None], FixedAreas(np.ones(200, np.int64))
     seen = set()
     for seed in range(60):
-        cells = select_drawn([(["a"], (0, score))], 3, share=0.05, seed=seed, cycle=1)
+        cells = select_drawn([(["a"], (0, score))], 3, 0.05, areas, seed=seed, cycle=1)
         assert len(set(cells.region_S.tolist())) == 3
         seen |= set(cells.region_S.tolist())
     assert seen == set(range(190, 200))
