@@ -102,14 +102,14 @@ def overfit(config: RunConfig, index: DataIndex, trained: Callable[[RunConfig, s
     classes, beside what logits of the head's stride can give on them."""
     layout = trained(config, "overfit")
     ids = set(Ledger(layout.ledger).images(0))
-    truth_BHW = torch.from_numpy(np.stack(_masks(index, ids)))
+    masks = _masks(index, ids)
     found = _accuracy(fit(layout, index, config, ids), over_truth=True)
     return {
         "images": sorted(ids),
         "steps": config.train_at(0, last=False).epochs * config.train_at(0, last=False).steps_per_epoch,
         **found,
-        "averaged": _accuracy(_averaged(truth_BHW, index, config), over_truth=True),
-        "fitted": _accuracy(_fitted(truth_BHW, index, config), over_truth=True),
+        "averaged": _accuracy(_summed(_averaged, masks, index, config), over_truth=True),
+        "fitted": _accuracy(_summed(_fitted, masks, index, config), over_truth=True),
     }
 
 
@@ -141,9 +141,26 @@ def fit(layout: RunLayout, index: DataIndex, config: RunConfig, ids: Collection[
     return confusion
 
 
-def _masks(index: DataIndex, ids: Collection[str]) -> list[np.ndarray]:
-    found = (pair for shard in index.shards("train") for pair in read_truth(index.root, shard, ids=ids))
-    return [mask_HW for _, mask_HW in found if mask_HW is not None]
+def _masks(index: DataIndex, ids: Collection[str]) -> list[torch.Tensor]:
+    """The masks (B, H, W) of train images, those of a size together."""
+    by_size: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for shard in index.shards("train"):
+        for _, mask_HW in read_truth(index.root, shard, ids=ids):
+            if mask_HW is not None:
+                by_size.setdefault(mask_HW.shape, []).append(mask_HW)
+    return [torch.from_numpy(np.stack(masks)) for masks in by_size.values()]
+
+
+def _summed(
+    counted: Callable[[torch.Tensor, DataIndex, RunConfig], Confusion],
+    masks: Sequence[torch.Tensor],
+    index: DataIndex,
+    config: RunConfig,
+) -> Confusion:
+    confusion = Confusion.empty(index.num_classes)
+    for truth_BHW in masks:
+        confusion += counted(truth_BHW, index, config)
+    return confusion
 
 
 def _averaged(truth_BHW: torch.Tensor, index: DataIndex, config: RunConfig) -> Confusion:

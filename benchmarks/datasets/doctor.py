@@ -201,7 +201,9 @@ def _environment_table(environment: dict[str, str], data: Path) -> Table:
 
 
 def _split_table(index: DataIndex) -> Table:
-    table = Table("split", title=f"{index.name}, {index.height}x{index.width}", title_justify="left")
+    sizes = len({size for split in index.splits for size in index.sizes(split)})
+    of = f"{sizes} sizes up to " if sizes > 1 else ""
+    table = Table("split", title=f"{index.name}, {of}{index.height}x{index.width}", title_justify="left")
     for heading in ("images", "without mask", "shards", "void %"):
         table.add_column(heading, justify="right")
     for split, shards in index.splits.items():

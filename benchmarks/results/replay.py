@@ -13,7 +13,7 @@ from benchmarks.results.systems import shared
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.published import read_query
 from orchestrator.recipe.config import RunConfig
-from querying.dataset.shards import DataIndex
+from querying.dataset.shards import DataIndex, size_of
 from querying.labels.regions import RegionGrid
 
 
@@ -36,7 +36,7 @@ def compared(
 ) -> Replayed:
     grids = [RegionGrid(index.height, index.width, one.query.region_size) for one in (before, after)]
     asked = read_query(layout.query(cycle), grids[0].num_regions)
-    both = shared(_regions(asked), grids[0], _regions(query), grids[1])
+    both = shared(_regions(asked), grids[0], _regions(query), grids[1], size_of(index, "train"))
     agreement = None
     if grids[0] == grids[1]:
         agreement = rank_agreement(layout.scores(cycle), scores, grids[0].num_regions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, groupby
@@ -185,12 +185,15 @@ def overlap(one: Bought, other: Bought) -> float | None:
 
 
 def shared(
-    first: Mapping[str, Sequence[int]], grid: RegionGrid, second: Mapping[str, Sequence[int]], other: RegionGrid
-) -> float | None:
-    """Pixels in regions of both, of those in either, 0..1; None where there is none.  The two grids may differ."""
+    first: Mapping[str, Sequence[int]], grid: RegionGrid, second: Mapping[str, Sequence[int]], other: RegionGrid,
+    size: Callable[[str], tuple[int, int]] | None = None,
+) -> float | None:  # fmt: skip
+    """Pixels in regions of both, of those in either, 0..1; None where there is none.  The two grids may differ.  `size`
+    is that of an image, None that of the grids: a cell then counts as whole where an image ends in it."""
     both = either = 0
     for image_id in first.keys() | second.keys():
-        a_HW, b_HW = grid.mask(first.get(image_id, ())), other.mask(second.get(image_id, ()))
+        grids = [one.on(size(image_id)) if size else one for one in (grid, other)]
+        a_HW, b_HW = grids[0].mask(first.get(image_id, ())), grids[1].mask(second.get(image_id, ()))
         both += int((a_HW & b_HW).sum())
         either += int((a_HW | b_HW).sum())
     return both / either if either else None

@@ -24,6 +24,7 @@ from training.settings.training import BACKBONES, VAL_SPLIT
 from training.settings.traits import traits_of
 
 _log = logging.getLogger(__name__)
+MOSTLY_PADDING = 0.5
 FEW = 20
 """Images below which a split's mIoU is said to be mostly chance."""
 
@@ -105,6 +106,7 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
                 "%d of %d train images are so small that all their regions touch the border, which query.exclude_border"
                 " leaves out: nothing of them is asked about", images, index.num_images("train"),
             )  # fmt: skip
+    _say_crop(config, index)
     images, masked = index.num_images("train"), sum(shard.masked for shard in index.shards("train"))
     if not masked:
         yield f"{index.root}: no train image has a mask, so there is nothing to learn from"
@@ -131,6 +133,17 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
         yield from _check_first(config, images, masked)
     for split in dict.fromkeys([config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])]):
         yield from _check_measured(index, split)
+
+
+def _say_crop(config: RunConfig, index: DataIndex) -> None:
+    """A warning where most of what the network would be shown in training is padding."""
+    share = index.num_pixels("train") / (index.num_images("train") * index.height * index.width)
+    if config.train.crop is None and share < MOSTLY_PADDING:
+        _log.warning(
+            "train.crop=null: crops of %dx%d, the largest height and width, of which train images fill %.0f %% on"
+            " average: train.crop=[HEIGHT,WIDTH] near the size of most images is faster",
+            index.height, index.width, 100 * share,
+        )  # fmt: skip
 
 
 def _check_measured(index: DataIndex, split: str) -> Iterator[str]:

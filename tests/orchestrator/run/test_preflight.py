@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.run.preflight import check_data, few_images
 from querying.base.errors import UserError
+from tests.mixed import mixed_data
 from tests.small import small_config
 
 
@@ -40,3 +41,27 @@ def test_few_images_to_measure_on_are_said(toy_data):
     one = replace(toy_data.shards("test")[0], rows=1)
     alone = replace(toy_data, splits={**toy_data.splits, "test": (one,)})
     assert "has 1 image: its mIoU has no interval" in few_images(alone, "test")
+
+
+def test_a_recipe_for_one_size_refuses_images_of_several(tmp_path):
+    index = mixed_data(tmp_path, [(24, 32), (32, 24)], counts=(3, 1, 1), shard_size=3)
+    config = small_config("data.size=[32,32]", "query.region_size=8")
+    with pytest.raises(UserError, match=r"images are of several sizes, up to 32x32, .* ingest again with --size 32x32"):
+        check_data(config, index)
+
+
+def test_images_without_a_cell_inside_and_crops_of_padding_are_said(tmp_path, caplog):
+    index = mixed_data(tmp_path, [(16, 16), (64, 64)], counts=(3, 1, 1), shard_size=3)
+    config = small_config("data.size=null", "query.region_size=5", "query.exclude_border=true")
+    check_data(config, index)
+    assert not [one for one in caplog.messages if "touch the border" in one]
+    check_data(small_config("data.size=null", "query.region_size=8", "query.exclude_border=true"), index)
+    [said] = [one for one in caplog.messages if "touch the border" in one]
+    assert said.startswith("3 of 6 train images are so small")
+    assert "crops of" not in caplog.text
+    index = mixed_data(tmp_path / "longer", [(16, 64), (64, 16)], counts=(3, 1, 1), shard_size=3)
+    check_data(small_config("data.size=null", "query.region_size=8"), index)
+    assert "crops of 64x64, the largest height and width, of which train images fill 25 % on average" in caplog.text
+    caplog.clear()
+    check_data(small_config("data.size=null", "query.region_size=8", "train.crop=[32,32]"), index)
+    assert "crops of" not in caplog.text
