@@ -28,7 +28,8 @@ from benchmarks.report.plain_tables import markdown_heads, markdown_row
 from benchmarks.report.run_tables import as_markdown as cycles_markdown
 from benchmarks.report.systems_table import as_markdown as systems_markdown, numbers
 from benchmarks.report.terminal_tables import outcome_text
-from benchmarks.results.chain import load_chain
+from benchmarks.results.chain import difference, load_chain
+from benchmarks.results.curves import Paired, paired
 from benchmarks.results.findings import load_findings
 from benchmarks.results.grid import load, table
 from benchmarks.results.systems import load_systems
@@ -40,6 +41,8 @@ RECORDS = Path("docs/results/records")
 IMAGES = Path("docs/images")
 MARK = re.compile(r"(<!-- results: (\S+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 FIGURE = "figure"
+BASE = "mobilenetv2_100"
+"""The encoder that others are compared with."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,38 @@ def chain(record: Path) -> Made:
     found = load_chain(record)
     caption = "mIoU of every row of the chain, ours and the paper's"
     return Made(chain_markdown(found), chain_numbers(found), lambda: draw_chain(found), caption)
+
+
+def encoders(record: Path) -> Made:
+    """Runs of one recipe with several encoders, by share of labels; differences are to `BASE`, seed by seed."""
+    mious: dict[tuple[str, str], dict[int, float]] = {}
+    for path in _runs(record):
+        [run] = load_findings([path])
+        share = f"{100 * run.config.initial.fraction:.0f} %" if run.config.initial.fraction else "?"
+        mious.setdefault((share, run.config.model.backbone), {})[run.config.seed] = 100 * run.last["miou"]
+    lines, numbers = (
+        markdown_heads(["labels", "encoder", "mIoU", "seeds", f"difference to {BASE}", "found with 80 %"]),
+        {},
+    )
+    for (share, encoder), seeds in sorted(mious.items(), key=lambda item: (len(item[0][0]), item[0], min(item[1]))):
+        average = paired(list(seeds.values()))
+        of_share = {name: found for (of, name), found in mious.items() if of == share}
+        found = difference(of_share, encoder, BASE) if encoder != BASE and BASE in of_share else None
+        assert average, "an encoder has a run"
+        numbers[f"{share.split()[0]}/{encoder}"] = f"{average.mean:.2f}"
+        if found:
+            numbers[f"{share.split()[0]}/{encoder}/difference"] = f"{found.found.mean:+z.2f}"
+        lines.append(
+            markdown_row(
+                [share, encoder, _interval(average), str(average.seeds), _interval(found.found, "+") if found else "",
+                 f"{found.findable:.1f}" if found and found.findable else ""]
+            )
+        )  # fmt: skip
+    return Made("\n".join(lines) + "\n", numbers)
+
+
+def _interval(found: Paired, sign: str = "") -> str:
+    return f"{found.mean:{sign}z.2f}" + (f" ± {found.half_interval:.2f}" if found.half_interval else "")
 
 
 def grid(record: Path) -> Made:
@@ -154,6 +189,7 @@ def gpu_tests(record: Path) -> Made:
 
 KINDS: dict[str, Callable[[Path], Made]] = {
     "chain": chain,
+    "encoders": encoders,
     "grid": grid,
     "systems": systems,
     "cycles": cycles,

@@ -1,5 +1,6 @@
 """Validated settings of the query.  Imports nothing heavy: a wrong key must be found before torch is loaded."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -38,6 +39,27 @@ Extra = Literal["classes", "mixtures", "features"]
 EXTRAS: tuple[Extra, ...] = ("classes", "mixtures", "features")
 
 
+WHOLE_IMAGES = ("bald", "coreset", *DIFFICULTY_NAMES)
+"""Acquisitions that need more of the network than its logits."""
+Window = tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]]
+Stride = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+
+
+def check_stride(window: Window | None, stride: Stride | None) -> None:
+    """ValueError where windows would leave pixels unseen."""
+    if stride is None:
+        return
+    if window is None:
+        raise ValueError("stride needs a window")
+    if stride[0] > window[0] or stride[1] > window[1]:
+        raise ValueError("the stride is larger than the window, which would leave pixels unseen")
+
+
+def stride_of(window: Window, stride: Stride | None) -> Stride:
+    """The stride, by default two thirds of the window (CPS, U2PL, UniMatch)."""
+    return stride or (math.ceil(window[0] * 2 / 3), math.ceil(window[1] * 2 / 3))
+
+
 class QuerySettings(Settings):
     acquisition: str = Field("entropy", examples=list(ACQUISITION_NAMES))
     """Per-pixel score of which a region's is the mean: one of ACQUISITION_NAMES, or a function of the user's own as
@@ -72,6 +94,12 @@ class QuerySettings(Settings):
     network once more.  null: one threshold for all (the paper)."""
     scales: tuple[Annotated[float, Field(ge=0.1, le=4)], ...] = Field((0.5, 1.0, 2.0), min_length=1)
     """Image scales whose logits are averaged for scoring and pseudo-labels."""
+    window: Window | None = None
+    """Height and width of a sliding window in which the network looks at an image when it scores and pseudo-labels, at
+    every scale; default: the whole image at once.  Averaged are the probabilities of the windows that see a pixel.  Not
+    with `bald`, `coreset` and DEAL's acquisitions, whose further passes look at whole images."""
+    stride: Stride | None = None
+    """Between these windows; default: two thirds of the window."""
     exclude_border: bool = True
     """Leave the outermost ring of regions out of the query."""
     batch_size: int | Literal["auto"] = 4
@@ -118,6 +146,16 @@ class QuerySettings(Settings):
             )
         if self.unit == "pixel" and self.region_size != 1:
             raise ValueError(f"query.unit=pixel needs query.region_size=1, not {self.region_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        check_stride(self.window, self.stride)
+        if self.window and self.acquisition in WHOLE_IMAGES:
+            raise ValueError(
+                f"query.window with query.acquisition={self.acquisition}, which looks at whole images: set"
+                " query.window=null"
+            )
         return self
 
     @property

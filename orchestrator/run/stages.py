@@ -33,15 +33,16 @@ from querying.labels.reliability import reliable_images, write_reliability
 from querying.scoring.pool import ScoreTask
 from querying.scoring.scorer import ShardScorer
 from querying.selection.choose import ScoredPool, choose
-from querying.settings import QuerySettings
+from querying.settings import QuerySettings, stride_of
 from training.fit.heartbeat import EPOCHS, PROGRESS, VALIDATION
 from training.fit.job import TrainJob, stop_file
 from training.inference.batch_finder import BatchFinder
 from training.inference.confusion import Confusion
 from training.inference.evaluation import EvaluationTask, ShardEvaluator
 from training.inference.interval import ImageCounts
-from training.inference.predictor import Predictor
+from training.inference.predictor import Precision, Predictor
 from training.inference.ranking import ranker_of
+from training.inference.sliding import Predict, Windowed
 from training.kernels.precision import fast_bf16
 from training.network.checkpoint import best_folder
 from training.settings.traits import traits_of
@@ -154,7 +155,7 @@ class Stages:
         query = self._query(checkpoint, out)
         make = partial(
             ShardScorer,
-            partial(Predictor, checkpoint, self.device, precision=query.precision, modules=Path.cwd()),
+            self._scoring(checkpoint, query.precision),
             self.grid,
             out.resolve(),
             query,
@@ -255,7 +256,7 @@ class Stages:
             self.progress.stage(f"{self.name}: find query.batch_size")
             make = partial(
                 BatchFinder,
-                partial(Predictor, checkpoint, self.device, modules=Path.cwd()),
+                self._scoring(checkpoint, "fp32"),
                 (self.index.height, self.index.width),
                 query.scales if self.config.cycles else (1.0,),
                 query.threads,
@@ -268,6 +269,12 @@ class Stages:
 
         size = kept_batch_size(self.layout.batch_size, find, self.progress.say)
         return query.model_copy(update={"batch_size": size})
+
+    def _scoring(self, checkpoint: Path, precision: Precision) -> Callable[[], Predict]:
+        """Loads the network as it looks at the pool: whole images or windows."""
+        query = self.config.query
+        load = partial(Predictor, checkpoint, self.device, precision=precision, modules=Path.cwd())
+        return partial(Windowed, load, query.window, stride_of(query.window, query.stride)) if query.window else load
 
     def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any], out: Path) -> Iterator[Any]:
         query, plain = self.config.query, self.config.train.kernels == "plain"

@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 SIZES = ((48, 64), (64, 48), (40, 80))
 REGION, COLUMNS = 14, math.ceil(80 / 14)
 BUDGET = 0.34
+EVALUATED, SCORED = (32, 40), (24, 50)
+"""Windows."""
 
 
 def s4al(*words):
@@ -58,7 +60,8 @@ def finished(raw, tmp_path_factory):
     assert "images of 3 sizes, kept as they are (--size HxW makes all one): 9 of 48x64, 9 of 64x48, 9 of 40x80" in said
     keys = [
         *SMALL, "cycles=3", "reference=true", f"query.region_size={REGION}", f"budget={BUDGET}", "model.weights=none",
-        "train.epochs=2", "query.scales=[1]", "query.precision=fp32", "evaluate.window=[32,40]",
+        "train.epochs=2", "query.scales=[1]", "query.precision=fp32", 
+        f"evaluate.window={list(EVALUATED)}", f"query.window={list(SCORED)}",
     ]  # fmt: skip
     words = "run", "custom_s4al_plus", *keys, "--data", root / "data", "--out", root / "run"
     s4al(*words, "--backend", "local", "--tracking", "none")
@@ -110,20 +113,25 @@ def test_the_budget_is_of_the_pixels_of_all_sizes_and_spent_to_less_than_a_cell(
     assert spent[-1][0] > BUDGET * total - REGION**2
 
 
-def predicted(checkpoint, image_HWC):
-    """Class probabilities (C, H, W), float64."""
-    predict = Predictor(checkpoint, "cpu")
-    logits = predict(torch.from_numpy(image_HWC.transpose(2, 0, 1)[None].copy()))
-    return (
-        F.interpolate(logits, image_HWC.shape[:2], mode="bilinear", align_corners=predict.align_corners)[0]
-        .double()
-        .softmax(0)
-        .numpy()
-    )
+def predicted(predict, image_HWC, window):
+    """Class probabilities (C, H, W), float64: the mean over the windows that see a pixel.  These begin every two thirds
+    of one, the last at the border."""
+    height, width = image_HWC.shape[:2]
+    tall, wide = min(window[0], height), min(window[1], width)
+    total, times = np.zeros((6, height, width)), np.zeros((height, width))
+    for top in [*range(0, height - tall, math.ceil(window[0] * 2 / 3)), height - tall]:
+        for left in [*range(0, width - wide, math.ceil(window[1] * 2 / 3)), width - wide]:
+            part = image_HWC[top : top + tall, left : left + wide].transpose(2, 0, 1)[None].copy()
+            logits = predict(torch.from_numpy(part))
+            z = F.interpolate(logits, (tall, wide), mode="bilinear", align_corners=predict.align_corners)
+            total[:, top : top + tall, left : left + wide] += z[0].double().softmax(0).numpy()
+            times[top : top + tall, left : left + wide] += 1
+    return total / times
 
 
 def test_scores_are_the_mean_entropy_of_each_images_own_cells_and_the_best_were_asked(raw, finished):
     images, layout = read(raw, "images", "train"), RunLayout(finished)
+    predict = Predictor(layout.checkpoint(0), "cpu")
     asked: dict[str, list[int]] = {}
     query = pq.read_table(layout.query(0) / "query.parquet").to_pylist()
     for row in query:
@@ -134,7 +142,7 @@ def test_scores_are_the_mean_entropy_of_each_images_own_cells_and_the_best_were_
         with pa.memory_map(str(path)) as file:
             table = pa.ipc.open_file(file).read_all().to_pylist()
         for row in table:
-            p_CHW = predicted(layout.checkpoint(0), images[row["image_id"]])
+            p_CHW = predicted(predict, images[row["image_id"]], SCORED)
             entropy_HW = -(p_CHW * np.log(np.clip(p_CHW, 1e-300, None))).sum(0)
             wanted = [
                 cells.mean() if (cells := entropy_HW[cell(region)]).size else None
@@ -157,18 +165,7 @@ def test_the_evaluation_counts_every_image_at_its_own_size(raw, finished):
     predict = Predictor(RunLayout(finished).checkpoint(last), "cpu")
     counts = np.zeros((6, 6), np.int64)
     for image_id, image_HWC in images.items():
-        height, width = masks[image_id].shape
-        total, times = np.zeros((6, height, width)), np.zeros((height, width))
-        tall, wide = min(32, height), min(40, width)  # windows begin every two thirds of one, the last at the border
-        for top in [*range(0, height - tall, math.ceil(32 * 2 / 3)), height - tall]:
-            for left in [*range(0, width - wide, math.ceil(40 * 2 / 3)), width - wide]:
-                part = image_HWC[top : top + tall, left : left + wide].transpose(2, 0, 1)[None].copy()
-                z = F.interpolate(
-                    predict(torch.from_numpy(part)), (tall, wide), mode="bilinear", align_corners=predict.align_corners
-                )
-                total[:, top : top + tall, left : left + wide] += z[0].softmax(0).numpy()
-                times[top : top + tall, left : left + wide] += 1
-        found, known = (total / times).argmax(0), masks[image_id] != 255
+        found, known = predicted(predict, image_HWC, EVALUATED).argmax(0), masks[image_id] != 255
         np.add.at(counts, (masks[image_id][known], found[known]), 1)
     said = np.array(read_json(RunLayout(finished).evaluation(last) / "confusion.json")["counts"])
     assert counts.sum() == said.sum()

@@ -3,6 +3,7 @@
 Shape suffixes: B = images, C = classes, H and W = pixels.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -41,3 +42,28 @@ def probabilities(predict: Predict, images_BCHW: Tensor, *, window: tuple[int, i
             seen_HW[place] += 1
     assert total is not None
     return total.div_(seen_HW)
+
+
+class Windowed:
+    """A network that looks at windows, in the place of one that looks at whole images: (uint8 images (B, 3, H, W),
+    scale) -> logarithms of `probabilities`, float32 (B, C, H, W).
+
+    At every scale the network sees windows of about the same size, so that they show the less of an image the larger it
+    is made.  Where one takes in the whole image, the result differs from the logits by a number for each pixel, which a
+    softmax does not see.
+    """
+
+    def __init__(self, load: Callable[[], Predict], window: tuple[int, int], stride: tuple[int, int]) -> None:
+        self.predict, self.window, self.stride = load(), window, stride
+        self.align_corners = bool(getattr(self.predict, "align_corners", False))
+        self.device = getattr(self.predict, "device", torch.device("cpu"))
+
+    @torch.inference_mode()
+    def __call__(self, images_BCHW: Tensor, scale: float = 1.0) -> Tensor:
+        def scaled(part_BCHW: Tensor, _: float) -> Tensor:
+            return self.predict(part_BCHW, scale)
+
+        scaled.align_corners = self.align_corners  # type: ignore[attr-defined]
+        window, stride = ((math.ceil(one[0] / scale), math.ceil(one[1] / scale)) for one in (self.window, self.stride))
+        p_BCHW = probabilities(scaled, images_BCHW, window=window, stride=stride)
+        return p_BCHW.clamp_min_(torch.finfo(p_BCHW.dtype).tiny).log_()

@@ -1,6 +1,5 @@
 """Validated settings of network and training.  Imports nothing heavy (see querying/settings.py)."""
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -8,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from querying.base.own_code import IMPORT_PATH
-from querying.settings import Settings
+from querying.settings import Settings, Stride, Window, check_stride, stride_of
 from training.settings.traits import TRAITS, is_method
 
 BACKBONES = ("mobilenetv2_100", "resnet50", "resnet101s")
@@ -335,22 +334,17 @@ class EvaluateSettings(Settings):
     """Also keep the weights of the epoch with the highest mIoU on val, and report theirs as `best_on_val` beside the
     last ones' (needs `train.validate_epochs`).  The teacher of the next cycle is always the last."""
 
-    window: tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]] | None = None
+    window: Window | None = None
     """Height and width of a sliding window; default: the whole image at once."""
-    stride: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    stride: Stride | None = None
     """Between windows; default: two thirds of the window (CPS, U2PL, UniMatch)."""
 
     @model_validator(mode="after")
     def _covers(self) -> "EvaluateSettings":
-        if self.stride is not None:
-            if self.window is None:
-                raise ValueError("stride needs a window")
-            if self.stride[0] > self.window[0] or self.stride[1] > self.window[1]:
-                raise ValueError("the stride is larger than the window, which would leave pixels unseen")
+        check_stride(self.window, self.stride)
         return self
 
     def strides(self) -> tuple[int, int]:
         """The stride, with its default; needs a window."""
         assert self.window is not None
-        height, width = self.window
-        return self.stride or (math.ceil(height * 2 / 3), math.ceil(width * 2 / 3))
+        return stride_of(self.window, self.stride)

@@ -1,9 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from querying.scoring.upsampling import log_probabilities
+from querying.settings import QuerySettings
 from training.inference.evaluation import EvaluationTask, ShardEvaluator
-from training.inference.sliding import probabilities, starts
+from training.inference.sliding import Windowed, probabilities, starts
 from training.settings.training import EvaluateSettings
 
 
@@ -86,5 +91,52 @@ def test_the_default_stride_is_two_thirds():
     ],
 )
 def test_what_can_not_cover_an_image_is_refused(keys, message):
-    with pytest.raises(ValueError, match=message):
-        EvaluateSettings(**keys)
+    for kind in (EvaluateSettings, QuerySettings):
+        with pytest.raises(ValueError, match=message):
+            kind(**keys)
+
+
+@pytest.mark.parametrize("acquisition", ["bald", "deal_de"])
+def test_windows_are_refused_where_further_passes_see_whole_images(acquisition):
+    with pytest.raises(ValueError, match=f"query.acquisition={acquisition}, which looks at whole images"):
+        QuerySettings(window=(32, 32), acquisition=acquisition)
+
+
+def test_windows_of_a_scaled_network_are_averaged_as_a_loop_does_and_keep_their_size():
+    seen = []
+
+    def network(images_BCHW, scale):
+        seen.append(tuple(round(side * scale) for side in images_BCHW.shape[2:]))
+        size = [max(1, round(side * scale)) for side in images_BCHW.shape[2:]]
+        x = F.interpolate(images_BCHW.float(), size, mode="bilinear")
+        return torch.cat([x, (x[:, :2] / 20).sin() * 50], dim=1)[:, :, ::2, ::2] / 40
+
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 50, 70), dtype=np.uint8))
+    windowed = Windowed(lambda: network, (20, 24), (16, 16))
+    for scale in (0.5, 1.0, 2.0):
+        seen.clear()
+        found = windowed(image, scale).exp()[0].numpy()
+        tall, wide, down, right = (math.ceil(side / scale) for side in (20, 24, 16, 16))
+        tall, wide = min(tall, 50), min(wide, 70)
+        total, times = np.zeros((5, 50, 70)), np.zeros((50, 70))
+        for top in [*range(0, 50 - tall, down), 50 - tall]:
+            for left in [*range(0, 70 - wide, right), 70 - wide]:
+                z = network(image[:, :, top : top + tall, left : left + wide], scale)
+                full = F.interpolate(z, (tall, wide), mode="bilinear")[0].double().numpy()
+                p = np.exp(full - full.max(0))
+                total[:, top : top + tall, left : left + wide] += p / p.sum(0)
+                times[top : top + tall, left : left + wide] += 1
+        np.testing.assert_allclose(found, total / times, rtol=1e-4, atol=1e-7)
+        assert {size for size in seen if size != (25, 35)} <= {(20, 24)} or scale == 0.5
+
+
+def test_one_window_over_the_image_scores_as_the_image_does():
+    def network(images_BCHW, scale):
+        return images_BCHW.float()[:, :, ::4, ::4] / (30 * scale)
+
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 48), dtype=np.uint8))
+    windowed = Windowed(lambda: network, (160, 192), (100, 100))
+    for scales in ((1.0,), (0.5, 1.0, 2.0)):
+        whole = log_probabilities([network(image, scale) for scale in scales], 40, 48)
+        windows = log_probabilities([windowed(image, scale) for scale in scales], 40, 48)
+        np.testing.assert_allclose(windows.numpy(), whole.numpy(), rtol=1e-4, atol=1e-5)
