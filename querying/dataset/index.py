@@ -193,12 +193,12 @@ def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
 
 def _parse_shard(data: dict[str, Any], content: Content, several: bool) -> Shard:
     images, truth = data["images"], data["truth"]
-    if several:
-        content = Content(*image_size(data["height"], data["width"]), *content[2:])
     for name in (images, truth):
         inside = isinstance(name, str) and re.fullmatch(r"\w[\w./-]{,200}", name) and ".." not in Path(name).parts
         if not inside:
             raise ValueError(f"shard {repr(name)[:80]}: a file in the folder of the data set was expected")
+    if several:
+        content = Content(*image_size(data["height"], data["width"], f"{images}: "), *content[2:])
     rows = whole(data["rows"], f"{images}: rows", 1, MAX_IMAGES)
     pixels = rows * content.height * content.width
     counts = tuple(whole(n, f"{images}: class_pixels", 0, pixels) for n in items(data["class_pixels"], "class_pixels"))

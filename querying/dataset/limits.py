@@ -67,10 +67,13 @@ def palette(value: Any, classes: Sequence[str]) -> tuple[tuple[int, int, int], .
     return tuple(colours)
 
 
-def image_size(height: Any, width: Any) -> tuple[int, int]:
-    size = whole(height, "height", MIN_SIDE, MAX_PIXELS), whole(width, "width", MIN_SIDE, MAX_PIXELS)
+def image_size(height: Any, width: Any, where: str = "") -> tuple[int, int]:
+    size = (
+        whole(height, f"{where}height", MIN_SIDE, MAX_PIXELS),
+        whole(width, f"{where}width", MIN_SIDE, MAX_PIXELS),
+    )
     if size[0] * size[1] > MAX_PIXELS:
-        raise ValueError(f"{height} x {width} pixels are more than {MAX_PIXELS >> 20} megapixels")
+        raise ValueError(f"{where}{height} x {width} pixels are more than {MAX_PIXELS >> 20} megapixels")
     return size
 
 

@@ -45,7 +45,27 @@ def many(count):
     return change
 
 
+def sized(**of_the_first):
+    """Sizes in all shards, as where images have several."""
+
+    def change(tree):
+        tree["schema"] = 2
+        for shard in (shard for shards in tree["splits"].values() for shard in shards):
+            shard |= {"height": 48, "width": 64}
+        first(tree).update(of_the_first)
+
+    return change
+
+
 INDICES = {
+    "a shard's height of 0": (sized(height=0), r"images/train-00000\.arrow: height 0"),
+    "a shard's width that is true": (sized(width=True), r"train-00000\.arrow: width True"),
+    "a shard's width as text": (sized(width="64"), "width '64'"),
+    "a shard's width of 400 digits": (sized(width=10**400), "width of more than 20 digits"),
+    "a shard of too many pixels": (sized(height=2**14, width=2**13), "16384 x 8192 pixels are more than 64 megapixels"),
+    "a shard higher than the largest": (sized(height=49), "48x64 pixels are not the largest height and width"),
+    "a shard of few pixels": (sized(height=8, width=8), r"class_pixels \d+: a whole number from 0 to 320"),
+    "sizes and no shard": (lambda t: t.update(schema=2, splits={}), "are not the largest height and width"),
     "a class with an escape": (lambda t: t["classes"].__setitem__(0, "a\x1b[2Jb"), r"class 'a\\x1b\[2Jb'"),
     "a class with a bell": (lambda t: t["classes"].__setitem__(0, "a\x07"), "class"),
     "a class from right to left": (lambda t: t["classes"].__setitem__(1, "a\u202eb"), r"class 'a\\u202eb'"),
