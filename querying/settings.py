@@ -1,6 +1,7 @@
 """Validated settings of the query.  Imports nothing heavy: a wrong key must be found before torch is loaded."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -25,6 +26,12 @@ class Settings(BaseModel):
         if wants_bool and isinstance(value, (int, float)) and not isinstance(value, bool):
             raise ValueError("expected true or false")
         return value
+
+
+def scaled_size(size: Sequence[int], scale: float) -> tuple[int, int]:
+    """Height and width of an image of `size` at one of `query.scales`."""
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
 
 
 DIFFICULTY_NAMES = ("deal_ds", "deal_de")

@@ -26,16 +26,16 @@ from orchestrator.process.terminal import console
 from orchestrator.recipe.config import RunConfig
 from orchestrator.run.preflight import check_data, check_unattended, with_local_list, with_local_weights
 from orchestrator.run.protocol import load_summary
-from orchestrator.studies.headroom import SUPERVISED, TRUTH, ceiling_stride, control, few_images
+from orchestrator.studies.headroom import SUPERVISED, TRUTH, control, few_images
 from querying.base.errors import DamagedError
 from querying.base.files import make_folder, read_json, write_json, write_text
 from querying.dataset.shards import DataIndex, read_truth
 from querying.labels.ledger import Ledger
-from training.inference.ceiling import averaged_truth, fitted_logits
+from training.inference.ceiling import averaged_truth, fitted_logits, labels
 from training.inference.confusion import Confusion
+from training.inference.dry_run import Grid, logit_grid
 from training.inference.evaluation import EvaluationTask, ShardEvaluator
 from training.inference.predictor import Predictor
-from training.losses.upsampled import full_size
 
 Found = dict[str, Any]
 
@@ -76,6 +76,7 @@ def headroom_command(
     for part in parts:
         key = {
             "recipe": config.model_dump(mode="json"), "data": index.digest,
+            **({} if part is HeadroomPart.control else {"cells": cells(config, index)}),
             **({"images": images, "steps": steps} if part is HeadroomPart.overfit else {}),
             **({"seeds": numbers} if part is HeadroomPart.control else {}),
         }  # fmt: skip
@@ -88,18 +89,23 @@ def headroom_command(
 
 def ceiling(config: RunConfig, index: DataIndex) -> Found:
     """IoU over the evaluated split of the truth itself, averaged to the head's grid and upsampled as logits are."""
-    stride, split = ceiling_stride(config), config.data.evaluate_on
+    split = config.data.evaluate_on
     confusion = Confusion.empty(index.num_classes)
     for shard in index.shards(split):
         for _, mask_HW in read_truth(index.root, shard):
             if mask_HW is not None:
                 confusion += _averaged(torch.from_numpy(mask_HW.copy())[None], index, config)
-    return {"split": split, "stride": stride, **_accuracy(confusion)}
+    return {"split": split, "cells": cells(config, index), **_accuracy(confusion)}
+
+
+def cells(config: RunConfig, index: DataIndex) -> list[int]:
+    """Rows and columns of the logits of an image of the data's size, as the network itself gives them."""
+    return list(logit_grid(config.model, (index.height, index.width)).cells)
 
 
 def overfit(config: RunConfig, index: DataIndex, trained: Callable[[RunConfig, str], RunLayout]) -> Found:
     """Train on a few images without augmentation, dropout or weight decay; IoU on these very images, over their
-    classes, beside what logits of the head's stride can give on them."""
+    classes, beside what logits of the head's grid can give on them."""
     layout = trained(config, "overfit")
     ids = set(Ledger(layout.ledger).images(0))
     masks = _masks(index, ids)
@@ -164,17 +170,27 @@ def _summed(
 
 
 def _averaged(truth_BHW: torch.Tensor, index: DataIndex, config: RunConfig) -> Confusion:
-    return _agreement(averaged_truth(truth_BHW, index.num_classes, ceiling_stride(config)), truth_BHW, config)
+    return _agreement(averaged_truth(truth_BHW, index.num_classes, _grid(truth_BHW, config)), truth_BHW, config)
 
 
 def _fitted(truth_BHW: torch.Tensor, index: DataIndex, config: RunConfig) -> Confusion:
-    aligned = config.model.align_corners
-    return _agreement(fitted_logits(truth_BHW, index.num_classes, ceiling_stride(config), aligned), truth_BHW, config)
+    grid, aligned = _grid(truth_BHW, config), config.model.align_corners
+    return _agreement(fitted_logits(truth_BHW, index.num_classes, grid, aligned), truth_BHW, config)
 
 
 def _agreement(logits_BChw: torch.Tensor, truth_BHW: torch.Tensor, config: RunConfig) -> Confusion:
-    full_BCHW = full_size(logits_BChw, truth_BHW.shape[1:], config.model.align_corners)
-    return Confusion.of(full_BCHW.argmax(1).to(torch.uint8), truth_BHW, logits_BChw.shape[1])
+    grid = _grid(truth_BHW, config)
+    found_BHW = labels(logits_BChw, grid, _size(truth_BHW), config.model.align_corners)
+    return Confusion.of(found_BHW, truth_BHW, logits_BChw.shape[1])
+
+
+def _grid(truth_BHW: torch.Tensor, config: RunConfig) -> Grid:
+    return logit_grid(config.model, _size(truth_BHW))
+
+
+def _size(truth_BHW: torch.Tensor) -> tuple[int, int]:
+    height, width = truth_BHW.shape[1:]
+    return height, width
 
 
 def _accuracy(confusion: Confusion, *, over_truth: bool = False) -> Found:
@@ -199,7 +215,7 @@ def _known(path: Path, asked: Found) -> Found | None:
 
 def show(part: HeadroomPart, found: Found, classes: Sequence[str]) -> None:
     if part is HeadroomPart.ceiling:
-        title = f"IoU % that logits at stride {found['stride']} allow, on {found['split']}"
+        title = f"IoU % that {'x'.join(map(str, found['cells']))} logits allow, on {found['split']}"
         table = _class_table(title, classes, {"averaged truth": found})
     elif part is HeadroomPart.overfit:
         columns = {"network": found, "best logits": found["fitted"], "averaged truth": found["averaged"]}

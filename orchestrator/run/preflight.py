@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -15,10 +16,12 @@ from orchestrator.recipe.keys import HARMLESS_KEYS, MACHINE_KEYS, changed_keys
 from orchestrator.run.first_labels import draw, find_ids, initial_count, read_list, shipped_lists
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import user_path
+from querying.dataset.index import Size
 from querying.dataset.shards import DataIndex, check_ids
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import RegionGrid
 from querying.scoring.custom_acquisition import own_acquisition
+from querying.settings import scaled_size
 from training.network.weight_file import weight_file
 from training.settings.training import BACKBONES, VAL_SPLIT
 from training.settings.traits import traits_of
@@ -57,8 +60,9 @@ def few_images(index: DataIndex, split: str) -> str:
     return f"split {split!r} has {images} images: differences of mIoU between runs and cycles are mostly chance"
 
 
-def _check_names(config: RunConfig) -> None:
-    """UserError where the user's own code, or timm's network, is not there or is not what it has to be."""
+def _check_names(config: RunConfig, index: DataIndex) -> None:
+    """UserError where the user's own code, or timm's network, is not there or is not what it has to be, or takes no
+    images as small as the run's."""
     if ":" in config.query.acquisition:
         own_acquisition(config.query.acquisition)
     if ":" in config.train.method:
@@ -73,10 +77,41 @@ def _check_names(config: RunConfig) -> None:
         from training.network.encoder_check import check_encoder  # loads torch
 
         check_encoder(config.model)
+    if config.model.backbone not in BACKBONES:  # which take all sizes
+        from training.inference.dry_run import check_sizes  # loads torch
+
+        check_sizes(config.model, _sizes(config, index))
     if config.train.layer_decay < 1:
         from training.fit.groups import check_layers  # loads torch
 
         check_layers(config.model)
+
+
+def _sizes(config: RunConfig, index: DataIndex) -> Iterator[tuple[str, Size]]:
+    """Heights and widths that the network is given, and what asks for them; of the data the smallest alone."""
+    splits = {"train", config.data.evaluate_on, *([VAL_SPLIT] if config.train.validate_epochs else [])}
+    every = {size for split in splits for size in index.sizes(split)}
+    for size in sorted(one for one in every if not any(map(partial(_within, of=one), every - {one}))):
+        yield "images of the data", size
+        if config.evaluate.window:
+            yield "evaluate.window", _window(config.evaluate.window, 1.0, size)
+        for scale in config.query.scales if config.cycles else ():
+            seen = _window(config.query.window, scale, size)
+            asked = "" if seen == size else "query.window at "
+            yield f"{asked}query.scales={scale}", scaled_size(seen, scale)
+    if config.train.crop:
+        yield "train.crop", config.train.crop
+
+
+def _window(window: Size | None, scale: float, size: Size) -> Size:
+    """What a window shows of an image of `size`, before it is scaled."""
+    if window is None:
+        return size
+    return min(math.ceil(window[0] / scale), size[0]), min(math.ceil(window[1] / scale), size[1])
+
+
+def _within(size: Size, *, of: Size) -> bool:
+    return size[0] <= of[0] and size[1] <= of[1]
 
 
 def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str]:
@@ -91,7 +126,7 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
             f"{index.root}: images are {of}, recipe {config.name} expects {height}x{width}:"
             f" ingest again with --size {height}x{width}"
         )
-    _check_names(config)
+    _check_names(config, index)
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     if config.query.leaves_border_out and config.cycles and config.query.asked:
         bare = [size for size in index.sizes("train") if grid.on(size).border().all()]

@@ -11,15 +11,6 @@ NOTHING = {"unit": "cell", "select": "per_image", "acquisition": "entropy", "per
 """A query that asks nothing, whatever the recipe's asks."""
 
 
-def ceiling_stride(config: RunConfig) -> int:
-    """The stride of the logits: 4 behind the decoder of DeepLabv3+ and the MLP, 2 behind DPT (1.75 with patches of 14
-    pixels), else the encoder's own, which a plain transformer has in all its maps."""
-    if config.model.decoder == "dpt":
-        return 2
-    levels = config.model.decoder == "mlp" and config.model.output_stride != 14
-    return 4 if config.model.decoder == "plus" or levels else config.model.output_stride
-
-
 def few_images(config: RunConfig, images: int, steps: int) -> RunConfig:
     """The recipe's network and rates on a few whole images, cross entropy alone, nothing that keeps it from fitting."""
     size = {"batch_size": images, "batch_size_unlabelled": 0}

@@ -13,6 +13,7 @@ from querying.base.errors import DamagedError, UserError, ran_out_of_memory
 from querying.base.forms import plain_forms
 from querying.base.own_code import check_source, read_source
 from querying.dataset.limits import class_names, whole
+from querying.settings import scaled_size
 from training.inference.dropout_passes import dropout_passes
 from training.inference.folding import fold_batch_norm, fuse_activations, round_to_bf16
 from training.kernels.precision import keep_float32
@@ -84,7 +85,7 @@ class Predictor:
     def _input(self, images_BCHW: Tensor, scale: float) -> Tensor:
         x_BCHW = normalise(images_BCHW.to(self.device, non_blocking=True))
         if scale != 1.0:
-            size = [max(1, round(side * scale)) for side in x_BCHW.shape[2:]]
+            size = scaled_size(x_BCHW.shape[2:], scale)
             x_BCHW = F.interpolate(x_BCHW, size, mode="bilinear", align_corners=self.align_corners)
         return x_BCHW.to(self.dtype, memory_format=torch.channels_last)
 

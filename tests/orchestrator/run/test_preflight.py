@@ -65,3 +65,32 @@ def test_images_without_a_cell_inside_and_crops_of_padding_are_said(tmp_path, ca
     caplog.clear()
     check_data(small_config("data.size=null", "query.region_size=8", "train.crop=[32,32]"), index)
     assert "crops of" not in caplog.text
+
+
+def test_images_that_are_too_small_for_the_encoder_are_refused_by_what_asks_for_them(toy_data):
+    """PVT needs 29 pixels a side; the scenes have 48x64."""
+    pvt = ["model.encoder=pvt_v2_b0", "model.output_stride=32", "model.weights=none"]
+    check_data(small_config(*pvt, "query.scales=[0.7,1]", "train.crop=[32,32]"), toy_data)
+    check_data(small_config(*pvt, "query.scales=[0.5]", "cycles=0"), toy_data)
+    check_data(small_config(*pvt, "query.scales=[0.7]", "query.window=[30,40]"), toy_data)
+    for key, asked, size in (
+        ("train.crop=[16,32]", "train.crop", "16x32"),
+        ("evaluate.window=[96,20]", "evaluate.window", "48x20"),
+        ("query.scales=[1,0.5]", "query.scales=0.5", "24x32"),
+        ("query.window=[24,96]", "query.window at query.scales=1.0", "24x64"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_data(small_config(*pvt, "query.scales=[1]", key), toy_data)
+        assert str(caught.value).startswith(f"{asked}: {size} pixels are too few, model.backbone=pvt_v2_b0 needs at")
+    check_data(small_config("train.crop=[16,16]"), toy_data)
+
+
+def test_of_images_of_several_sizes_the_smallest_are_tried(tmp_path):
+    pvt = ["data.size=null", "model.encoder=pvt_v2_b0", "model.output_stride=32", "model.weights=none"]
+    index = mixed_data(tmp_path, [(64, 32), (32, 64), (64, 64)], counts=(3, 1, 1), shard_size=3)
+    check_data(small_config(*pvt, "query.scales=[1]"), index)
+    with pytest.raises(UserError, match=r"^query\.scales=0\.8: (51x26|26x51) pixels are too few"):
+        check_data(small_config(*pvt, "query.scales=[1,0.8]"), index)
+    index = mixed_data(tmp_path / "more", [(64, 64), (20, 90)], counts=(3, 1, 1), shard_size=3)
+    with pytest.raises(UserError, match=r"^images of the data: 20x90 pixels are too few"):
+        check_data(small_config(*pvt, "query.scales=[1]"), index)
