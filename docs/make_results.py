@@ -11,20 +11,19 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.datasets.sources.camvid import CLASSES
 from benchmarks.figures.chain_figure import draw_chain
 from benchmarks.figures.grid_figure import draw_grid
 from benchmarks.figures.style import save, styled
 from benchmarks.figures.systems_figures import draw_curves
 from benchmarks.performance.result import as_markdown as bench_markdown, shown
+from benchmarks.report import experiment_tables
 from benchmarks.report.chain_table import chain_markdown, chain_numbers
 from benchmarks.report.grid_table import grid_markdown
-from benchmarks.report.plain_tables import markdown_heads, markdown_row
 from benchmarks.report.run_tables import as_markdown as cycles_markdown
 from benchmarks.report.systems_table import as_markdown as systems_markdown, numbers
 from benchmarks.report.terminal_tables import outcome_text
@@ -124,6 +123,8 @@ def cycles(record: Path) -> Made:
         for row in run.cycles:
             numbers[f"{path.name}/{row['cycle']}/miou"] = f"{100 * row['miou']:.2f}"
             numbers[f"{path.name}/{row['cycle']}/labelled"] = f"{100 * row['labelled_fraction']:.2f}"
+            if "train" in row["seconds"]:
+                numbers[f"{path.name}/{row['cycle']}/train_seconds"] = f"{row['seconds']['train']:,.0f}"
         if run.supervised:
             numbers[f"{path.name}/full"] = f"{100 * run.supervised:.2f}"
     return Made(cycles_markdown(runs, []), numbers)
@@ -135,44 +136,8 @@ def ending(record: Path) -> Made:
     return Made(f"```\n{outcome_text(run.summary, run.reference, without=('of non-void %', 'seconds'))}```\n")
 
 
-def ceiling(record: Path) -> Made:
-    """Of `s4al headroom`, on CamVid."""
-    shown_classes = ("pole", "sign", "pedestrian", "bicyclist")
-    found = {}
-    for path in record.glob("ceiling-*.json"):
-        answer = read_json(path)
-        height, width = answer["asked"]["recipe"]["data"]["size"]
-        found[height, width] = answer["found"]
-    lines, numbers = markdown_heads(["size", "mIoU", *shown_classes]), {}
-    for (height, width), one in sorted(found.items()):
-        iou = [f"{100 * one['iou'][CLASSES.index(name)]:.0f}" for name in shown_classes]
-        numbers[f"{height}x{width}"] = f"{100 * one['miou']:.1f}"
-        lines.append(markdown_row([f"{height}x{width}", numbers[f"{height}x{width}"], *iou]))
-    return Made("\n".join(lines) + "\n", numbers)
-
-
-def overfit(record: Path) -> Made:
-    """Of `s4al headroom`, on CamVid."""
-    shown_classes = ("pole", "sign", "fence", "pedestrian", "bicyclist")
-    [path] = record.glob("overfit-*.json")
-    found = read_json(path)["found"]
-    rows = {"network": found, "best logits at stride 4": found["fitted"], "averaged truth": found["averaged"]}
-    lines = markdown_heads(["", "mean", *shown_classes])
-    numbers = {name.split()[0]: f"{100 * one['miou']:.1f}" for name, one in rows.items()}
-    for name, one in rows.items():
-        iou = [f"{100 * one['iou'][CLASSES.index(label)]:.0f}" for label in shown_classes]
-        lines.append(markdown_row([name, numbers[name.split()[0]], *iou]))
-    return Made("\n".join(lines) + "\n", numbers)
-
-
-def few_steps(record: Path) -> Made:
-    """Lines `... STEPS loss L eval mIoU X ...` of a script that fitted four images twice."""
-    line = re.compile(r"(\d+) loss \S+ eval mIoU (\S+)")
-    sides = [dict(line.findall((record / f"{name}.txt").read_text())) for name in ("with-dropout", "without-dropout")]
-    lines = markdown_heads(["steps", "dropout 0.5, decay 1e-4", "neither"])
-    for steps in sorted({*sides[0], *sides[1]}, key=int):
-        lines.append(markdown_row([steps, *(f"{float(side[steps]):.1f}" if steps in side else "" for side in sides)]))
-    return Made("\n".join(lines) + "\n")
+def experiment(make: Callable[[Path], tuple[str, dict[str, str]]], record: Path) -> Made:
+    return Made(*make(record))
 
 
 def bench(record: Path) -> Made:
@@ -194,9 +159,7 @@ KINDS: dict[str, Callable[[Path], Made]] = {
     "systems": systems,
     "cycles": cycles,
     "ending": ending,
-    "ceiling": ceiling,
-    "overfit": overfit,
-    "few_steps": few_steps,
+    **{kind: partial(experiment, make) for kind, make in experiment_tables.KINDS.items()},
     "bench": bench,
     "gpu_tests": gpu_tests,
 }

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NO_RECORD = "No record is kept: the figures are those noted on the day."
 PAGES = sorted((DOCS / "results").glob("20*.md"))
+RECORDED = [page for page in PAGES if NO_RECORD not in page.read_text()]
 NUMBER = re.compile(r"\d\.\d")
 NO_RESULT = re.compile(r"(?:Python|torch|Ray) \d\.\d+|6\.4 GB|\[[^]]*\]\([^)]*\)")
 """Of README and index: numbers that nobody has measured as a result, and links."""
@@ -71,7 +72,9 @@ def test_there_are_marks_and_each_is_closed(make_results, results):
         assert "<!-- end -->" not in left
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/results/index.md", "docs/use/headroom.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "docs/results/index.md", "docs/use/headroom.md", "docs/how_it_works/fidelity.md"]
+)
 def test_any_changed_digit_between_marks_is_found(make_results, copied, path):
     document = copied.root / path
     text = document.read_text()
@@ -157,6 +160,66 @@ def test_a_number_of_readme_and_index_is_marked_or_said_to_have_no_record(make_r
     parts = re.split(r"\n\n|\n(?=- |\|)", left)
     bare = [part for part in parts if re.search(r"\d\.\d|\*\*[\d,]+\*\*", NO_RESULT.sub("", part))]
     assert not [part for part in bare if "no record" not in part.lower()]
+
+
+@pytest.mark.parametrize("path", [*RECORDED, DOCS / "use/headroom.md"], ids=lambda path: path.stem)
+def test_a_number_of_a_page_with_records_is_marked_or_said_to_have_none(make_results, path):
+    """Per paragraph or row; but for settings and file names, which stand between backticks."""
+    left = re.sub(r"`[^`]*`", "", outside_marks(make_results, path.read_text()))
+    bare = [part for part in re.split(r"\n\n|\n(?=\|)", left) if NUMBER.search(part)]
+    assert not [part for part in bare if "no record" not in part.lower()]
+
+
+def test_every_record_is_shown_somewhere(make_results, results):
+    marks = {
+        mark.split("/")[0]
+        for text in results.documents()
+        for _, mark, _, _ in make_results.MARK.findall(text.read_text())
+    }
+    assert {path.name for path in (DOCS / "results/records").iterdir()} == marks
+
+
+def test_the_control_with_true_labels_is_shown_from_its_answers(make_results, copied):
+    seeds = [
+        {"seed": 0, "supervised": 0.41, "pool-truth": 0.45, "fit": {"miou": 0.8}},
+        {"seed": 1, "supervised": 0.42, "pool-truth": 0.44, "fit": {"miou": 0.7}},
+    ]
+    record = copied.root / "docs/results/records/2026-12-03-control"
+    record.mkdir()
+    found = {"seeds": seeds, "gain": 0.03, "spread": 0.0141421}
+    write_json(record / "control-a.json", {"asked": {"recipe": {"name": "a"}}, "found": found})
+    one = {"seeds": [{**seeds[0], "pool-truth": 0.409}], "gain": -0.001, "spread": None}
+    write_json(record / "control-b.json", {"asked": {"recipe": {"name": "b"}}, "found": one})
+    page = copied.root / "docs/results/2026-12-03-control.md"
+    page.write_text(
+        "".join(f"<!-- results: 2026-12-03-control/control{key} --><!-- end -->" for key in ("", "/a/gain"))
+    )
+    text = copied.rewritten(page)
+    assert "| a | 0 | 80.00 | 41.00 | 45.00 | +4.00 |\n| a | 1 | 70.00 | 42.00 | 44.00 | +2.00 |" in text
+    assert "| b | 0 | 80.00 | 41.00 | 40.90 | -0.10 |" in text
+    assert text.endswith("-->+3.00<!-- end -->")
+    assert copied.made("2026-12-03-control", "control").numbers == {
+        "a/gain": "+3.00",
+        "a/spread": "1.41",
+        "b/gain": "-0.10",
+    }
+
+
+def test_when_cps_collapsed_is_what_its_steps_say(make_results, copied):
+    path = copied.root / "docs/results/records/2026-12-01-cps/steps.json"
+    document = copied.root / "docs/how_it_works/fidelity.md"
+    assert copied.rewritten(document) == document.read_text()
+    for before, after, shown in (
+        ("[10, [9, 9], [0.976, 0.987], [2, 2], 0.965]", "[10, [9, 9], [0.996, 0.987], [2, 2], 0.965]", None),
+        ("[10, [9, 9], [0.976, 0.987], [2, 2], 0.965]", "[10, [9, 9], [0.996, 0.997], [2, 2], 0.965]", "at step 10"),
+        ("[15, [9, 9], [1.0, 1.0], [1, 1], 1.0]", "[15, [9, 8], [1.0, 1.0], [1, 1], 1.0]", "at step 20"),
+    ):
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after, 1))
+        found = make_results.Results(copied.root).rewritten(document)
+        path.write_text(text)
+        assert (found == document.read_text()) if shown is None else f"rate .0025 | {shown}: pedestrian" in found
 
 
 def test_records_are_small_and_say_nothing_of_a_machine():
