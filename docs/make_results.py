@@ -24,6 +24,7 @@ from benchmarks.performance.result import as_markdown as bench_markdown, shown
 from benchmarks.report import experiment_tables
 from benchmarks.report.chain_table import chain_markdown, chain_numbers
 from benchmarks.report.grid_table import grid_markdown
+from benchmarks.report.plain_tables import markdown_heads, markdown_row
 from benchmarks.report.run_tables import as_markdown as cycles_markdown
 from benchmarks.report.systems_table import as_markdown as systems_markdown, numbers
 from benchmarks.report.terminal_tables import outcome_text
