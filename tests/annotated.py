@@ -15,18 +15,22 @@ from querying.dataset.label_values import IGNORE
 from querying.dataset.shard_writer import ShardWriter
 
 HEIGHT, WIDTH, CLASSES = 32, 48, 4
+ONE_SIZE = ((HEIGHT, WIDTH),)
+THREE_SIZES = (ONE_SIZE[0], (48, 32), (24, 40))
+"""Image n has the size whose turn it is.  Regions of 16 pixels do not divide the last; none is as large as the grid."""
 COLOURS = np.array([(200, 40, 40), (40, 200, 40), (40, 40, 200), (120, 120, 120)], np.uint8)
 PEOPLE = ("anna", "bert", "cleo")
 
 
-def picture(number):
+def picture(number, sizes=ONE_SIZE):
     """Blobs of the classes, some void, and noise."""
     rng = np.random.default_rng(number)
-    mask = np.full((HEIGHT, WIDTH), number % CLASSES, np.uint8)
+    height, width = sizes[number % len(sizes)]
+    mask = np.full((height, width), number % CLASSES, np.uint8)
     for _ in range(4):
-        top, left = rng.integers(0, HEIGHT - 8), rng.integers(0, WIDTH - 8)
+        top, left = rng.integers(0, height - 8), rng.integers(0, width - 8)
         mask[top : top + rng.integers(6, 16), left : left + rng.integers(6, 20)] = rng.integers(0, CLASSES)
-    image = (COLOURS[mask].astype(int) + rng.integers(-30, 30, (HEIGHT, WIDTH, 3))).clip(0, 255).astype(np.uint8)
+    image = (COLOURS[mask].astype(int) + rng.integers(-30, 30, (height, width, 3))).clip(0, 255).astype(np.uint8)
     mask[:2, :5] = IGNORE
     return image, mask
 
@@ -35,24 +39,25 @@ def image_id(number):
     return f"street {number:02d} ü" if number % 7 == 3 else f"street_{number:02d}"
 
 
-def truth(images):
-    return {image_id(number): picture(number)[1] for number in range(images)}
+def truth(images, sizes=ONE_SIZE):
+    return {image_id(number): picture(number, sizes)[1] for number in range(images)}
 
 
-def make_data(root, images, masked):
+def make_data(root, images, masked, sizes=ONE_SIZE):
     """A data set; the train images from number `masked` on have no mask."""
     root.mkdir(parents=True)
     splits = {}
     for split, numbers in (("train", range(images)), ("val", range(1000, 1003)), ("test", range(2000, 2004))):
         with ShardWriter(root, split, num_classes=CLASSES, shard_size=16, encoding="ppm") as writer:
-            for number in numbers:
-                image, mask = picture(number)
+            for number in sorted(numbers, key=lambda number: number % len(sizes)):  # by size, as ingest has them
+                image, mask = picture(number, sizes)
                 name = image_id(number) if split == "train" else f"{split}-{number}"
                 writer.add(name, image, mask if split != "train" or number < masked else None)
         splits[split] = writer.close()
     names = ("road", "car", "tree", "sky")
     palette = tuple(tuple(map(int, colour)) for colour in COLOURS)
-    DataIndex(root, "toy", names, palette, HEIGHT, WIDTH, "ppm", {"kind": "test"}, splits).save()
+    height, width = map(max, zip(*sizes, strict=True))
+    DataIndex(root, "toy", names, palette, height, width, "ppm", {"kind": "test"}, splits).save()
     return root
 
 

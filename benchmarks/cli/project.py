@@ -14,7 +14,8 @@ def init(
         typer.Option(help="File of the classes, a name a line; default: classes.txt in or beside the images."),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="HxW that people see and the network learns; default: about 240x320.")
+        str | None,
+        typer.Option(help="HxW that people see and the network learns; default: each image's shape, about 240x320."),
     ] = None,
     val: Annotated[
         int | None, typer.Option(min=1, help="Images to watch the training; default 30, of few fewer.")

@@ -71,7 +71,8 @@ def ingest_command(
     for warning in split_warnings(index):
         print(f"warning: {warning}")
     counts = ", ".join(f"{index.num_images(split)} {split}" for split in index.splits)
-    print(f"{paths[-1]}: {counts} images of {index.height}x{index.width}, {index.num_classes} classes, {encoding}")
+    of = "several sizes, at most " if index.several_sizes else ""
+    print(f"{paths[-1]}: {counts} images of {of}{index.height}x{index.width}, {index.num_classes} classes, {encoding}")
 
 
 def _own_options(kind: str, src: Path | None, options: dict[str, Any]) -> dict[str, Any]:

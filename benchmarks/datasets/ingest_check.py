@@ -159,7 +159,7 @@ def _said(raw: RawDataset, found: Findings, stretch: bool) -> Iterator[str]:
         if paths := found.traits.get(trait):
             yield f"{named(paths, 'image')}: {text}"
     if raw.size is None and len(found.sizes) > 1:
-        yield f"images of {len(found.sizes)} sizes, kept as they are (--size HxW makes all one): {_counted(found)}"
+        yield f"images of {len(found.sizes)} sizes, {raw.kept}: {counted(found.sizes)}"
     if raw.size is not None and stretch:
         yield from _stretched(raw.size, found)
     if found.void:
@@ -186,9 +186,9 @@ def _stretched(size: Size, found: Findings) -> Iterator[str]:
             " --size of their shape"
         )
     elif len(found.sizes) > 1:
-        yield f"resized to {size_text(size)}: {_counted(found)}"
+        yield f"resized to {size_text(size)}: {counted(found.sizes)}"
 
 
-def _counted(found: Findings) -> str:
-    counts = ", ".join(f"{count} of {size_text(size)}" for size, count in found.sizes.most_common(4))
-    return f"{counts}{', ...' if len(found.sizes) > 4 else ''}"
+def counted(sizes: Counter[Size]) -> str:
+    counts = ", ".join(f"{count} of {size_text(size)}" for size, count in sizes.most_common(4))
+    return f"{counts}{', ...' if len(sizes) > 4 else ''}"

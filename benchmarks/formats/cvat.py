@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,17 @@ from scipy import ndimage
 from benchmarks.datasets.files.image_files import opened, raw_mode
 from benchmarks.datasets.files.images import colour_codes
 from benchmarks.formats.dropped import EMPTY, OTHER_FILES, Dropped
-from benchmarks.formats.labels import Colour, colours, image_bytes, label_id, label_ids, mark, pre_label, shown
+from benchmarks.formats.labels import (
+    Colour,
+    colours,
+    image_bytes,
+    label_id,
+    label_ids,
+    mark,
+    other_size,
+    pre_label,
+    shown,
+)
 from benchmarks.formats.members import Members, write as write_zip
 from benchmarks.formats.pictures import framed_png, png
 from orchestrator.annotation.answer import Answer
@@ -147,7 +158,7 @@ def read(package: Package, members: Members, dropped: Dropped, blank: str) -> It
     found = _masks(package, members, _asked_names(package))
     dropped[OTHER_FILES] += members.leavings
     for one, name in found:
-        label_HW, painted_HW = _labels(package, members, name, of)
+        label_HW, painted_HW = _labels(package, one, members, name, of)
         if background >= 0 and blank == "background":
             label_HW[~painted_HW], painted_HW = background, np.ones_like(painted_HW)
         if not painted_HW.any():
@@ -239,12 +250,12 @@ def _colour(text: str) -> Colour | None:
 
 
 def _labels(
-    package: Package, members: Members, stem: str, of: Sequence[tuple[Colour, int]]
+    package: Package, one: AskedImage, members: Members, stem: str, of: Sequence[tuple[Colour, int]]
 ) -> tuple[UInt8, npt.NDArray[np.bool_]]:
     """Class ids of one image, and where it is painted."""
     name, others = f"{CLASSES}/{stem}.png", f"{OBJECTS}/{stem}.png"
-    code_HW = _codes(package, members, name, [colour for colour, _ in of])
-    object_HW = _codes(package, members, others, None) != 0
+    code_HW = _codes(one, members, name, [colour for colour, _ in of])
+    object_HW = _codes(one, members, others, None) != 0
     label_HW, known_HW = np.full(code_HW.shape, IGNORE, np.uint8), np.zeros(code_HW.shape, bool)
     for (red, green, blue), label in of:
         here_HW = code_HW == (red << 16 | green << 8 | blue)
@@ -273,16 +284,15 @@ def _pixel(where_HW: npt.NDArray[np.bool_], code_HW: npt.NDArray[np.int32]) -> s
     return f"{int(where_HW.sum())} pixels, the first at x {column}, y {row}, have the colour {colour}"
 
 
-def _codes(package: Package, members: Members, name: str, follows: Sequence[Colour] | None) -> npt.NDArray[np.int32]:
+def _codes(one: AskedImage, members: Members, name: str, follows: Sequence[Colour] | None) -> npt.NDArray[np.int32]:
     """Each pixel's colour as 0xRRGGBB.  With `follows`, indices of a palette PNG must be lines of the label map."""
-    where, most = members.where(name), 8 * package.height * package.width + 2**16
+    where, most = members.where(name), 8 * math.prod(one.size) + 2**16
     with opened(where, members.read(name, most)) as image:
         if not isinstance(image, PngImageFile) or image.mode not in ("RGB", "P") or ";16" in raw_mode(image):
             raise UserError(f"{where}: is not an RGB or palette PNG of 8 bits ({image.format} {image.mode});"
                             " export it again as 'Segmentation mask 1.1'")  # fmt: skip
-        if image.size != (package.width, package.height):
-            raise UserError(f"{where}: {image.width} x {image.height} pixels, but the package's images are"
-                            f" {package.width} x {package.height}: use the images that were exported")  # fmt: skip
+        if other := other_size(one, image.width, image.height):
+            raise UserError(f"{where}: {other}")
         if follows is not None and image.mode == "P":
             own = image.getpalette("RGB") or []
             for index in np.unique(np.array(image)).tolist():

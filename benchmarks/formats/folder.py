@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ from benchmarks.datasets.files.image_files import opened
 from benchmarks.datasets.files.images import check_mask, map_ids, read_mask
 from benchmarks.datasets.files.listing import JPEG, LOSSLESS
 from benchmarks.formats.dropped import EMPTY, OTHER_FILES, Dropped
-from benchmarks.formats.labels import Colour, colours, image_bytes, label_ids, pre_label, shown
+from benchmarks.formats.labels import Colour, colours, image_bytes, label_ids, other_size, pre_label, shown
 from benchmarks.formats.members import Members, files_below, write as write_zip
 from benchmarks.formats.pictures import framed_png, palette_png
 from orchestrator.annotation.answer import Answer
@@ -67,7 +68,7 @@ def _has_blank(package: Package) -> bool:
 
 def pack(folder: Path, package: Package, out: Path) -> None:
     """The folder's answers as a zip archive, always the same: what is read afterwards no longer changes."""
-    most = _most(package)
+    most = max(map(_most, package.images))
     query = list(files_below(folder, QUERY, most)) if (folder / QUERY).exists() else []
     write_zip(out, iter([*query, *files_below(folder, MASKS, most)]))
 
@@ -95,7 +96,7 @@ def read(package: Package, members: Members, dropped: Dropped) -> Iterator[Answe
     dropped[OTHER_FILES] += members.leavings
     for one in package.images:
         if name := found.get(one.file.removesuffix(".png"), ""):
-            label_HW, painted_HW = _labels(package, members, name)
+            label_HW, painted_HW = _labels(package, one, members, name)
             if not painted_HW.any():
                 dropped[EMPTY] += 1
                 continue
@@ -124,18 +125,17 @@ def _without_pre(package: Package, members: Members) -> Collection[int]:
     return frozenset(bare)
 
 
-def _most(package: Package) -> int:
-    """Bytes of a mask: uncompressed with 16 bits and an alpha channel it has fewer."""
-    return 8 * package.height * package.width + 2**16
+def _most(one: AskedImage) -> int:
+    """Bytes of a mask of an image: uncompressed with 16 bits and an alpha channel it has fewer."""
+    return 8 * math.prod(one.size) + 2**16
 
 
-def _labels(package: Package, members: Members, name: str) -> tuple[UInt8, np.ndarray]:
-    where, data = members.where(name), members.read(name, _most(package))
+def _labels(package: Package, one: AskedImage, members: Members, name: str) -> tuple[UInt8, np.ndarray]:
+    where, data = members.where(name), members.read(name, _most(one))
     with opened(where, data) as image:
         check_mask(where, image)
-        if image.size != (package.width, package.height):
-            raise UserError(f"{where}: {image.width} x {image.height} pixels, but the package's images are"
-                            f" {package.width} x {package.height}: use the images that were exported")  # fmt: skip
+        if other := other_size(one, image.width, image.height):
+            raise UserError(f"{where}: {other}")
         by_colour = image.mode == "RGB"
         if image.mode == "P":
             _check_palette(package, where, image)

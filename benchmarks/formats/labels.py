@@ -63,6 +63,14 @@ def mark(package: Package) -> str:
     return hashlib.sha256(package.query_id.encode()).hexdigest()[:8]
 
 
+def other_size(one: AskedImage, width: Any, height: Any) -> str:
+    """What is said where an answer has another size than its image; nothing where it has the same."""
+    if (height, width) == one.size and type(height) is type(width) is int:
+        return ""
+    found, own = f"{shown(width)} x {shown(height)}", f"{one.size[1]} x {one.size[0]}"
+    return f"{found} pixels, but the image {shown(one.image_id)} is {own}: use the images that were exported"
+
+
 def image_bytes(package: Package, one: AskedImage) -> bytes:
     """The image's file; DamagedError if it is not the one that was asked about."""
     path = package.image(one)
@@ -79,8 +87,8 @@ def pre_label(package: Package, one: AskedImage) -> UInt8:
     """Class ids of the pre-annotation (H, W), IGNORE where there is none."""
     path = package.pre(one)
     if path is None:
-        return np.full((package.height, package.width), IGNORE, np.uint8)
+        return np.full(one.size, IGNORE, np.uint8)
     label_HW = read_mask(path)
-    if label_HW.shape != (package.height, package.width):
-        raise DamagedError(f"{path}: {label_HW.shape} pixels, where {(package.height, package.width)} were expected")
+    if label_HW.shape != one.size:
+        raise DamagedError(f"{path}: {label_HW.shape} pixels, where {one.size} were expected")
     return label_HW

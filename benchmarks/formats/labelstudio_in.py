@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from benchmarks.datasets.files.image_files import opened, raw_mode
 from benchmarks.formats.canvas import Bool, Canvas, polygon
 from benchmarks.formats.dropped import DRAFTS, EMPTY, NOT_OURS, OWN_FRAMES, RELATIONS, SKIPPED, UNANSWERED, Dropped
 from benchmarks.formats.json_items import items
-from benchmarks.formats.labels import FRAME, label_id, label_ids, pre_label, shown
+from benchmarks.formats.labels import FRAME, label_id, label_ids, other_size, pre_label, shown
 from benchmarks.formats.labelstudio_out import result_id
 from benchmarks.formats.rle import decode
 from orchestrator.annotation.answer import Answer
@@ -96,7 +97,7 @@ def _answers(package: Package, one: AskedImage, task: dict[str, Any], where: str
 
 
 def _painted(package: Package, one: AskedImage, results: list[Any], where: str, dropped: Dropped) -> Canvas:
-    canvas, known = Canvas(package.height, package.width), label_ids(package)
+    canvas, known = Canvas(*one.size), label_ids(package)
     pre_HW, frames = None, {f"t{one.rank}q{box[0]}" for box in one.boxes}
     for place, result in enumerate(results):
         if not isinstance(result, dict):
@@ -115,12 +116,12 @@ def _painted(package: Package, one: AskedImage, results: list[Any], where: str, 
             raise UserError(
                 f"{here}: is of kind {shown(kind)}, which is not read; paint with the labels of label_config.xml"
             )
-        _check_size(package, result, here)
+        _check_size(one, result, here)
         names = value.get(kind)
         if not isinstance(names, list) or len(names) != 1:
             raise UserError(f"{here}: has {shown(names)} as its label, where one was expected; give it one")
         label = label_id(names[0], known, here)
-        now_HW = _mask(package, kind, value, here)
+        now_HW = _mask(one, kind, value, here)
         before_HW = None
         if result.get("id") == result_id(one, label):
             pre_HW = pre_label(package, one) if pre_HW is None else pre_HW
@@ -129,52 +130,48 @@ def _painted(package: Package, one: AskedImage, results: list[Any], where: str, 
     return canvas
 
 
-def _check_size(package: Package, result: dict[str, Any], where: str) -> None:
-    size = result.get("original_width"), result.get("original_height")
-    if size != (package.width, package.height) or {type(side) for side in size} != {int}:
-        raise UserError(
-            f"{where}: was painted on {shown(size[0])} x {shown(size[1])} pixels, but the package's images are"
-            f" {package.width} x {package.height}: use the images that were exported"
-        )
+def _check_size(one: AskedImage, result: dict[str, Any], where: str) -> None:
+    if other := other_size(one, result.get("original_width"), result.get("original_height")):
+        raise UserError(f"{where}: was painted on {other}")
     rotation = result.get("image_rotation", 0)
     if isinstance(rotation, bool) or rotation != 0:
         raise UserError(f"{where}: the image was rotated by {shown(rotation)}; paint it again unrotated")
 
 
-def _mask(package: Package, kind: str, value: dict[str, Any], where: str) -> Bool:
+def _mask(one: AskedImage, kind: str, value: dict[str, Any], where: str) -> Bool:
     if kind == "polygonlabels":
-        return _polygon(package, value, where)
+        return _polygon(one, value, where)
     if kind == "bitmasklabels":
-        return _bitmask(package, value.get("imageDataURL"), where)
+        return _bitmask(one, value.get("imageDataURL"), where)
     if value.get("format") != "rle":
         raise UserError(f"{where}: a brush of format {shown(value.get('format'))}, where rle was expected; {_HINT}")
     try:
-        return decode(value.get("rle"), package.height, package.width)
+        return decode(value.get("rle"), *one.size)
     except ValueError as error:
         raise UserError(f"{where}: its rle is damaged: {error}; paint it again, or leave the task out") from None
 
 
-def _polygon(package: Package, value: dict[str, Any], where: str) -> Bool:
+def _polygon(one: AskedImage, value: dict[str, Any], where: str) -> Bool:
     points = value.get("points")
     if not isinstance(points, list) or not 3 <= len(points) <= _MOST_POINTS:
         found = f"{len(points)} points" if isinstance(points, list) else shown(points)
         raise UserError(f"{where}: a polygon of {found}, where 3 to {_MOST_POINTS} were expected; draw it again")
     if value.get("closed") is False:
         raise UserError(f"{where}: a polygon that is not closed; close it")
-    pixels = []
+    (height, width), pixels = one.size, []
     for point in points:
         if not isinstance(point, list) or len(point) != 2 or not all(_is_near(part) for part in point):
             raise UserError(f"{where}: a polygon's point is {shown(point)}, where x and y in percent were expected")
-        pixels.append((point[0] * package.width / 100, point[1] * package.height / 100))
-    return polygon(pixels, package.height, package.width)
+        pixels.append((point[0] * width / 100, point[1] * height / 100))
+    return polygon(pixels, height, width)
 
 
 def _is_near(part: Any) -> bool:
     return type(part) in (int, float) and -_FARTHEST <= part <= 100 + _FARTHEST
 
 
-def _bitmask(package: Package, url: Any, where: str) -> Bool:
-    head, most = "data:image/png;base64,", 8 * package.height * package.width + 2**16
+def _bitmask(one: AskedImage, url: Any, where: str) -> Bool:
+    head, most = "data:image/png;base64,", 8 * math.prod(one.size) + 2**16
     if not isinstance(url, str) or not url.startswith(head):
         raise UserError(f"{where}: its imageDataURL does not begin with {head}; paint it again, or leave the task out")
     if len(url) > most:
@@ -186,11 +183,8 @@ def _bitmask(package: Package, url: Any, where: str) -> Bool:
     with opened(Path(where), data) as image:
         if not isinstance(image, PngImageFile) or image.mode != "RGBA" or raw_mode(image) != "RGBA":
             raise UserError(f"{where}: its picture is not a PNG with 8 bits of red, green, blue and alpha")
-        if image.size != (package.width, package.height):
-            raise UserError(
-                f"{where}: its PNG has {image.width} x {image.height} pixels, where {package.width} x {package.height}"
-                " were expected"
-            )
+        if other := other_size(one, image.width, image.height):
+            raise UserError(f"{where}: its PNG has {other}")
         return np.array(image)[..., 3] >= 128
 
 

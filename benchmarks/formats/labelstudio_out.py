@@ -62,7 +62,7 @@ def _task(package: Package, one: AskedImage, name: str, with_pre: bool, tag: Tag
     }  # fmt: skip
     if one.uncertainty is not None:
         data["uncertainty"] = one.uncertainty
-    results = [*(_regions(package, one, tag) if with_pre else ()), *_frames(package, one)]
+    results = [*(_regions(package, one, tag) if with_pre else ()), *_frames(one)]
     if not results:
         return {"data": data, "predictions": []}
     score = {} if one.uncertainty is None else {"score": 1 - one.uncertainty}
@@ -77,24 +77,24 @@ def _regions(package: Package, one: AskedImage, tag: Tag) -> Iterator[dict[str, 
         mask_HW = label_HW == label
         if mask_HW.any():
             value = {"format": "rle", "rle": encode(mask_HW)} if tag == "brush" else {"imageDataURL": _bitmask(mask_HW)}
-            yield _result(package, result_id(one, label), f"{tag}labels", "mask", {**value, f"{tag}labels": [name]})
+            yield _result(one, result_id(one, label), f"{tag}labels", "mask", {**value, f"{tag}labels": [name]})
 
 
-def _frames(package: Package, one: AskedImage) -> Iterator[dict[str, Any]]:
+def _frames(one: AskedImage) -> Iterator[dict[str, Any]]:
     """A frame that can not be moved, for each cell that is asked."""
     for region, top, left, bottom, right in one.boxes:
         if region != WHOLE:
-            x, y = 100 * left / package.width, 100 * top / package.height
-            width, height = 100 * (right - left) / package.width, 100 * (bottom - top) / package.height
-            value = {"x": x, "y": y, "width": width, "height": height, "rotation": 0, "rectanglelabels": [FRAME]}
-            frame = _result(package, f"t{one.rank}q{region}", "rectanglelabels", "query", value)
+            height, width = one.size
+            value = {"x": 100 * left / width, "y": 100 * top / height, "width": 100 * (right - left) / width,
+                     "height": 100 * (bottom - top) / height, "rotation": 0, "rectanglelabels": [FRAME]}  # fmt: skip
+            frame = _result(one, f"t{one.rank}q{region}", "rectanglelabels", "query", value)
             yield {**frame, "readonly": True}
 
 
-def _result(package: Package, id_: str, type_: str, from_name: str, value: dict[str, Any]) -> dict[str, Any]:
+def _result(one: AskedImage, id_: str, type_: str, from_name: str, value: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": id_, "type": type_, "from_name": from_name, "to_name": "image", "original_width": package.width,
-        "original_height": package.height, "image_rotation": 0, "value": value,
+        "id": id_, "type": type_, "from_name": from_name, "to_name": "image", "original_width": one.size[1],
+        "original_height": one.size[0], "image_rotation": 0, "value": value,
     }  # fmt: skip
 
 

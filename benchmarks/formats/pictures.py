@@ -39,7 +39,7 @@ def framed_png(package: Package, one: AskedImage) -> bytes:
         rgb = image.convert("RGB")
     draw = ImageDraw.Draw(rgb)
     for _, top, left, bottom, right in one.boxes:
-        draw.rectangle((left, top, right - 1, bottom - 1), outline=MAGENTA, width=max(1, package.height // 180))
+        draw.rectangle((left, top, right - 1, bottom - 1), outline=MAGENTA, width=max(1, one.size[0] // 180))
     out = io.BytesIO()
     rgb.save(out, "png")
     return out.getvalue()

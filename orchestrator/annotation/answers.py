@@ -97,7 +97,7 @@ def cells_of(package: Package, answers: Iterable[Answer], blank: Blank, annotato
         one = asked.get(answer.image_id)
         if one is None:
             raise UserError(f"{where}: image {answer.image_id[:80]!r}: was not asked in cycle {package.cycle}")
-        checked = _checked(answer, package, annotator, where)
+        checked = _checked(answer, one, package, annotator, where)
         pre_HW = _pre(package, one) if answer.pre_shown else None
         yield from cut(checked, one, pre_HW, blank, _digest(checked))
 
@@ -138,16 +138,17 @@ def _blank(options: Mapping[str, str]) -> Blank:
     return {"void": "void", "background": "background"}.get(options["blank"], "ask")  # type: ignore[return-value]
 
 
-def _checked(answer: Answer, package: Package, annotator: str, where: Path) -> Answer:
+def _checked(answer: Answer, one: AskedImage, package: Package, annotator: str, where: Path) -> Answer:
     """The answer with a name; whatever a reader has let through that can be no label is refused here."""
-    image, size = answer.image_id, (package.height, package.width)
+    image = answer.image_id
     name = answer.annotator or annotator
     if not name:
         raise UserError(f"{where}: says not who has answered: --as NAME")
     if not name.isprintable() or len(name) > LONGEST_NAME:
         raise UserError(f"{where}: image {image}: annotator {name[:40]!r}: at most {LONGEST_NAME} printable characters")
-    if answer.label_HW.shape != size or answer.painted_HW.shape != size:
-        raise UserError(f"{where}: image {image}: {answer.label_HW.shape} pixels, where {size} were asked")
+    for found in (answer.label_HW.shape, answer.painted_HW.shape):
+        if found != one.size:
+            raise UserError(f"{where}: image {image}: {found} pixels, where {one.size} were asked (height, width)")
     strange = (answer.label_HW >= len(package.classes)) & (answer.label_HW != IGNORE) & answer.painted_HW
     if strange.any():
         raise UserError(f"{where}: image {image}: label {answer.label_HW[strange][0]} is none of the classes")
@@ -160,7 +161,7 @@ def _checked(answer: Answer, package: Package, annotator: str, where: Path) -> A
 
 def _pre(package: Package, one: AskedImage) -> UInt8 | None:
     path = package.pre(one)
-    return None if path is None else decode_label(path.read_bytes(), (package.height, package.width))
+    return None if path is None else decode_label(path.read_bytes(), one.size)
 
 
 def _digest(answer: Answer) -> str:

@@ -39,7 +39,7 @@ from querying.base.files import sha256, write_json, written
 from querying.dataset.codecs import UInt8
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import PSEUDO_LABELS
-from querying.dataset.shards import DataIndex, image_ids, read_images
+from querying.dataset.shards import DataIndex, image_ids, read_images, size_of
 from querying.labels.ledger import Ledger
 from querying.labels.oracle import SimulatedOracle, ledger_rows
 from querying.labels.regions import WHOLE, RegionGrid
@@ -128,15 +128,7 @@ class HumanAnnotator:
                 regions.setdefault(image_id, []).append(region)
         for shard in self.index.shards("train"):
             ids = [image_id for image_id in image_ids(self.index.root, shard) if image_id in regions]
-            yield ((image_id, self._label(image_id, regions[image_id], cells, rule)) for image_id in ids)
-
-    def _label(
-        self, image_id: str, regions: Sequence[int], cells: Mapping[Cell, Mapping[str, Given]], rule: Rule
-    ) -> UInt8:
-        label_HW = np.full((self.grid.height, self.grid.width), IGNORE, np.uint8)
-        for region in regions:
-            label_HW[self.grid.box(region)] = common(cells[image_id, region].values(), rule)
-        return label_HW
+            yield _labels(self.grid.on(shard.size), {image_id: regions[image_id] for image_id in ids}, cells, rule)
 
     def _decided(self, one: Round) -> tuple[list[Import], Rule, bool]:
         """The imports that count, the rule and whether a part is enough: as written down, where it has been."""
@@ -155,10 +147,11 @@ class HumanAnnotator:
         """The package's files: what is asked, from the shards and the pseudo-labels of the cycle's scores."""
         table = read_query(query, self.grid.num_regions)
         boxes: dict[str, list[Box]] = {}
+        size = size_of(self.index, "train")
         scores: dict[str, list[float]] = {}
         columns = (table[name].to_pylist() for name in ("image_id", "region", "score"))
         for image_id, region, score in zip(*columns, strict=True):
-            rows, cols = self.grid.box(region)
+            rows, cols = self.grid.on(size(image_id)).box(region)
             boxes.setdefault(image_id, []).append((region, rows.start, cols.start, rows.stop, cols.stop))
             scores.setdefault(image_id, []).extend([] if score is None else [score])
         scored = self.layout.scores(cycle)
@@ -183,6 +176,17 @@ class HumanAnnotator:
             pre = dict(_pseudo(scored, number, ids)) if ids else {}
             for image_id, image_HWC in read_images(self.index.root, shard, ids):
                 yield Asked(image_id, image_HWC, boxes[image_id], pre.get(image_id))
+
+
+def _labels(
+    grid: RegionGrid, regions: Mapping[str, Sequence[int]], cells: Mapping[Cell, Mapping[str, Given]], rule: Rule
+) -> Iterator[tuple[str, UInt8]]:
+    """The label of each image, by the regions of it that are answered."""
+    for image_id, answered in regions.items():
+        label_HW = np.full((grid.height, grid.width), IGNORE, np.uint8)
+        for region in answered:
+            label_HW[grid.box(region)] = common(cells[image_id, region].values(), rule)
+        yield image_id, label_HW
 
 
 def _write_note(one: Round, imports: Sequence[Import], rule: Rule, partial: bool) -> None:

@@ -1,7 +1,8 @@
 """What people are asked in one cycle: pixels, boxes and pseudo-labels in plain files, of which every format is made.
 
 `package.json` says what is asked; `images/` and `pre/` hold a PNG for each image; `query.parquet` is the query, byte
-for byte, so that a run that has lost its own never asks another one.  The same query gives the same bytes.
+for byte, so that a run that has lost its own never asks another one.  The same query gives the same bytes.  An image
+says its size where that is not the one that the package says.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -20,9 +21,11 @@ from orchestrator.folder.shapes import Count, Number, Sha256, Shape, Text, read_
 from querying.base.errors import DamagedError
 from querying.base.files import make_folder, write_json, written
 from querying.dataset.codecs import UInt8, encode_image
+from querying.dataset.index import Size
 
 NOTE, IMAGES, PRE, QUERY_FILE = "package.json", "images", "pre", "query.parquet"
-FORMAT = 1
+ONE_SIZE, SEVERAL_SIZES = 1, 2
+"""Formats: the second where an image says its own size, which an earlier version would not look at."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 Box = tuple[int, int, int, int, int]
 """Region number, then top, left, bottom, right in pixels, half open."""
@@ -41,6 +44,8 @@ class AskedImage:
     """0 is asked first."""
     uncertainty: float | None
     """From 0 to 1, relative to the other images; None where nothing has scored it."""
+    size: Size
+    """(height, width) of the image, of its pseudo-label, and of every answer about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +59,6 @@ class Package:
     model: str | None
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    height: int
-    width: int
     region_size: int
     images: tuple[AskedImage, ...]
 
@@ -74,7 +77,7 @@ class Package:
 
 
 class About(NamedTuple):
-    """What all images of a package have in common."""
+    """What all images of a package have in common; `height` and `width` are the largest of the data set."""
 
     run: str
     cycle: int
@@ -111,12 +114,14 @@ class _Image(Shape):
     boxes: list[Annotated[list[int], Field(min_length=5, max_length=5)]]
     rank: Count
     uncertainty: Number | None
+    height: Annotated[int, Field(ge=8)] | None = None
+    width: Annotated[int, Field(ge=8)] | None = None
 
 
 class PackageNote(Shape):
     """`package.json`."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     run: Text
     cycle: Count
     query_id: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
@@ -160,7 +165,8 @@ def write_package(
 ) -> None:
     """Write the package's files into `out`.  `uncertainty` names all images in the order in which they are asked;
     `query`: the file of the query and its SHA-256."""
-    names, rows = file_names(list(uncertainty)), dict[str, dict[str, object]]()
+    names, rows, format_ = file_names(list(uncertainty)), dict[str, dict[str, object]](), ONE_SIZE
+    cells: list[tuple[str, int]] = []
     ranks = {image_id: rank for rank, image_id in enumerate(uncertainty)}
     make_folder(out / IMAGES)
     for one in asked:
@@ -174,11 +180,14 @@ def write_package(
             "boxes": [list(box) for box in one.boxes], "rank": ranks[one.image_id],
             "uncertainty": uncertainty[one.image_id],
         }  # fmt: skip
+        height, width, _ = one.image_HWC.shape
+        if (height, width) != (about.height, about.width):
+            format_, rows[one.image_id] = SEVERAL_SIZES, rows[one.image_id] | {"height": height, "width": width}
+        cells += [(one.image_id, box[0]) for box in one.boxes]
     images = [rows[image_id] for image_id in uncertainty]
-    cells = [(one.image_id, box[0]) for one in _images(images) for box in one.boxes]
     classes = zip(about.classes, about.palette, strict=True)
     note = {
-        "format": FORMAT, "run": about.run, "cycle": about.cycle, "query_id": query_id_of(cells),
+        "format": format_, "run": about.run, "cycle": about.cycle, "query_id": query_id_of(cells),
         "query": query[1] if query else None, "model": about.model, "scores": about.scores,
         "data": about.data,
         "classes": [{"id": k, "name": name, "color": list(colour)} for k, (name, colour) in enumerate(classes)],
@@ -207,17 +216,21 @@ def read_note(root: Path) -> Package:
         model=data["model"],
         classes=tuple(one["name"] for one in data["classes"]),
         palette=tuple((one["color"][0], one["color"][1], one["color"][2]) for one in data["classes"]),
-        height=data["height"],
-        width=data["width"],
         region_size=data["region_size"],
-        images=tuple(_images(data["images"])),
+        images=tuple(_image(row, data["height"], data["width"]) for row in data["images"]),
     )
 
 
-def _images(rows: Iterable[dict[str, object]]) -> Iterable[AskedImage]:
-    for row in rows:
-        boxes = tuple(tuple(box) for box in row["boxes"])  # type: ignore[attr-defined]
-        yield AskedImage(**{**row, "boxes": boxes})  # type: ignore[arg-type]
+def _image(row: dict[str, Any], height: int, width: int) -> AskedImage:
+    return AskedImage(
+        image_id=row["image_id"],
+        file=row["file"],
+        sha256=row["sha256"],
+        boxes=tuple((box[0], box[1], box[2], box[3], box[4]) for box in row["boxes"]),
+        rank=row["rank"],
+        uncertainty=row["uncertainty"],
+        size=(row.get("height") or height, row.get("width") or width),
+    )
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -11,10 +11,20 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.commands.ingest import parse_size
-from benchmarks.commands.people.project_files import Plan, as_planned, damage_of, restore, steps, write_files
+from benchmarks.commands.people.project_files import (
+    Plan,
+    as_planned,
+    asked_sizes,
+    damage_of,
+    largest,
+    restore,
+    steps,
+    write_files,
+)
 from benchmarks.datasets.classes.class_file import read_classes
-from benchmarks.datasets.files.images import Size, look
-from benchmarks.datasets.sources.project import SPLITS, ids_of, pixels_of
+from benchmarks.datasets.files.images import look
+from benchmarks.datasets.ingest_check import counted, size_text
+from benchmarks.datasets.sources.project import OWN, SPLITS, Sizing, ids_of, pixels_of, size_in
 from orchestrator.annotation.package import About, Asked, write_package
 from orchestrator.annotation.rounds import ROUND_0
 from orchestrator.folder.layout import locked, once
@@ -78,14 +88,15 @@ def _write_package(out: Path, plan: Plan, progress: Progress) -> None:
     asked = [image_id for split in SPLITS for image_id in plan.splits[split]]
 
     def pictures() -> Iterator[Asked]:
-        box = (WHOLE, 0, 0, *plan.size)
         for done, image_id in enumerate(asked, 1):
-            yield Asked(image_id, pixels_of(plan.images[image_id], plan.size), [box])
+            image_HWC = pixels_of(plan.images[image_id], plan.sizing)
+            yield Asked(image_id, image_HWC, [(WHOLE, 0, 0, *image_HWC.shape[:2])])
             progress.update(done, len(asked), "images")
 
+    height, width = largest(asked_sizes(plan).values())
     about = About(
         run=_run_of(plan), cycle=0, model=None, data="", classes=plan.classes.names,
-        palette=plan.classes.palette(), height=plan.size[0], width=plan.size[1], region_size=max(plan.size),
+        palette=plan.classes.palette(), height=height, width=width, region_size=max(height, width),
     )  # fmt: skip
     write_package(out, about, pictures(), dict.fromkeys(asked))
 
@@ -96,8 +107,8 @@ def _planned(images: Path, classes: Path | None, size: str | None, counts: Mappi
     found = ids_of(images.resolve())
     splits = _drawn(sorted(found), counts, seed, images)
     names = read_classes(classes or _beside(images))
-    wanted = parse_size(size) if size else _usual_size(found.values())
-    return Plan(images.resolve(), found, splits, names, wanted, seed)
+    sizing = parse_size(size) if size else _sizing(found.values())
+    return Plan(images.resolve(), found, splits, names, sizing, seed)
 
 
 def _beside(images: Path) -> Path:
@@ -134,14 +145,10 @@ def _drawn(ids: Sequence[str], counts: Mapping[str, int | None], seed: int, imag
     return splits
 
 
-def _usual_size(paths: Iterable[Path]) -> Size:
-    """The size that most images have, made smaller to about `AREA`, with sides that 16 divides."""
-    sizes = Counter(look(path).size for path in paths)
-    height, width = sizes.most_common(1)[0][0]
-    scale = min(1.0, (AREA / (height * width)) ** 0.5)
-    if scale == 1.0 and min(height, width) >= 16 and len(sizes) == 1:
-        return height, width
-    return max(16, 16 * round(height * scale / 16)), max(16, 16 * round(width * scale / 16))
+def _sizing(paths: Iterable[Path]) -> Sizing:
+    """Each image made smaller to about `AREA` in its own shape: one size where that is the same for all."""
+    sizes = {size_in(AREA, look(path).size) for path in paths}
+    return AREA if len(sizes) > 1 else sizes.pop()
 
 
 def _run_of(plan: Plan) -> str:
@@ -153,11 +160,14 @@ def _run_of(plan: Plan) -> str:
 def _say(folder: Path, plan: Plan) -> None:
     counts = ", ".join(f"{len(plan.splits[split])} {split}" for split in SPLITS)
     asked = sum(len(plan.splits[split]) for split in SPLITS)
-    height, width = plan.size
+    sizes = Counter(size_in(plan.sizing, look(path).size) for path in plan.images.values())
+    of = size_text(next(iter(sizes))) if len(sizes) == 1 else f"{len(sizes)} sizes"
     minutes = round(asked * WHOLE_IMAGE_S / 60)
     print(
         f"{folder}: {len(plan.images)} images, of which {asked} are to be labelled whole first ({counts}), at"
-        f" {height}x{width}, {len(plan.classes.names)} classes; about {minutes} minutes at a guess of"
+        f" {of}, {len(plan.classes.names)} classes; about {minutes} minutes at a guess of"
         f" {WHOLE_IMAGE_S:.0f} s an image"
     )
+    if isinstance(plan.sizing, int):
+        print(f"{folder}: {OWN.format(plan.sizing)} (--size HxW makes all one): {counted(sizes)}")
     print(f"next: {steps(shlex.quote(str(folder)))[0]}")

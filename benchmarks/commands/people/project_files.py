@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.datasets.classes.class_file import ClassFile, read_classes
-from benchmarks.datasets.files.images import Size
-from benchmarks.datasets.sources.project import SPLITS, PlanNote
+from benchmarks.datasets.files.images import Size, look
+from benchmarks.datasets.sources.project import (
+    ONE_SIZE,
+    OWN_SHAPES,
+    SPLITS,
+    PlanNote,
+    Sizing,
+    size_in,
+    sizing_of,
+)
 from benchmarks.recipes.camvid import camvid_cpu
 from orchestrator.annotation.given import by_annotator, rule_of
 from orchestrator.annotation.human import GUESS_S
@@ -38,13 +47,13 @@ class Plan(NamedTuple):
     images: Mapping[str, Path]
     splits: Mapping[str, Sequence[str]]
     classes: ClassFile
-    size: Size
+    sizing: Sizing
     seed: int
 
 
 def _recipe(plan: Plan, name: str) -> RunConfig:
     """What two cores can train, asking for about an hour's regions a round."""
-    height = plan.size[0]
+    height = _usual_height(plan)
     side = max(8, round(height / 6))
     pool = len(plan.images) - len(plan.splits["val"]) - len(plan.splits["test"]) - len(plan.splits["first"])
     each = max(1, round(HOUR_S / GUESS_S / pool))
@@ -54,7 +63,7 @@ def _recipe(plan: Plan, name: str) -> RunConfig:
         annotator="human",
         reference=False,
         cycles=CYCLES,
-        data={"dataset": None, "size": plan.size},
+        data={"dataset": None, "size": None if isinstance(plan.sizing, int) else plan.sizing},
         initial={"images": len(plan.splits["first"])},
         train={"precision": "fp32"},
         augment={"cutout_size": max(8, round(height / 7))},
@@ -69,9 +78,14 @@ def write_files(out: Path, plan: Plan, target: Path) -> None:
     name = re.sub(r"[^A-Za-z0-9_.+-]+", "_", target.name).strip(".+-")[:100] or "project"
     config = _recipe(plan, name)
     _write_classes(out / "classes.txt", plan.classes)
+    own_shapes = isinstance(plan.sizing, int)
+    said = (
+        "data.size stays null: images have several sizes, and people label them so."
+        if own_shapes else "data.size is decided: people label images of this size."
+    )  # fmt: skip
     head = (
         f"# s4al run {target / 'recipe.yaml'} --data DATA; any key can be changed before the first run.\n"
-        "# data.size is decided: people label images of this size.  query.per_image regions for each pool image\n"
+        f"# {said}  query.per_image regions for each pool image\n"
         f"# are asked in a round, about {_round_minutes(config, plan)} minutes at {GUESS_S:.0f} s each (a guess).\n"
     )
     write_text(out / "recipe.yaml", head + config.to_yaml())
@@ -99,7 +113,7 @@ def as_planned(project: Path, plan: Plan) -> Plan:
         splits = {split: there[split] for split in SPLITS}
         if gone := [image_id for split in SPLITS for image_id in splits[split] if image_id not in plan.images]:
             raise UserError(f"{plan.src / there['files'][gone[0]][0]}: is gone, and people have seen it")
-        return plan._replace(splits=splits, size=(there["size"][0], there["size"][1]), seed=there["seed"])
+        return plan._replace(splits=splits, sizing=sizing_of(there), seed=there["seed"])
     return plan
 
 
@@ -112,8 +126,8 @@ def restore(project: Path, plan: Plan, write_package: Callable[[Path], None], da
         there = read_shaped(project / PLAN, PlanNote)
     with suppress(DamagedError):
         asked = read_note(package)
-        ids = [one.image_id for one in sorted(asked.images, key=lambda one: one.rank)]
-        if (ids, asked.classes, (asked.height, asked.width)) != (_asked(plan), plan.classes.names, plan.size):
+        sizes = {one.image_id: one.size for one in sorted(asked.images, key=lambda one: one.rank)}
+        if ([*sizes.items()], asked.classes) != ([*asked_sizes(plan).items()], plan.classes.names):
             raise UserError(f"{project}: {damage[0]}; and these options are not those of `s4al init` then")
     different = [key for key in note if there and json.dumps(there.get(key)) != json.dumps(note[key])]
     if different:
@@ -129,14 +143,31 @@ def _asked(plan: Plan) -> list[str]:
     return [image_id for split in SPLITS for image_id in plan.splits[split]]
 
 
+def asked_sizes(plan: Plan) -> dict[str, Size]:
+    """The size of each image that is asked first, as people see it."""
+    return {image_id: size_in(plan.sizing, look(plan.images[image_id]).size) for image_id in _asked(plan)}
+
+
+def largest(sizes: Iterable[Size]) -> Size:
+    """The largest height and the largest width."""
+    heights, widths = zip(*sizes, strict=True)
+    return max(heights), max(widths)
+
+
+def _usual_height(plan: Plan) -> int:
+    """The height of most images that are asked first."""
+    return Counter(height for height, _ in asked_sizes(plan).values()).most_common(1)[0][0]
+
+
 def _note(plan: Plan) -> dict[str, object]:
-    asked = _asked(plan)
+    asked, own_shapes = _asked(plan), isinstance(plan.sizing, int)
     files = {
         image_id: [plan.images[image_id].relative_to(plan.src).as_posix(), sha256(plan.images[image_id])]
         for image_id in asked
     }
     return {
-        "format": 1, "images": str(plan.src), "size": list(plan.size), "seed": plan.seed,
+        "format": OWN_SHAPES if own_shapes else ONE_SIZE, "images": str(plan.src),
+        **({"size": None, "area": plan.sizing} if own_shapes else {"size": list(plan.sizing)}), "seed": plan.seed,
         "classes": list(plan.classes.names), **{split: list(plan.splits[split]) for split in SPLITS}, "files": files,
     }  # fmt: skip
 

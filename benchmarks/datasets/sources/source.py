@@ -116,7 +116,8 @@ class FileSample:
 @dataclass(frozen=True, slots=True)
 class RawDataset:
     """`size` = (height, width) to resize to, None = leave; `parameters` = all else that shapes the result; `said` = a
-    line for each thing that was recognised, left out or reinterpreted."""
+    line for each thing that was recognised, left out or reinterpreted; `kept` = what becomes of images of several
+    sizes."""
 
     name: str
     classes: Sequence[str]
@@ -125,6 +126,7 @@ class RawDataset:
     size: Size | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     said: Sequence[str] = ()
+    kept: str = "kept as they are (--size HxW makes all one)"
 
 
 def draw(names: Sequence[str], count: int, seed: int) -> set[str]:

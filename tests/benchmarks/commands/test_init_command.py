@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from orchestrator.annotation.rounds import current_round
 from orchestrator.folder.shapes import read_shaped
 from orchestrator.run.preflight import check_data
 from querying.base.errors import DamagedError, UserError
+from querying.dataset.codecs import encode_label
 from querying.dataset.index import DataIndex
 from querying.dataset.shards import read_images, read_truth
 from tests.annotated import picture
@@ -66,7 +68,7 @@ def label(project, images=None, value=None):
     def answers():
         for one in package.images:
             if images is None or one.image_id in images:
-                label_HW = np.full((package.height, package.width), one.rank % 4 if value is None else value, np.uint8)
+                label_HW = np.full(one.size, one.rank % 4 if value is None else value, np.uint8)
                 label_HW[:4, :4] = 255
                 yield Answer(one.image_id, "anna", one.image_id, 30.0, "", label_HW, np.ones(label_HW.shape, bool))
 
@@ -287,6 +289,104 @@ def test_a_kill_leaves_no_half_project(tmp_path):
     done = init(words)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.glob("p.tmp-*"))
+
+
+SHAPES = {(60, 90): (60, 90), (90, 60): (90, 60), (600, 450): (320, 240), (800, 600): (320, 240)}
+"""(height, width) of photographs, and of what people see of them."""
+
+
+def shapes(root, count=24):
+    root.mkdir()
+    for number in range(count):
+        height, width = [*SHAPES][number % len(SHAPES)]
+        Image.fromarray(picture(number)[0]).resize((width, height)).save(root / f"p{number:02d}.png")
+    (root.parent / "classes.txt").write_text("road\ncar\ntree\nsky\n")
+    return root
+
+
+def of_shapes(tmp_path, **options):
+    src = tmp_path / "photos" if (tmp_path / "photos").exists() else shapes(tmp_path / "photos")
+    init_command(tmp_path / "p", src, **{"classes": None, "size": None, "counts": COUNTS, "seed": 0, **options})
+    return tmp_path / "p"
+
+
+def test_photographs_of_several_shapes_keep_them_from_init_to_the_data_set(tmp_path, capsys, caplog):
+    project = of_shapes(tmp_path)
+    said = capsys.readouterr().out
+    assert "at 3 sizes, 4 classes" in said
+    assert (
+        f"{project}: each in its own shape, made smaller to about 76800 pixels (--size HxW makes all one):"
+        " 12 of 320x240, 6 of 60x90, 6 of 90x60"
+    ) in said
+    size_of = {f"p{number:02d}": [*SHAPES.values()][number % len(SHAPES)] for number in range(24)}
+    package = read_package(current_round(project).package)
+    assert {one.image_id: one.size for one in package.images} == {
+        one.image_id: size_of[one.image_id] for one in package.images
+    }
+    assert {one.size for one in package.images} == set(SHAPES.values())
+    assert all(one.boxes == ((-1, 0, 0, *one.size),) for one in package.images)
+    plan = load_plan(project)
+    assert (plan["format"], plan["size"], plan["area"]) == (2, None, 76800)
+
+    assert label(project).complete
+    ingest_command("folder", [project, tmp_path / "d"], None, 8, "ppm", **OPTIONS)
+    kept = "images of 3 sizes, as people see them, each in its own shape, made smaller to about 76800 pixels: 12 of 320"
+    assert kept in caplog.text
+    assert "--size" not in caplog.text
+    assert "images of several sizes, at most 320x240, 4 classes" in capsys.readouterr().out
+    index = DataIndex.load(tmp_path / "d")
+    assert sum((index.sizes(split) for split in index.splits), Counter()) == Counter(size_of.values())
+    seen = {one.image_id: np.asarray(Image.open(package.image(one))) for one in package.images}
+    masked = 0
+    for split in index.splits:
+        for shard in index.shards(split):
+            for image_id, pixels in read_images(index.root, shard):
+                assert pixels.shape[:2] == size_of[image_id]
+                assert image_id not in seen or (pixels == seen[image_id]).all()
+            for image_id, mask in read_truth(index.root, shard):
+                masked += mask is not None
+                assert mask is None or mask.shape == size_of[image_id]
+    assert masked == len(seen)
+    config = resolve(str(project / "recipe.yaml"), [])
+    assert config.data.size is None
+    assert "data.size stays null" in (project / "recipe.yaml").read_text()
+    check_data(config, index)
+    with pytest.raises(
+        UserError, match="--size 64x64: people have labelled images each in its own shape, made smaller"
+    ):
+        load(project, (64, 64), project / "classes.txt", {})
+    small = mask_path(project, plan["val"][0])
+    small.write_bytes(encode_label(np.zeros((16, 16), np.uint8)))
+    with pytest.raises(UserError, match=rf"{small.name}: not a mask that .* 16"):
+        ingest_command("folder", [project, tmp_path / "e"], None, 8, "ppm", **OPTIONS)
+
+
+def test_a_size_makes_them_all_one_and_shapes_that_become_the_same_are_one(tmp_path):
+    project = of_shapes(tmp_path, size="48x64")
+    plan = load_plan(project)
+    assert (plan["format"], plan["size"], "area" in plan) == (1, [48, 64], False)
+    assert {one.size for one in read_package(current_round(project).package).images} == {(48, 64)}
+    for number in range(24):
+        if number % len(SHAPES) < 2:
+            (tmp_path / "photos" / f"p{number:02d}.png").unlink()
+    shutil.rmtree(project)
+    plan = load_plan(of_shapes(tmp_path))
+    assert (plan["format"], plan["size"], "area" in plan) == (1, [320, 240], False)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "round-0/package/package.json"])
+def test_a_damaged_project_of_several_shapes_is_made_again(tmp_path, name):
+    project = of_shapes(tmp_path)
+    before = {path: content for path, content in files(project).items() if "manifest" not in path}
+    (project / name).write_bytes(b"{}")
+    if name == "plan.json":
+        with pytest.raises(UserError, match="these options are not those"):
+            of_shapes(tmp_path, size="32x48")
+    else:  # an image that has come since changes nothing
+        Image.new("RGB", (2000, 300)).save(tmp_path / "photos" / "z.png")
+    of_shapes(tmp_path, counts={"val": 2, "test": 4, "first": 4})
+    after = files(project)
+    assert {path: after[path] for path in before} == before
 
 
 def load_plan(project):

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.formats.rle import encode
-from orchestrator.annotation.package import About, Asked, Package, read_note, write_package
+from orchestrator.annotation.package import About, Asked, Box, Package, read_note, write_package
 from querying.dataset.codecs import encode_label
+from querying.labels.regions import RegionGrid
 
 CLASSES = ("road", "car & truck", "<b>tree</b>", 'sky "x"')
 PALETTE = ((128, 64, 128), (0, 0, 142), (107, 142, 35), (70, 130, 180))
@@ -22,24 +23,43 @@ def make_package(
     classes: Sequence[str] = CLASSES,
     palette: Sequence[tuple[int, int, int]] = PALETTE,
     size: tuple[int, int] = SIZE,
+    sizes: Sequence[tuple[int, int]] = (),
     whole: bool = False,
     run: str = "runs/x",
     cycle: int = 1,
 ) -> Package:
-    """A package of images called as the keys of `pre_of`, each with its pre-annotation; two cells of each are asked."""
-    height, width = size
+    """A package of images called as the keys of `pre_of`, each with its pre-annotation; two cells of each are asked.
+
+    With `sizes` each image has its own, and the cells are the first and the last of a grid of the largest.
+    """
+    height, width = tuple(map(max, zip(*sizes, strict=True))) if sizes else size
     rng = np.random.default_rng(len(run) + cycle)
     pre_of = {"a1": blocks(size), "b 3#%": blocks(size, 1), "c/ü": None} if pre_of is None else pre_of
-    boxes = [(-1, 0, 0, *size)] if whole else [(0, 0, 0, height // 2, width // 2), (3, height // 2, width // 2, *size)]
+    of = dict(zip(pre_of, sizes or [size] * len(pre_of), strict=True))
     asked = [
-        Asked(name, rng.integers(0, 256, (*size, 3), np.uint8), boxes, None if pre is None else encode_label(pre))
+        Asked(
+            name, rng.integers(0, 256, (*of[name], 3), np.uint8),
+            [(-1, 0, 0, *of[name])] if whole else two_boxes(of[name], (height, width), bool(sizes)),
+            None if pre is None else encode_label(pre),
+        )
         for name, pre in pre_of.items()
-    ]
+    ]  # fmt: skip
     about = About(run, cycle, "m" * 8, "d" * 8, classes, palette, height, width, height // 2)
     uncertainty = {name: (place + 1) / 10 for place, name in enumerate(pre_of)}
     root.mkdir(parents=True, exist_ok=True)
     write_package(root, about, asked, uncertainty)
     return read_note(root)
+
+
+def two_boxes(size: tuple[int, int], largest: tuple[int, int], in_grid: bool) -> list[Box]:
+    height, width = size
+    if not in_grid:
+        return [(0, 0, 0, height // 2, width // 2), (3, height // 2, width // 2, *size)]
+    grid, found = RegionGrid(*largest, 5).on(size), []
+    for region in (grid.cells()[0], grid.cells()[-1]):
+        rows, columns = grid.box(int(region))
+        found.append((int(region), rows.start, columns.start, rows.stop, columns.stop))
+    return found
 
 
 def blocks(size: tuple[int, int] = SIZE, shift: int = 0) -> np.ndarray:
@@ -53,7 +73,7 @@ def blocks(size: tuple[int, int] = SIZE, shift: int = 0) -> np.ndarray:
 def brush(package: Package, name: str, mask_HW: np.ndarray, id_: str = "hand", **more: object) -> dict[str, object]:
     return {
         "id": id_, "type": "brushlabels", "from_name": "mask", "to_name": "image", "origin": "manual",
-        "original_width": package.width, "original_height": package.height, "image_rotation": 0,
+        "original_width": mask_HW.shape[1], "original_height": mask_HW.shape[0], "image_rotation": 0,
         "value": {"format": "rle", "rle": encode(mask_HW), "brushlabels": [name]}, **more,
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ BLANK = 254
 
 def known(package, one, masks):
     """What somebody who knows the truth paints: only what is asked; 255 is "not sure"."""
-    painted = np.full((package.height, package.width), BLANK, np.uint8)
+    painted = np.full(one.size, BLANK, np.uint8)
     for _, top, left, bottom, right in one.boxes:
         painted[top:bottom, left:right] = masks[one.image_id][top:bottom, left:right]
     return painted
@@ -29,7 +29,7 @@ def answered_in_label_studio(package, folder, masks, number):
         asked = of[one["data"]["image_id"]]
         shown = [result for prediction in one["predictions"] for result in prediction["result"]]
         frames = [result for result in shown if result["type"] == "rectanglelabels"]
-        before_HW = np.full((package.height, package.width), BLANK, np.uint8)
+        before_HW = np.full(asked.size, BLANK, np.uint8)
         if len(frames) < len(shown):
             before_HW = np.array(Image.open(package.pre(asked)))
         wanted_HW = known(package, asked, masks)

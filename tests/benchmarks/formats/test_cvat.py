@@ -231,7 +231,7 @@ def members(package):
         "class is black": ({one: BLACK}, "has an object there"),
         "no object": ({two: None}, "SegmentationObject/.*a1.png: is missing"),
         "no class": ({one: None}, "SegmentationClass/.*a1.png: is missing"),
-        "another size": ({one: SMALL}, "8 x 8 pixels, but the package's images are 16 x 12"),
+        "another size": ({one: SMALL}, "8 x 8 pixels, but the image 'a1' is 16 x 12: use the images"),
         "grey": ({one: GREY}, "is not an RGB or palette PNG of 8 bits"),
         "alpha": ({one: png_bytes(np.zeros((*SIZE, 4), np.uint8))}, "is not an RGB or palette PNG"),
         "JPEG": ({one: png_bytes(np.zeros((*SIZE, 3), np.uint8), format="jpeg")}, "is not an RGB or palette PNG"),

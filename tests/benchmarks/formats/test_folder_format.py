@@ -149,7 +149,7 @@ MASKS = {
     "another size": (
         "a1.png",
         image_of(np.zeros((16, 12), np.uint8)),
-        "12 x 16 pixels, but the package's images are 16",
+        "12 x 16 pixels, but the image 'a1' is 16 x 12",
     ),
     "JPEG": ("a1.jpg", image_of(GREY, "jpeg"), "a mask must be PNG: JPEG changes labels"),
     "JPEG called PNG": ("a1.png", image_of(GREY, "jpeg"), "a mask must be PNG: JPEG changes labels"),

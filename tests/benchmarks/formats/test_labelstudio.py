@@ -340,7 +340,7 @@ RESULTS = {
     "rle missing": (valued(rle=None), "its rle is damaged"),
     "rle of another size": (valued(rle=encode(np.ones((4, 6), bool))), "its rle is damaged: its count is 96"),
     "another format": (valued(format="png"), "a brush of format 'png'"),
-    "width": (changed("original_width", 17), "painted on 17 x 12 pixels, but the package's images are 16 x 12"),
+    "width": (changed("original_width", 17), "painted on 17 x 12 pixels, but the image 'a1' is 16 x 12: use"),
     "no size": (changed("original_height", None), "painted on 16 x None pixels"),
     "size as float": (changed("original_width", 16.0), "painted on 16.0 x 12"),
     "rotated": (changed("image_rotation", 90), "rotated by 90"),

@@ -14,11 +14,14 @@ from benchmarks.formats.export import export
 from orchestrator.annotation.answers import publish
 from orchestrator.annotation.package import read_package
 from orchestrator.annotation.rounds import current_round
+from orchestrator.audit.files import audit_run
 from orchestrator.folder.layout import RunLayout
 from querying.base.errors import WaitingForLabels
 from querying.dataset.codecs import encode_label
 from querying.dataset.label_values import IGNORE
-from tests.annotated import PEOPLE, image_id, make_data, truth
+from querying.labels.ledger import Ledger
+from querying.labels.regions import RegionGrid
+from tests.annotated import PEOPLE, THREE_SIZES, image_id, make_data, truth
 from tests.benchmarks.formats.packages import annotation, brush, task
 from tests.orchestrator.annotation.test_human_project import again_with
 from tests.small import small_run
@@ -46,7 +49,7 @@ def label_studio(package, images, masks, out, who, rng):
     """What Label Studio exports: brushes of the classes and of `not sure` inside the frames, the tasks in any order."""
     tasks = []
     for one in images:
-        asked = np.zeros((package.height, package.width), bool)
+        asked = np.zeros(one.size, bool)
         for _, top, left, bottom, right in one.boxes:
             asked[top:bottom, left:right] = True
         results = [
@@ -116,3 +119,49 @@ def test_three_people_in_three_parts_give_the_ledger_of_the_simulated_run(projec
                for one in (run, project / "simulated")]  # fmt: skip
     assert len(ledgers[0]) == 6
     assert ledgers[0] == ledgers[1]
+
+
+@pytest.fixture(scope="module")
+def three_sizes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sizes")
+    (root / "first.txt").write_text("".join(f'"{image_id(number)}"\n' for number in range(FIRST)))
+    make_data(root / "few", IMAGES, FIRST, THREE_SIZES)
+    make_data(root / "all", IMAGES, IMAGES, THREE_SIZES)
+    small_run(root / "all", root / "simulated", *KEYS, f"initial.list={root / 'first.txt'}")
+    with pytest.raises(WaitingForLabels):
+        small_run(root / "few", root / "run", *HUMAN)
+    return root
+
+
+@pytest.mark.ray
+def test_images_of_three_sizes_in_three_formats_give_the_ledger_of_the_simulated_run(three_sizes, tmp_path):
+    """Each person works in another format in each round, so that each format has images of every size."""
+    run, masks, rng = three_sizes / "run", truth(IMAGES, THREE_SIZES), random.Random(2)
+    grid, formats = RegionGrid(48, 48, 16), (label_studio, cvat, folder)
+    for cycle in (1, 2):
+        package = read_package(current_round(run).package)
+        assert {one.size for one in package.images} == set(THREE_SIZES)
+        for one in package.images:
+            assert np.asarray(Image.open(package.image(one))).shape == (*masks[one.image_id].shape, 3)
+            for region, *box in one.boxes:
+                rows, columns = grid.on(one.size).box(region)
+                assert box == [rows.start, columns.start, rows.stop, columns.stop]
+        images = sorted(package.images, key=lambda one: (one.size, one.image_id))
+        for part, who in enumerate(PEOPLE):
+            made, mine = formats[(part + cycle) % 3], images[part::PARTS]
+            assert {one.size for one in mine} == set(THREE_SIZES)
+            file, options = made(package, mine, masks, tmp_path / f"{cycle}-{who}", who, rng)
+            with read_answers(package, file, blank=options.get("blank", "ask")) as answers:
+                report = publish(run, package, answers.source, answers.found, reread=reread, **options)
+        assert report.complete
+        if cycle == 1:
+            with pytest.raises(WaitingForLabels, match="labels of cycle 2"):
+                again_with(HUMAN, three_sizes / "few", run, reread)
+    assert again_with(HUMAN, three_sizes / "few", run, reread)["finished"]
+    ledgers = [{path.name: path.read_bytes() for path in (one / "ledger").iterdir()}
+               for one in (run, three_sizes / "simulated")]  # fmt: skip
+    assert len(ledgers[0]) == 6
+    assert ledgers[0] == ledgers[1]
+    table = Ledger(run / "ledger").read(1)
+    assert len(set(table["pixels"].to_pylist())) > 1, "a cell that its image cuts short was bought"
+    assert not [line for line in audit_run(RunLayout(run)) if "recipe.yaml" not in line]
