@@ -1,5 +1,5 @@
-"""Sixty real photographs without masks, from `s4al init` to the end of two rounds: the ledger of people who know the
-masks of CamVid is that of the simulated run, byte for byte."""
+"""Sixty real photographs without masks, of one shape or three, from `s4al init` to the end of two rounds: the ledger of
+people who know the masks of CamVid is that of the simulated run, byte for byte."""
 
 import os
 import random
@@ -26,6 +26,8 @@ pytestmark = [
     pytest.mark.skipif("S4AL_CAMVID" not in os.environ, reason="S4AL_CAMVID (folder of CamVid) is not set"),
 ]
 IMAGES, SIZE = 60, (48, 64)
+SHAPES = {"one shape": (SIZE,), "three shapes": (SIZE, (64, 48), (40, 72))}
+"""Photograph n has the size whose turn it is."""
 CLASSES = (
     "Sky",
     "Building",
@@ -51,25 +53,37 @@ def call(*words):
     return app(args=[*map(str, words)], standalone_mode=False)
 
 
+@pytest.fixture(scope="module", params=SHAPES)
+def shapes(request):
+    return SHAPES[request.param]
+
+
 @pytest.fixture(scope="module")
-def masks():
+def masks(shapes):
     """What is in the photographs, at the size that people see; 255 where CamVid says void."""
     found = {}
-    for path in sorted((Path(os.environ["S4AL_CAMVID"]) / "trainannot").iterdir())[:: 367 // IMAGES][:IMAGES]:
-        label_HW = np.array(Image.open(path).resize(SIZE[::-1], Image.Resampling.NEAREST))
+    paths = sorted((Path(os.environ["S4AL_CAMVID"]) / "trainannot").iterdir())[:: 367 // IMAGES][:IMAGES]
+    for number, path in enumerate(paths):
+        size = shapes[number % len(shapes)]
+        label_HW = np.array(Image.open(path).resize(size[::-1], Image.Resampling.NEAREST))
         found[path.stem] = np.where(label_HW == VOID, 255, label_HW).astype(np.uint8)
     return found
 
 
 @pytest.fixture(scope="module")
-def project(masks, tmp_path_factory):
+def project(masks, shapes, tmp_path_factory):
     """A project of which nobody has labelled anything."""
     root = tmp_path_factory.mktemp("camvid")
     (root / "photos").mkdir()
-    for name in masks:
-        shutil.copy(Path(os.environ["S4AL_CAMVID"]) / "train" / f"{name}.png", root / "photos")
+    for name, label_HW in masks.items():
+        photo, to = Path(os.environ["S4AL_CAMVID"]) / "train" / f"{name}.png", root / "photos" / f"{name}.png"
+        if len(shapes) == 1:
+            shutil.copy(photo, to)
+        else:
+            Image.open(photo).resize(label_HW.shape[::-1]).save(to)
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
-    call("init", root / "p", "--images", root / "photos", "--size", "48x64")
+    size = ("--size", "48x64") if len(shapes) == 1 else ()
+    call("init", root / "p", "--images", root / "photos", *size)
     return root
 
 
@@ -99,7 +113,8 @@ def with_masks(data, masks, out):
                 for image_id, image_HWC in read_images(index.root, shard):
                     writer.add(image_id, image_HWC, masks[image_id])
         splits[split] = writer.close()
-    DataIndex(out, index.name, index.classes, index.palette, *SIZE, index.encoding, {"kind": "test"}, splits).save()
+    size = index.height, index.width
+    DataIndex(out, index.name, index.classes, index.palette, *size, index.encoding, {"kind": "test"}, splits).save()
     return out
 
 
@@ -109,12 +124,15 @@ def ledger_bytes(run):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("turn", range(3), ids=lambda turn: "-".join(FORMATS[turn:] + FORMATS[:turn]))
-def test_sixty_photographs_two_rounds_and_the_ledger_of_the_simulated_run(project, masks, tmp_path, turn, capsys):
+def test_sixty_photographs_two_rounds_and_the_ledger_of_the_simulated_run(
+    project, masks, shapes, tmp_path, turn, capsys
+):
     """Round 0 of whole images and two rounds of regions, each through another format."""
     formats = FORMATS[turn:] + FORMATS[:turn]
     home, data, run = shutil.copytree(project / "p", tmp_path / "p"), tmp_path / "data", tmp_path / "run"
     answer(home, tmp_path / "round-0", formats[0], masks, capsys)
     call("ingest", "folder", home, data)
+    assert set(DataIndex.load(data).sizes("train")) == set(shapes)
     words = ["run", home / "recipe.yaml", *KEYS, "--backend", "local", "--tracking", "none"]
     for cycle in (1, 2):
         with pytest.raises(WaitingForLabels, match=rf"labels of cycle {cycle}: 64 regions"):

@@ -160,15 +160,16 @@ def _usual_height(plan: Plan) -> int:
 
 
 def _note(plan: Plan) -> dict[str, object]:
-    asked, own_shapes = _asked(plan), isinstance(plan.sizing, int)
+    asked, sizing = _asked(plan), plan.sizing
+    sizes = {"size": None, "area": sizing} if isinstance(sizing, int) else {"size": list(sizing)}
     files = {
         image_id: [plan.images[image_id].relative_to(plan.src).as_posix(), sha256(plan.images[image_id])]
         for image_id in asked
     }
     return {
-        "format": OWN_SHAPES if own_shapes else ONE_SIZE, "images": str(plan.src),
-        **({"size": None, "area": plan.sizing} if own_shapes else {"size": list(plan.sizing)}), "seed": plan.seed,
-        "classes": list(plan.classes.names), **{split: list(plan.splits[split]) for split in SPLITS}, "files": files,
+        "format": OWN_SHAPES if isinstance(sizing, int) else ONE_SIZE, "images": str(plan.src), **sizes,
+        "seed": plan.seed, "classes": list(plan.classes.names), **{split: list(plan.splits[split]) for split in SPLITS},
+        "files": files,
     }  # fmt: skip
 
 
