@@ -27,6 +27,8 @@ from querying.scoring.extra_files import SCHEMAS
 from querying.scoring.score_files import read_scores
 from tests.mixed import mixed_data
 from tests.small import small_config, small_run
+from training.batches.training_data import TrainingData
+from training.settings.training import AugmentSettings
 
 HEIGHT, WIDTH, TRAIN = 24, 32, 9
 SIZES = ((24, 32), (32, 24), (17, 26))
@@ -257,3 +259,46 @@ def test_a_whole_run_asks_so(how, toy_data, tmp_path, monkeypatch):
         assert ledger.spent(0).cells == 5
     if how == "coreset":
         assert ledger.spent(1).pixels == 7 * 48 * 64
+
+
+def test_cells_of_another_grid_are_closed_where_they_share_a_pixel_of_the_image(three_sizes, tmp_path):
+    """`s4al replay` on another grid: cells that meet only beyond the image's edge stay open."""
+    stages, oracle = start(three_sizes, tmp_path, "query.region_size=5")
+    stages.ledger.append(1, oracle.annotate(1, ask(stages, 0)))
+    config, size = small_config("query.region_size=7", "query.scales=[1]"), size_of(three_sizes, "train")
+    context = RunContext(
+        config=config, index=three_sizes, layout=RunLayout(tmp_path), backend=LocalBackend(), progress=SilentProgress()
+    )
+    other = Stages(context, bought_on=stages.grid)
+    seen = 0
+    for task in other._score_tasks(1):
+        for image_id, closed in task.bought.items():
+            height, width = size(image_id)
+            known = pixels_bought(stages, 1)[0][image_id] > 0
+            wanted = {
+                row // 7 * -(-32 // 7) + column // 7
+                for row in range(height)
+                for column in range(width)
+                if known[row, column]
+            }
+            assert set(closed) == wanted
+            seen += 1
+    assert seen > 3
+
+
+def test_an_image_whose_own_cells_are_all_bought_is_trained_on_whole(three_sizes, tmp_path):
+    stages, oracle = start(three_sizes, tmp_path)
+    small = next(i for i in oracle.answerable() if size_of(three_sizes, "train")(i) == (17, 26))
+    query = whole_images([small], stages.grid, size_of(three_sizes, "train"))
+    assert query.num_rows == 4 * 6 < stages.grid.num_regions
+    stages.ledger.append(1, oracle.annotate(1, query))
+    scored = tmp_path / "none"
+    scored.mkdir()
+    made = TrainingData(
+        three_sizes, stages.ledger, 1, stages.grid, [scored], augment=AugmentSettings(), crop=(20, 20), seed=0
+    )
+    assert small in made.labelled
+    assert small not in made.pool
+    truth = {i: m for shard in three_sizes.shards("train") for i, m in read_truth(three_sizes.root, shard)}
+    assert np.array_equal(decode_label(made.targets[small]), truth[small])
+    assert made.batch(0, 0, 1, labelled=3, unlabelled=0).image.shape == (3, 3, 20, 20)
