@@ -19,6 +19,15 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "deploy" / "slurm.sh"
 SRUN = f'#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name("srun.py")} "$@"\n'
 
+TWO = [
+    "train.workers=2",
+    "query.actors=2",
+    "train.batch_size=4",
+    "train.batch_size_unlabelled=4",
+    "teacher.batch_size=4",
+]
+"""Two workers, of which each needs two images."""
+
 
 class Job:
     """What Slurm gives a job of two nodes, with these programs in place of its own and others."""
@@ -212,7 +221,7 @@ def test_no_command_is_a_line_that_says_what_to_type(job):
 def test_two_nodes_for_real_give_what_two_workers_on_one_machine_give(toy_data, tmp_path):
     """Two raylets on this machine, training with a worker on each, scoring with an actor on each."""
     job = Job(tmp_path, 31000)
-    words = ["run", "toy_s4al_plus", *SMALL, "train.workers=2", "query.actors=2"]
+    words = ["run", "toy_s4al_plus", *SMALL, *TWO]
     started = job.start(*words, "--data", toy_data.root, "--out", tmp_path / "run", "--tracking", "none")
     try:
         ended, told = job.end(started, 1000)
