@@ -22,9 +22,12 @@ from orchestrator.recipe.config import RunConfig, build, changed, override
 from orchestrator.run.preflight import check_data, with_local_weights
 from querying.base.errors import UserError
 from querying.base.forms import use_plain_forms
+from querying.dataset.label_values import IGNORE
+from querying.dataset.shard_writer import ShardWriter
 from tests.small import small_config
 from tests.training.tiny import step
 from training.batches.batch import Batch
+from training.inference.evaluation import EvaluationTask, ShardEvaluator
 from training.inference.predictor import Predictor
 from training.kernels.depthwise import SparseDepthwiseConv
 from training.kernels.expansion import ExpandingBlock
@@ -111,7 +114,7 @@ def checkpoint(folder, name, model, **changes):
 
 
 @each
-def test_an_encoder_trains_goes_on_bit_for_bit_scores_and_predicts(name, tmp_path):
+def test_an_encoder_trains_goes_on_bit_for_bit_scores_is_evaluated_and_predicts(name, tmp_path):
     method = METHODS["supervised"](lambda embedding: network(name, embedding=embedding), step()).train()
     one_step(method, 1)
     folder = checkpoint(tmp_path, name, method.network)
@@ -136,6 +139,21 @@ def test_an_encoder_trains_goes_on_bit_for_bit_scores_and_predicts(name, tmp_pat
     passes = list(predict.dropout_passes(images[:1], [1.0, 0.75], 2, 7))
     assert passes[0][0].shape[2:] == logits.shape[2:]
     assert not torch.equal(passes[0][0], passes[1][0])
+
+    labels = images.argmax(1).to(torch.uint8)
+    labels[0, :7] = IGNORE
+    with ShardWriter(tmp_path / "data", "test", num_classes=CLASSES, shard_size=3) as writer:
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            writer.add(f"image-{number}", image.permute(1, 2, 0).numpy(), label.numpy())
+    [shard] = writer.close()
+    counts = ShardEvaluator(lambda: predict, CLASSES, 2, 1).evaluate_shard(EvaluationTask(tmp_path / "data", shard))
+    expected = np.zeros((CLASSES, CLASSES), int)
+    for some in (slice(0, 2), slice(2, 3)):
+        found, known = full_size(predict(images[some]), torch.Size(SIZE)).argmax(1), labels[some] != IGNORE
+        np.add.at(expected, (labels[some][known].numpy(), found[known].numpy()), 1)
+    assert counts == expected.tolist()
+    assert expected.sum() == 3 * SIZE[0] * SIZE[1] - 7 * SIZE[1]
+    assert (expected.sum(0) > 0).sum() > 1, "or this tells nothing apart"
 
     image_HWC = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     label_HW, _ = segment(predict, image_HWC, SIZE, Path("x.png"), False)
