@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.store import BUCKET, Proxy, environment, moto_server
+
 torch.set_num_threads(1)  # the tests' networks are tiny; two threads would only wait for each other
 
 MEMORY, ROOM = Path("/dev/shm"), 8 * 2**30
@@ -55,3 +57,27 @@ def camvid():
     if not folder:
         pytest.skip("S4AL_CAMVID is not set: no real CamVid on this machine")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def moto_port():
+    pytest.importorskip("obstore", reason="no obstore on this machine: pip install 's4al-plus[s3]'")
+    pytest.importorskip("moto", reason="no moto on this machine: pip install 's4al-plus[dev]'")
+    with moto_server() as port:
+        yield port
+
+
+@pytest.fixture
+def store(moto_port, monkeypatch, tmp_path):
+    """A proxy before an S3 server, which this process reaches with the usual variables; an empty cache."""
+    proxy = Proxy(moto_port)
+    for name, value in environment(proxy.url, tmp_path / "cache").items():
+        monkeypatch.setenv(name, value)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def url(request, store):
+    """A place in the bucket that is this test's own."""
+    return f"s3://{BUCKET}/{request.node.name.replace('[', '/').rstrip(']')}"

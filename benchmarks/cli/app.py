@@ -19,6 +19,7 @@ from benchmarks.cli.annotate import annotate
 from benchmarks.cli.failures import failure
 from benchmarks.cli.ingest import ingest
 from benchmarks.cli.options import (
+    PLACE,
     AddressOption,
     BackendName,
     BackendOption,
@@ -33,6 +34,7 @@ from orchestrator.process.guard import OneLine, guarded
 from orchestrator.process.surroundings import check_working_folder, name_the_nameless
 from querying.base.errors import Interrupted, UserError
 from querying.base.redaction import one_line, redacted
+from querying.base.storage.place import place
 
 GROUPS = {
     "toy": "Generated scenes, without any data of yours",
@@ -106,7 +108,9 @@ def run(
     """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
     from benchmarks.commands.run import run_command
 
-    run_command(recipe, overrides or [], data, out, backend.value, address, tracking, allow_drift, quick, partial)
+    run_command(
+        recipe, overrides or [], place(data), out, backend.value, address, tracking, allow_drift, quick, partial
+    )  # fmt: skip
 
 
 for _command in (splits, sweep, compare, replay, query, headroom):
@@ -132,33 +136,37 @@ def show(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Ingested data set: also say what a run on it will take, from a few steps made here."),
+        str | None,
+        typer.Option(
+            help="Ingested data set: also say what a run on it will take, from a few steps made here.", metavar=PLACE
+        ),
     ] = None,
 ) -> None:
     """Print the resolved configuration, with what its keys mean, as YAML that `run` accepts."""
     from benchmarks.commands.show import show_recipe
 
-    show_recipe(recipe, overrides or [], data)
+    show_recipe(recipe, overrides or [], place(data))
 
 
 @app.command()
-def doctor(data: Annotated[Path, typer.Argument(help="Ingested data set.")]) -> None:
+def doctor(data: Annotated[str, typer.Argument(help="Ingested data set.", metavar=PLACE)]) -> None:
     """Check environment and data before anything is spent, and say what to start with."""
     from benchmarks.datasets.doctor import doctor_command
 
-    doctor_command(data)
+    doctor_command(place(data))
 
 
 @app.command()
 def verify(
-    path: Annotated[Path, typer.Argument(help="Run folder or ingested data set.", metavar="RUN_OR_DATA")],
-    data: Annotated[Path | None, typer.Option(help="Where the data set of a run is now, if it was moved.")] = None,
+    path: Annotated[str, typer.Argument(help="Run folder or ingested data set.", metavar="RUN_OR_DATA")],
+    data: Annotated[
+        str | None, typer.Option(help="Where the data set of a run is now, if it was moved.", metavar=PLACE)
+    ] = None,
 ) -> None:
     """Audit every byte of a run and its data, or of a data set; exit status 4 names what is not what was written."""
     from benchmarks.commands.verify import verify_command
 
-    verify_command(path, data)
+    verify_command(place(path), place(data))
 
 
 @app.command()

@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from benchmarks.cli.options import Kind
+from querying.base.storage.place import place
 
 
 def ingest(
     kind: Annotated[Kind, typer.Argument(help="Layout of the raw data.")],
-    paths: Annotated[list[Path], typer.Argument(help="SRC DST (toy: DST alone).", metavar="[SRC] DST")],
+    paths: Annotated[
+        list[str], typer.Argument(help="SRC DST (toy: DST alone); DST may be in a bucket.", metavar="[SRC] DST")
+    ],
     size: Annotated[
         str | None, typer.Option(help="HxW of the stored images; default: their own (cityscapes al: 688x688).")
     ] = None,
@@ -78,8 +81,9 @@ def ingest(
     from benchmarks.commands.ingest import ingest_command
 
     ingest_command(
-        kind.value, paths, size, shard_size, encoding, allow_duplicates=allow_duplicates, dry_run=dry_run, sheet=sheet,
-        seed=seed, classes=classes, images=images, masks=masks, mask_suffix=mask_suffix, image_suffix=image_suffix,
+        kind.value, [place(path) for path in paths], size, shard_size, encoding,
+        allow_duplicates=allow_duplicates, dry_run=dry_run, sheet=sheet, seed=seed, classes=classes, images=images,
+        masks=masks, mask_suffix=mask_suffix, image_suffix=image_suffix,
         shapes=shapes, no_masks=no_masks, splits=splits, ignore=ignore or [], maps=map_ or [], values=values, exif=exif,
         bits=bits, protocol=protocol, num_classes=num_classes,
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """Choices and options that several commands share."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -60,7 +59,8 @@ OverridesArgument = Annotated[
         autocompletion=_keys,
     ),
 ]
-DataOption = Annotated[Path | None, typer.Option(help="Ingested data set; toy recipes generate theirs.")]
+PLACE = "PATH|URL"
+DataOption = Annotated[str | None, typer.Option(help="Ingested data set; toy recipes generate theirs.", metavar=PLACE)]
 BackendOption = Annotated[BackendName, typer.Option(help="Ray, or everything in this process.")]
 AddressOption = Annotated[str | None, typer.Option(help="Ray cluster HOST:PORT; default: a local one.")]
 QuickOption = Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.cli.options import (
+    PLACE,
     AddressOption,
     BackendName,
     BackendOption,
@@ -18,6 +19,7 @@ from benchmarks.cli.options import (
     Search,
 )
 from orchestrator.choices import Checkpoint, HeadroomPart
+from querying.base.storage.place import place
 
 
 def splits(
@@ -50,8 +52,8 @@ def splits(
     from benchmarks.commands.splits import splits_command
 
     splits_command(
-        recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=data, out=out,
-        backend=backend.value, address=address, tracking=tracking, parallel=parallel, quick=quick,
+        recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=place(data),
+        out=out, backend=backend.value, address=address, tracking=tracking, parallel=parallel, quick=quick,
     )  # fmt: skip
 
 
@@ -85,16 +87,16 @@ def sweep(
 
     sweep_command(
         recipe, overrides or [], space=space, samples=samples, scheduler=scheduler.value, search=search.value,
-        objective=objective, mode=mode.value, seed=seed, data=data, out=out, address=address, tracking=tracking,
-        parallel=parallel, retries=retries, quick=quick,
+        objective=objective, mode=mode.value, seed=seed, data=place(data), out=out, address=address,
+        tracking=tracking, parallel=parallel, retries=retries, quick=quick,
     )  # fmt: skip
 
 
-def trial(root: Path, number: int, data: Path, backend: str, address: str) -> None:
+def trial(root: Path, number: int, data: str, backend: str, address: str) -> None:
     """One trial of a sweep, in a process of its own."""
     from benchmarks.commands.trial import trial_command
 
-    trial_command(root, number, data, backend, address)
+    trial_command(root, number, place(data), backend, address)
 
 
 def compare(
@@ -130,7 +132,9 @@ def replay(
         typer.Argument(help="Keys of `query` to change, as query.per_image=8.", metavar="[query.KEY=VALUE]..."),
     ] = None,
     acquisition: Annotated[str | None, typer.Option(help="Short for query.acquisition=...")] = None,
-    data: Annotated[Path | None, typer.Option(help="Ingested data set; default: where the run had it.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Ingested data set; default: where the run had it.", metavar=PLACE)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; default RUN.replay-ACQUISITION beside the run.")] = None,
     backend: BackendOption = BackendName.local,
     address: AddressOption = None,
@@ -138,8 +142,8 @@ def replay(
     """What another acquisition would have asked, given a run's networks, and how much of it the run has bought."""
     from benchmarks.commands.replay import replay_command
 
-    replay_command(run, overrides or [], acquisition=acquisition, data=data, out=out, backend=backend.value,
-                   address=address)  # fmt: skip
+    replay_command(run, overrides or [], acquisition=acquisition, data=place(data), out=out,
+                   backend=backend.value, address=address)  # fmt: skip
 
 
 def headroom(
@@ -163,7 +167,7 @@ def headroom(
     from benchmarks.commands.headroom import headroom_command
 
     parts = part or [HeadroomPart.ceiling, HeadroomPart.overfit]
-    headroom_command(recipe, overrides or [], data, out, backend.value, parts, images, steps, seeds)
+    headroom_command(recipe, overrides or [], place(data), out, backend.value, parts, images, steps, seeds)
 
 
 def query(
@@ -172,7 +176,9 @@ def query(
         list[str] | None,
         typer.Argument(help="Keys of `query` to change, as query.per_image=8.", metavar="[query.KEY=VALUE]..."),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Ingested data set; default: where the run had it.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Ingested data set; default: where the run had it.", metavar=PLACE)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; default RUN.query beside the run.")] = None,
     backend: BackendOption = BackendName.local,
     address: AddressOption = None,
@@ -180,4 +186,4 @@ def query(
     """What the last model of a run would have labelled next: image, box, score, reason; the run is not changed."""
     from benchmarks.commands.query import query_command
 
-    query_command(run, overrides or [], data=data, out=out, backend=backend.value, address=address)
+    query_command(run, overrides or [], data=place(data), out=out, backend=backend.value, address=address)

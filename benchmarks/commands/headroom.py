@@ -29,6 +29,7 @@ from orchestrator.run.protocol import load_summary
 from orchestrator.studies.headroom import SUPERVISED, TRUTH, control, few_images
 from querying.base.errors import DamagedError
 from querying.base.files import make_folder, read_json, write_json, write_text
+from querying.base.storage.place import Place
 from querying.dataset.shards import DataIndex, read_truth
 from querying.labels.ledger import Ledger
 from training.inference.ceiling import averaged_truth, fitted_logits, labels
@@ -43,7 +44,7 @@ Found = dict[str, Any]
 def headroom_command(
     recipe: str,
     overrides: list[str],
-    data: Path | None,
+    data: Place | None,
     out: Path | None,
     backend: str,
     parts: Sequence[HeadroomPart],

@@ -12,6 +12,7 @@ from orchestrator.annotation.rounds import is_project
 from orchestrator.process.interrupt import handled
 from orchestrator.process.progress import shown
 from querying.base.errors import UserError
+from querying.base.storage.place import Place, Remote
 
 _FOLDER: dict[str, Any] = {
     "images": None, "masks": None, "mask_suffix": None, "image_suffix": "", "no_masks": False, "splits": "auto",
@@ -27,7 +28,7 @@ _CHOICES = {
 
 def ingest_command(
     kind: str,
-    paths: list[Path],
+    paths: list[Place],
     size: str | None,
     shard_size: int,
     encoding: str,
@@ -45,6 +46,8 @@ def ingest_command(
     if sheet is not None and not dry_run:
         raise UserError(f"--sheet {sheet}: only with --dry-run")
     src = None if kind == "toy" else paths[0]
+    if isinstance(src, Remote):
+        raise UserError(f"{src}: the raw data have to be in a folder here; only DST may be in a bucket")
     given: dict[str, Any] = {
         "src": src,
         "size": parse_size(size) if size else None,
@@ -54,8 +57,9 @@ def ingest_command(
     if dry_run:
         from benchmarks.commands.ingest_preview import preview
 
-        place = paths[-1] if len(paths) == wanted else Path(f"{paths[0].resolve().name}-ingest")
-        preview(kind, sheet=sheet or place.with_name(f"{place.name}.png"), **given, **own)
+        beside = paths[-1] if len(paths) == wanted else Path(f"{src.resolve().name}-ingest" if src else "toy-ingest")
+        beside = beside if isinstance(beside, Path) else Path(Path(beside.key).name or beside.bucket)
+        preview(kind, sheet=sheet or beside.with_name(f"{beside.name}.png"), **given, **own)
         return
     with handled(), shown() as progress:
         progress.stage(f"ingest {kind}")

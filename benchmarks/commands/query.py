@@ -23,6 +23,7 @@ from orchestrator.recipe.config import RunConfig, override
 from querying.base.errors import UserError
 from querying.base.files import check_folder, make_folder, write_text
 from querying.base.leftovers import writing_into
+from querying.base.storage.place import Place
 from querying.dataset.shards import DataIndex, size_of
 from querying.labels.regions import RegionGrid
 from querying.settings import QuerySettings
@@ -37,7 +38,7 @@ SHOWN = 20
 
 
 def query_command(
-    run: Path, overrides: Sequence[str], *, data: Path | None, out: Path | None, backend: str, address: str | None
+    run: Path, overrides: Sequence[str], *, data: Place | None, out: Path | None, backend: str, address: str | None
 ) -> None:
     """Write query.csv and query.png into `out` (default RUN.query beside the run) and print the first rows.
 

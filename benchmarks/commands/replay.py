@@ -20,11 +20,12 @@ from orchestrator.run.preflight import check_data
 from querying.base.errors import UserError
 from querying.base.files import check_folder, make_folder, write_text, written
 from querying.base.leftovers import writing_into
+from querying.base.storage.place import Place
 from querying.labels.regions import RegionGrid
 
 
 def replay_command(
-    run: Path, overrides: Sequence[str], *, acquisition: str | None, data: Path | None, out: Path | None, backend: str,
+    run: Path, overrides: Sequence[str], *, acquisition: str | None, data: Place | None, out: Path | None, backend: str,
     address: str | None,
 ) -> None:  # fmt: skip
     found = load_findings([run])[0]

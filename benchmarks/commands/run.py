@@ -25,6 +25,7 @@ from orchestrator.run.start import carry_out
 from orchestrator.run.weights_check import check_weights
 from orchestrator.tracking.uri import chosen_uri
 from querying.base.errors import UserError
+from querying.base.storage.place import Place
 from querying.dataset.shards import DataIndex
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 def run_command(
     recipe: str,
     overrides: list[str],
-    data: Path | None,
+    data: Place | None,
     out: Path | None,
     backend: str,
     address: str | None,

@@ -4,7 +4,6 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import yaml
 from pydantic import BaseModel
@@ -12,6 +11,7 @@ from pydantic import BaseModel
 from benchmarks.recipes.catalogue import resolve
 from orchestrator.recipe.config import RunConfig
 from orchestrator.run.preflight import check_data
+from querying.base.storage.place import Place
 from querying.dataset.shards import DataIndex
 from training.settings.training import BACKBONES
 
@@ -19,7 +19,7 @@ WIDTH = 100
 """Width of a line of comment."""
 
 
-def show_recipe(recipe: str, overrides: Sequence[str], data: Path | None) -> None:
+def show_recipe(recipe: str, overrides: Sequence[str], data: Place | None) -> None:
     """Print it; where there are `data`, below comments that say how long a run on them will take here."""
     config = resolve(recipe, overrides)
     if data:

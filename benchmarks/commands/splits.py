@@ -29,6 +29,7 @@ from orchestrator.tracking.mirror import copy_now
 from orchestrator.tracking.store import Group, noted, tolerated
 from orchestrator.tracking.uri import chosen_uri, handed_on
 from querying.base.errors import S4ALError, UserError
+from querying.base.storage.place import Place
 from querying.dataset.shards import DataIndex
 
 STEPS = "Steps of `compare/...` are the shares of labelled images in hundredths of a percent."
@@ -42,7 +43,7 @@ def splits_command(
     splits: str,
     seeds: str,
     family: str | None,
-    data: Path | None,
+    data: Place | None,
     out: Path | None,
     backend: str,
     address: str | None,

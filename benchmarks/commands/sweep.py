@@ -28,6 +28,7 @@ from orchestrator.tracking.store import Group
 from orchestrator.tracking.uri import absolute, chosen_uri
 from querying.base.errors import UserError
 from querying.base.leftovers import remove_written
+from querying.base.storage.place import Place
 from querying.dataset.shards import DataIndex
 
 OBJECTIVES = ("miou", "pixel_accuracy", "labelled_fraction", "labelled_pixels", "cells", "void_pixels", "seconds")
@@ -46,7 +47,7 @@ def sweep_command(
     objective: str,
     mode: str,
     seed: int,
-    data: Path | None,
+    data: Place | None,
     out: Path | None,
     address: str | None,
     tracking: str | None,

@@ -8,10 +8,11 @@ from orchestrator.process.interrupt import follow_parent, handled
 from orchestrator.run.start import carry_out
 from orchestrator.studies.sweep import SweepRecord, config_of, group_of
 from orchestrator.tracking.uri import default_uri
+from querying.base.storage.place import Place
 from querying.dataset.shards import DataIndex
 
 
-def trial_command(root: Path, number: int, data: Path, backend: str, address: str) -> None:
+def trial_command(root: Path, number: int, data: Place, backend: str, address: str) -> None:
     """The address where it is tracked comes by the environment (`handed_on`)."""
     from orchestrator.process.progress import shown
 

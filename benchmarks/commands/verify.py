@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from orchestrator.annotation.rounds import is_project
 from orchestrator.audit.data import audit_data, data_root
@@ -14,16 +13,21 @@ from orchestrator.folder.products import foreign
 from orchestrator.folder.recipe_file import is_run, read_recipe
 from orchestrator.recipe.provenance import drift_lines
 from orchestrator.run.inputs import unnoted_settings
-from querying.base.errors import DamagedError, UserError
+from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.redaction import one_line
+from querying.base.storage.place import Place, Remote
+from querying.base.storage.verbs import read
 from querying.dataset.shards import DataIndex, verify
 
 
-def verify_command(path: Path, data: Path | None = None) -> None:
+def verify_command(path: Place, data: Place | None = None) -> None:
     """Print every problem, and what else is to be known; DamagedError with the first problem and their number where
     there are any.  `data`: where a run's data set is now, if not where it was."""
     notes: list[str] = []
-    if is_project(path):
+    if isinstance(path, Remote):
+        found = list(verify(DataIndex.load(path, shards_too=False)))
+        remedy = "ingest it to another place"
+    elif is_project(path):
         from benchmarks.commands.people.project_files import audit_project
 
         found, remedy = list(audit_project(path)), "the same `s4al init` again makes plan and package anew"
@@ -46,7 +50,7 @@ def verify_command(path: Path, data: Path | None = None) -> None:
     print(f"{path}: intact")
 
 
-def _audit_surroundings(layout: RunLayout, data: Path | None, notes: list[str]) -> Iterator[str]:
+def _audit_surroundings(layout: RunLayout, data: Place | None, notes: list[str]) -> Iterator[str]:
     """Problems of the data set that the run was made with; adds what has drifted, or is not known, to `notes`."""
     try:
         provenance = read_recipe(layout.recipe)[1]
@@ -55,7 +59,14 @@ def _audit_surroundings(layout: RunLayout, data: Path | None, notes: list[str]) 
     notes += [line for part in (layout, layout.reference) for line in unnoted_settings(part)]
     notes += [*foreign(layout), *machine_lines(layout), *drift_lines(provenance)]
     root = data_root(provenance, data)
-    if data or (root / "index.json").exists():
+    if data or not (why := _absent(root)):
         yield from audit_data(provenance, root)
     else:
-        notes.append(f"{root}: the data set is not there, so it was not checked (where it is now: --data DST)")
+        notes.append(f"{root}: the data set {why}, so it was not checked (where it is now: --data DST)")
+
+
+def _absent(root: Place) -> str:
+    try:
+        return "is not there" if read(root / "index.json") is None else ""
+    except (UserError, InfrastructureError) as error:  # of a store, perhaps one that this machine may not see
+        return f"can not be read ({error})"

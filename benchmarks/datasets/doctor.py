@@ -20,6 +20,8 @@ from rich.table import Table
 from benchmarks.datasets.regime import Neighbours, Regime
 from orchestrator.process import terminal
 from querying.base.errors import DamagedError
+from querying.base.storage.cache import made_cache_folder
+from querying.base.storage.place import Place
 from querying.dataset.label_values import IGNORE
 from querying.dataset.shards import DataIndex, check_ids, paired, read_images, read_truth, verify
 
@@ -31,7 +33,7 @@ FEW_IMAGES = 10
 """Below this many images, the mIoU of a split is warned about."""
 
 
-def doctor_command(data: Path) -> None:
+def doctor_command(data: Place) -> None:
     """Print what was found; DamagedError with the first problem and their number where something is wrong.
 
     Reads and hashes every shard.  Warnings (a class that is absent from a split, little disk) do not fail.
@@ -62,6 +64,11 @@ def doctor_command(data: Path) -> None:
     console.print(f"{data}: fine, every shard is what was ingested", soft_wrap=True)
 
 
+def free_bytes(data: Place) -> int:
+    """Of the disk on which the data are, or their copies."""
+    return shutil.disk_usage(data if isinstance(data, Path) else made_cache_folder()).free
+
+
 class Twins:
     """Images that are, pixel for pixel, the same: in two splits what is learned from one is tested on the other, and
     within the train split a label may be bought twice."""
@@ -84,9 +91,9 @@ class Twins:
             yield f"split {split}: {len(pairs)} images are, pixel for pixel, {where}: {shown}"
 
 
-def warnings_of(index: DataIndex, data: Path) -> Iterator[str]:
+def warnings_of(index: DataIndex, data: Place) -> Iterator[str]:
     """What a run can live with, but its owner should know."""
-    free = shutil.disk_usage(data).free
+    free = free_bytes(data)
     if free < ENOUGH_FREE_BYTES:
         yield f"{data}: {free / 2**30:.1f} GiB free on this disk"
     yield from split_warnings(index)
@@ -192,11 +199,11 @@ def _content_problems(index: DataIndex, twins: Twins, neighbours: Neighbours) ->
                 yield f"{where}: pixels per class or masks differ from the counts in the index"
 
 
-def _environment_table(environment: dict[str, str], data: Path) -> Table:
+def _environment_table(environment: dict[str, str], data: Place) -> Table:
     table = Table("environment", "", title_justify="left")
     for name, value in environment.items():
         table.add_row(name, value)
-    table.add_row("free disk", f"{shutil.disk_usage(data).free / 2**30:.1f} GiB")
+    table.add_row("free disk", f"{free_bytes(data) / 2**30:.1f} GiB")
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import logging
 import math
@@ -19,8 +20,11 @@ from benchmarks.datasets.ingest_check import Findings, check, ordered, size_text
 from benchmarks.datasets.sources import camvid, cityscapes, folder, toy
 from benchmarks.datasets.sources.source import Pixels, RawDataset, RawSample
 from querying.base.errors import InfrastructureError, UserError
-from querying.base.files import check_folder, flush_below, make_folder, sync
+from querying.base.files import check_folder, make_folder
 from querying.base.leftovers import folder_beside, remove_beside
+from querying.base.storage.cache import made_cache_folder
+from querying.base.storage.place import Place, Remote
+from querying.base.storage.verbs import publish, read
 from querying.dataset.limits import MAX_PIXELS, MIN_SIDE
 from querying.dataset.shard_writer import ShardWriter
 from querying.dataset.shards import ENCODINGS, DataIndex, Shard
@@ -39,7 +43,7 @@ _log = logging.getLogger(__name__)
 def ingest(
     kind: str,
     src: Path | None,
-    dst: Path,
+    dst: Place,
     *,
     size: Size | None,
     shard_size: int = 64,
@@ -58,7 +62,8 @@ def ingest(
     `progress(done, total)` is called after each image that was written.
     """
     _check_arguments(kind, size, shard_size, encoding)
-    remove_beside(dst.resolve(), _log.warning)
+    target = _local(dst)
+    remove_beside(target, _log.warning)
     before = _existing(dst)
     raw, found = survey(kind, src, size=size, allow_duplicates=allow_duplicates, **options)
     for line in found.said:
@@ -69,7 +74,7 @@ def ingest(
     if before is not None:
         return _same(before, planned, dst)
     try:
-        return _write(raw, dst, (height, width), found.size_of, source, shard_size, encoding, progress)
+        return _write(raw, dst, target, (height, width), found.size_of, source, shard_size, encoding, progress)
     except OSError as error:
         made = _existing(dst) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else None
         if made is None:
@@ -96,7 +101,7 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
             pool.shutdown(cancel_futures=True)
 
 
-def _same(found: DataIndex, planned: tuple[Any, ...], dst: Path) -> DataIndex:
+def _same(found: DataIndex, planned: tuple[Any, ...], dst: Place) -> DataIndex:
     if (found.source, found.encoding, found.height, found.width, found.classes, found.palette) != planned:
         raise UserError(f"{dst}: exists and is another data set, or made with other options; remove it first")
     _log.warning("%s is already this data set: nothing to do", dst)
@@ -124,7 +129,17 @@ def _folder(kind: str, src: Path | None) -> Path:
     return src
 
 
-def _existing(dst: Path) -> DataIndex | None:
+def _local(dst: Place) -> Path:
+    """What the folder with the new data is made beside: for a bucket, a name among this machine's copies."""
+    if isinstance(dst, Path):
+        return dst.resolve()
+    name = hashlib.sha256(str(dst).encode()).hexdigest()[:16]
+    return made_cache_folder().resolve() / "ingest" / name
+
+
+def _existing(dst: Place) -> DataIndex | None:
+    if isinstance(dst, Remote):
+        return DataIndex.load(dst, shards_too=False) if read(dst / "index.json") is not None else None
     if not (dst.exists() or dst.is_symlink()) or (dst.is_dir() and not any(dst.iterdir())):
         return None
     try:
@@ -135,7 +150,8 @@ def _existing(dst: Path) -> DataIndex | None:
 
 def _write(
     raw: RawDataset,
-    dst: Path,
+    dst: Place,
+    target: Path,
     size: Size,
     size_of: Mapping[str, Size],
     source: Mapping[str, Any],
@@ -143,8 +159,7 @@ def _write(
     encoding: str,
     progress: Progress | None,
 ) -> DataIndex:
-    """Build everything in a folder beside `dst` and rename it."""
-    target = dst.resolve()
+    """Build everything in a folder beside `target` and publish it."""
     check_folder(target.parent)
     total = sum(map(len, raw.splits.values()))
     try:
@@ -168,9 +183,7 @@ def _write(
                 splits[split] = writer.close()
             palette = tuple(raw.palette)
             DataIndex(staging, raw.name, tuple(raw.classes), palette, *size, encoding, source, splits).save()
-            flush_below(staging)
-            os.replace(staging, target)
-            sync(target.parent)
+            publish(staging, dst if isinstance(dst, Remote) else target, "index.json")
     except (PermissionError, NotADirectoryError) as error:
         raise UserError(f"{dst}: can not be written: {error.strerror}") from error
     except OSError as error:

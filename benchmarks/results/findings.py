@@ -19,8 +19,9 @@ from orchestrator.folder.recipe_file import read_recipe
 from orchestrator.folder.record import is_live, latest
 from orchestrator.recipe.config import RunConfig
 from orchestrator.run.protocol import load_summary
-from querying.base.errors import DamagedError, UserError
+from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.files import read_json
+from querying.base.storage.place import Place, Remote, place
 from querying.dataset.label_values import IGNORE
 from querying.dataset.shards import DataIndex, decode_label, size_of
 from querying.labels.ledger import Ledger
@@ -175,16 +176,19 @@ def find_data(run: Findings) -> tuple[DataIndex | None, str]:
     data = run.provenance.get("data", {})
     if "root" not in data:
         return None, "recipe.yaml does not say where the data set is."
+    root = place(data["root"])
     try:
-        index = DataIndex.load(Path(data["root"]))
-    except (UserError, DamagedError):
-        return None, f"The data set is not at {data['root']} any more."
+        index = DataIndex.load(root)
+    except (UserError, DamagedError, InfrastructureError) as error:
+        if isinstance(root, Remote):  # there may be no credentials here, or no network
+            return None, f"The data set can not be read: {error}."
+        return None, f"The data set is not at {root} any more."
     if index.digest != data.get("sha256"):
         return None, f"The data set at {data['root']} is not the one that the run was made with (another SHA-256)."
     return index, ""
 
 
-def data_of(found: Findings, run: Path, data: Path | None) -> DataIndex:
+def data_of(found: Findings, run: Path, data: Place | None) -> DataIndex:
     """The data set at `data`, or where the run had it.  UserError where it is another one, or is not there any more."""
     if data:
         index = DataIndex.load(data)

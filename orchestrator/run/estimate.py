@@ -24,6 +24,7 @@ from orchestrator.recipe.config import RunConfig, changed
 from orchestrator.run.context import RunContext
 from orchestrator.run.loop import run
 from querying.base.files import read_json
+from querying.base.storage.verbs import total_size
 from querying.dataset.shard_writer import ShardWriter
 from querying.dataset.shards import DataIndex
 from querying.labels.regions import RegionGrid
@@ -126,7 +127,7 @@ def bytes_kept(config: RunConfig, index: DataIndex) -> int:
         model = build_model(config.model, index.num_classes, embedding=config.reco.weight > 0)
     network = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     pool = sum(shard.rows for shard in index.shards("train"))
-    masks = sum((index.root / shard.truth).stat().st_size for shard in index.shards("train"))
+    masks = total_size(index.root, (shard.truth for shard in index.shards("train")))
     grid = RegionGrid(index.height, index.width, config.query.region_size)
     networks = len(trainings(config)) * (2 if config.evaluate.best_on_val else 1) + STATES + 2  # ONNX, and MLflow's
     networks += config.model.weights != "none"

@@ -30,6 +30,7 @@ from orchestrator.tracking.work_times import (
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import write_json
 from querying.base.redaction import redacted
+from querying.base.storage.place import place
 
 LOG = logging.getLogger(__name__)
 STATE, WAITING = "s4al.state", "WAITING"
@@ -226,8 +227,9 @@ class MlflowRun:
         from mlflow.entities import Dataset, DatasetInput
 
         _log_params(client, run, flatten(self.config.model_dump(mode="json")))
-        where = json.dumps({"uri": self.data["root"]})
-        dataset = Dataset(self.data["name"], self.data["digest"][:36], "local", where)
+        where, root = json.dumps({"uri": self.data["root"]}), place(self.data["root"])
+        kind = "local" if isinstance(root, Path) else root.scheme
+        dataset = Dataset(self.data["name"], self.data["digest"][:36], kind, where)
         client.log_inputs(run.info.run_id, [DatasetInput(dataset, [])])
 
     def _settings(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sha256
+from querying.base.storage.cache import Copy, copy_of, forget, is_copy
+from querying.base.storage.place import Place, Remote
 
 _MAGIC = b"ARROW1\0\0"
 
@@ -56,11 +58,27 @@ def _check(files: dict[Path, tuple[_State, str]]) -> None:
         state = _state(path)
         if state == hashed:
             continue
+        if state is None and is_copy(path):  # to make room for others; who has mapped it keeps what he has
+            del files[path]
+            continue
         if state is None or sha256(path) != digest:
             raise DamagedError(
                 f"{path}: was altered or removed while it was read; what was made from it is not kept: put it back"
             )
         files[path] = (state, digest)
+
+
+def _hashed(path: Path, digest: str) -> _State:
+    """The state of a file with this hash; DamagedError for another, or none."""
+    state = _state(path)
+    if state is None:
+        raise DamagedError(f"{path}: does not exist")
+    key = (str(path), state, digest)
+    if key not in _intact:
+        if sha256(path) != digest:
+            raise DamagedError(f"{path}: differs from what was written")
+        _intact.add(key)
+    return state
 
 
 def _state(path: Path) -> _State | None:
@@ -75,30 +93,38 @@ class ArrowFile:
     """One memory-mapped file; DamagedError, naming it, when it is not what was written.
 
     It is hashed before it is mapped, once in a process and again where its state on the disk has changed: Arrow would
-    follow an altered offset out of the file.  See `unaltered` for what is altered later.
+    follow an altered offset out of the file.  See `unaltered` for what is altered later.  Of an object in a bucket the
+    copy on this machine is mapped; one that has been altered is fetched again.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, digest: str) -> None:
+    def __init__(self, path: Place, schema: pa.Schema, digest: str) -> None:
         self.path = path
-        state = _state(path)
-        if state is None:
-            raise DamagedError(f"{path}: does not exist")
-        key = (str(path), state, digest)
-        if key not in _intact:
-            if sha256(path) != digest:
-                raise DamagedError(f"{path}: differs from what was written")
-            _intact.add(key)
+        self._copy: Copy | None = None
+        if isinstance(path, Path):
+            local = path
+            state = _hashed(path, digest)
+        else:
+            local, state = self._fetched(path, digest)
         for files in _watching:
-            files.setdefault(path, (state, digest))
+            files.setdefault(local, (state, digest))
         try:
             # Message by message, not by `open_file`, which unpacks what is compressed, before one can look.
-            messages = list(pa.ipc.MessageReader.open_stream(pa.memory_map(str(path)).read_buffer()[len(_MAGIC) :]))
+            messages = list(pa.ipc.MessageReader.open_stream(pa.memory_map(str(local)).read_buffer()[len(_MAGIC) :]))
             self._schema = pa.ipc.read_schema(messages[0])
         except Exception as error:  # whatever: Ray registers types of columns, whose code then reads a forged one
             raise self._unreadable(error) from error
         if not self._schema.equals(schema):
             raise DamagedError(f"{path}: its columns are not {', '.join(schema.names)}")
         self._batches = messages[1:]
+
+    def _fetched(self, place: Remote, digest: str) -> tuple[Path, _State]:
+        self._copy = copy_of(place, digest)
+        try:
+            return self._copy.path, _hashed(self._copy.path, digest)
+        except DamagedError:
+            forget(self._copy)
+        self._copy = copy_of(place, digest)
+        return self._copy.path, _hashed(self._copy.path, digest)
 
     def batch(self, number: int) -> Any:
         """One record batch, whose offsets stay inside it even where a hash was made for a forged file."""

@@ -76,7 +76,7 @@ def sealed(data: Mapping[str, Any]) -> str:
     return json.dumps({**data, SEAL: _seal(data)}, allow_nan=False)
 
 
-def unsealed(text: str | bytes, where: Path, reads: int | tuple[int, ...] = 1) -> dict[str, Any]:
+def unsealed(text: str | bytes, where: object, reads: int | tuple[int, ...] = 1) -> dict[str, Any]:
     """What `sealed` was given.  DamagedError names `where` if the text is not what was written; UserError if it is, but
     by a version whose `schema` (1 where it is not said) is not the one that the caller `reads`."""
     try:
@@ -96,7 +96,7 @@ def unsealed(text: str | bytes, where: Path, reads: int | tuple[int, ...] = 1) -
     return dict(data)
 
 
-def check_schema(data: Mapping[str, Any], where: Path, reads: int | tuple[int, ...] = 1) -> None:
+def check_schema(data: Mapping[str, Any], where: object, reads: int | tuple[int, ...] = 1) -> None:
     """UserError where another version wrote it: that is no damage, and what it made must not be set aside."""
     found, known = data.get("schema", 1), reads if isinstance(reads, tuple) else (reads,)
     if type(found) is not int or found not in known:

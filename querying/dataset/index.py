@@ -6,13 +6,15 @@ import hashlib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from querying.base.errors import UserError
-from querying.base.files import read_json, write_json
+from querying.base.errors import DamagedError, UserError
+from querying.base.files import unsealed, write_json
+from querying.base.storage.place import Place
+from querying.base.storage.verbs import first_missing, read
 from querying.dataset.codecs import ENCODINGS
 from querying.dataset.limits import (
     MAX_IMAGES,
@@ -76,7 +78,7 @@ class DataIndex:
     `source` says how it was made: the kind, its parameters, and a fingerprint of the files it was made from.
     """
 
-    root: Path
+    root: Place
     name: str
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -87,23 +89,22 @@ class DataIndex:
     splits: Mapping[str, tuple[Shard, ...]]
 
     @classmethod
-    def load(cls, root: Path, *, shards_too: bool = True) -> DataIndex:
+    def load(cls, root: Place, *, shards_too: bool = True) -> DataIndex:
         """Read ROOT/index.json.  UserError: no index or (`shards_too`) no shard; DamagedError: an altered index."""
         path = root / "index.json"
-        if not path.is_file():
+        written = read(path)
+        if written is None:
             raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
         try:
-            index = _parse(root, read_json(path, reads=(ONE_SIZE, SEVERAL_SIZES)))
+            index = _parse(root, unsealed(written, path, reads=(ONE_SIZE, SEVERAL_SIZES)))
         except UserError:
             raise
         except KeyError as missing:
             raise UserError(f"{path}: key {missing} is missing") from missing
         except ValueError as error:
             raise UserError(f"{path}: not the index of a data set: {error}") from error
-        for shard in (shard for shards in index.splits.values() for shard in shards if shards_too):
-            for name in (shard.images, shard.truth):
-                if not (root / name).is_file():
-                    raise UserError(f"{root / name}: does not exist, although {path} lists it")
+        if shards_too and (name := first_missing(root, index.files())):
+            raise UserError(f"{root / name}: does not exist, although {path} lists it")
         return index
 
     def save(self) -> None:
@@ -116,12 +117,21 @@ class DataIndex:
                 del written["content"]
                 if several:
                     written |= {"height": shard.size[0], "width": shard.size[1]}
+        assert isinstance(self.root, Path), f"{self.root}: a data set is written in a folder, and then published"
         write_json(self.root / "index.json", data)
+
+    def files(self) -> Iterator[str]:
+        """Every shard's two files, relative to the data set."""
+        for shard in (shard for shards in self.splits.values() for shard in shards):
+            yield from (shard.images, shard.truth)
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of index.json: through the hashes in it, of every byte of the data set."""
-        return hashlib.sha256((self.root / "index.json").read_bytes()).hexdigest()
+        written = read(self.root / "index.json")
+        if written is None:
+            raise DamagedError(f"{self.root / 'index.json'}: does not exist any more")
+        return hashlib.sha256(written).hexdigest()
 
     @property
     def num_classes(self) -> int:
@@ -156,7 +166,7 @@ class DataIndex:
         return sum(rows * height * width for (height, width), rows in self.sizes(split).items())
 
 
-def _parse(root: Path, data: dict[str, Any]) -> DataIndex:
+def _parse(root: Place, data: dict[str, Any]) -> DataIndex:
     """What `save` wrote; ValueError or KeyError where it is anything that ingest would not have written."""
     classes = class_names(data["classes"])
     height, width = image_size(data["height"], data["width"])
@@ -220,7 +230,9 @@ def _parse_shard(data: dict[str, Any], content: Content, several: bool) -> Shard
     )
 
 
-def _hint(root: Path) -> str:
+def _hint(root: Place) -> str:
+    if not isinstance(root, Path):
+        return ""
     marks = {"camvid": "trainannot", "cityscapes": "leftImg8bit", "folder": "images"}
     kind = next((kind for kind, mark in marks.items() if (root / mark).is_dir()), None)
     return f"; it looks like raw images: run: s4al ingest {kind} {shlex.quote(str(root))} DST" if kind else ""

@@ -7,14 +7,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from itertools import accumulate, zip_longest
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from querying.base.arrow_file import ArrowFile
 from querying.base.errors import DamagedError
-from querying.base.files import sha256
+from querying.base.storage.place import Place
+from querying.base.storage.verbs import sha256_of
 from querying.dataset.codecs import (
     ENCODINGS,
     UNREADABLE,
@@ -77,11 +77,11 @@ def _check_rows(file: ArrowFile, rows: int, shard: Shard) -> None:
         raise DamagedError(f"{file.path}: {rows} images, the index says {shard.rows}")
 
 
-def _images(root: Path, shard: Shard) -> ArrowFile:
+def _images(root: Place, shard: Shard) -> ArrowFile:
     return ArrowFile(root / shard.images, IMAGE, shard.images_sha256)
 
 
-def read_images(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8]]:
+def read_images(root: Place, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8]]:
     """(image_id, read-only pixels (H, W, 3)) in the shard's order, of all images or of those in `ids`.  DamagedError,
     before anything is decoded, for one that is not what the index says."""
     file = _images(root, shard)
@@ -89,7 +89,7 @@ def read_images(root: Path, shard: Shard, ids: Collection[str] | None = None) ->
         yield image_id, _decoded(partial(_image, shard), data, file, image_id)
 
 
-def read_truth(root: Path, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8 | None]]:
+def read_truth(root: Place, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8 | None]]:
     """(image_id, labels (H, W) or None) in the shard's order, of all images or of those in `ids`.  DamagedError for one
     that is not what the index says, or has a label that is no class."""
     file = ArrowFile(root / shard.truth, TRUTH, shard.truth_sha256)
@@ -105,7 +105,7 @@ def read_truth(root: Path, shard: Shard, ids: Collection[str] | None = None) -> 
 
 
 def paired(
-    root: Path, shard: Shard, images: Iterable[tuple[str, UInt8]], truth: Iterable[tuple[str, UInt8 | None]]
+    root: Place, shard: Shard, images: Iterable[tuple[str, UInt8]], truth: Iterable[tuple[str, UInt8 | None]]
 ) -> Iterator[tuple[str, UInt8, UInt8 | None]]:
     """What was read of a shard's two files, image by image; DamagedError where they are not about the same images."""
     for image, mask in zip_longest(images, truth):
@@ -135,7 +135,7 @@ def _decoded(
         raise DamagedError(f"{file.path}: {what} {image_id} can not be decoded: {error}") from error
 
 
-def image_ids(root: Path, shard: Shard) -> list[str]:
+def image_ids(root: Place, shard: Shard) -> list[str]:
     """The ids of a shard in order; no pixel is read.  DamagedError where they are not as many as the index says."""
     file, found = _images(root, shard), list[str]()
     for batch in file.batches():
@@ -220,7 +220,8 @@ def verify(index: DataIndex) -> Iterator[str]:
         for shard in shards:
             for name, digest in ((shard.images, shard.images_sha256), (shard.truth, shard.truth_sha256)):
                 path = index.root / name
-                if not path.is_file():
+                found = sha256_of(path)
+                if found is None:
                     yield f"{path}: does not exist"
-                elif sha256(path) != digest:
+                elif found != digest:
                     yield f"{path}: differs from what was ingested"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from querying.base import pulse
 from querying.base.arrow_file import scored_file, unaltered
 from querying.base.errors import DamagedError
+from querying.base.storage.place import Place
 from querying.dataset.codecs import UNREADABLE
 from querying.dataset.schemas import PSEUDO_LABELS
 from querying.dataset.shards import Shard, decode_label, read_truth
@@ -92,7 +93,7 @@ class CountTask:
     """A shard whose images were pseudo-labelled."""
 
     number: int
-    root: Path
+    root: Place
     shard: Shard
 
 

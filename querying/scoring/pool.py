@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from querying.base import pulse
+from querying.base.storage.place import Place
 from querying.dataset.shards import Shard, read_images
 
 
@@ -17,7 +17,7 @@ class ScoreTask:
     """One shard's work.  `whole` images are fully labelled and left out; `bought` cells get no score."""
 
     number: int
-    root: Path
+    root: Place
     shard: Shard
     whole: frozenset[str]
     bought: dict[str, list[int]]

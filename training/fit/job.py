@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from querying.base.storage.place import Place
 from training.settings.methods import MethodSettings
 from training.settings.training import AugmentSettings, EvaluateSettings, ModelSettings, ReCoSettings, TrainSettings
 
@@ -14,7 +15,7 @@ from training.settings.training import AugmentSettings, EvaluateSettings, ModelS
 class TrainJob:
     """Everything that decides the result; paths only, so that it travels to any worker."""
 
-    data: Path
+    data: Place
     ledger: Path
     cycle: int
     pseudo: tuple[Path, ...]

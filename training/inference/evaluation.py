@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from querying.base import pulse
 from querying.base.arrow_file import unaltered
 from querying.base.errors import UserError
+from querying.base.storage.place import Place
 from querying.dataset.shards import Shard, paired, read_images, read_truth
 from querying.labels.pseudo_labels import top_class
 from training.inference.confusion import Confusion
@@ -22,7 +22,7 @@ from training.settings.training import EvaluateSettings
 
 @dataclass(frozen=True, slots=True)
 class EvaluationTask:
-    root: Path
+    root: Place
     shard: Shard
     ids: Collection[str] | None = None
     """The images to count; None is all of them."""

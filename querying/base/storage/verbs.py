@@ -1,0 +1,103 @@
+"""What is done with places, alike for both kinds: a folder is published whole, a file is read or hashed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import mmap
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from querying.base.errors import UserError
+from querying.base.failpoints import failpoint
+from querying.base.files import flush_below, sha256, sync
+from querying.base.storage import bucket
+from querying.base.storage.place import Place, Remote
+
+_UPLOADS = 4
+"""Files that are uploaded at a time; each is mapped, not read into memory."""
+
+
+def publish(folder: Path, place: Place, manifest: str) -> None:
+    """Make the whole folder appear at a place, where nothing is.  FileExistsError where another was there first.
+
+    On a file system it is flushed and renamed.  In a bucket every file is an object; the `manifest`, without which a
+    reader takes nothing, comes last, and what is there is never written over.  A claim, the hash of the manifest, comes
+    first: of two that publish different folders one loses there, and an attempt that was killed can be made again.
+    """
+    if isinstance(place, Path):
+        flush_below(folder)
+        os.replace(folder, place)
+        sync(place.parent)
+        return
+    claim, ours = place / f"{manifest}.claim", sha256(folder / manifest).encode()
+    if not bucket.create(claim, ours) and read(claim) != ours:
+        if read(place / manifest) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
+        raise UserError(
+            f"{place}: another data set is being published there, or was not finished: use another place, or remove all"
+            f" of {place} first"
+        )
+    failpoint("publish:claimed")
+    there = bucket.sizes(place)  # by an attempt that was killed
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(_UPLOADS) as threads:
+        try:
+            for _ in threads.map(
+                lambda name: _upload(folder / name, place / name, name in there), (n for n in names if n != manifest)
+            ):
+                pass
+        finally:
+            threads.shutdown(cancel_futures=True)
+    failpoint("publish:files")
+    _upload(folder / manifest, place / manifest)
+    failpoint("publish:manifest")
+
+
+def _upload(path: Path, target: Remote, there: bool = False) -> None:
+    """Write an object; one that is the same was written by an attempt before this, or by somebody with the same."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if (there or not bucket.create(target, data)) and sha256_of(target) != sha256(path):
+            raise UserError(f"{target}: is there and is another file: use another place, or remove it first")
+    failpoint("publish:file")
+
+
+def read(place: Place) -> bytes | None:
+    """The bytes of a small file; None where there is none."""
+    if isinstance(place, Path):
+        return place.read_bytes() if place.is_file() else None
+    try:
+        return bucket.read(place)
+    except FileNotFoundError:
+        return None
+
+
+def sha256_of(place: Place) -> str | None:
+    """SHA-256 (hex) of what lies at the place itself, of no copy; None where there is nothing."""
+    if isinstance(place, Path):
+        return sha256(place) if place.is_file() else None
+    total = hashlib.sha256()
+    try:
+        for part in bucket.opened(place)[1]:
+            total.update(part)
+    except FileNotFoundError:
+        return None
+    return total.hexdigest()
+
+
+def first_missing(folder: Place, names: Iterable[str]) -> str | None:
+    """The first of these files that is not below the folder; None where all are."""
+    if isinstance(folder, Path):
+        return next((name for name in names if not (folder / name).is_file()), None)
+    there = bucket.sizes(folder)
+    return next((name for name in names if name not in there), None)
+
+
+def total_size(folder: Place, names: Iterable[str]) -> int:
+    """Bytes of files below a folder."""
+    if isinstance(folder, Path):
+        return sum((folder / name).stat().st_size for name in names)
+    there = bucket.sizes(folder)
+    return sum(there[name] for name in names)
