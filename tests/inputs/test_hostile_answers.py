@@ -37,7 +37,7 @@ for path in map(Path, sys.argv[2:]):
 
 def in_a_task(package, rle):
     """The text of a file with one task, its run lengths those."""
-    result = brush(package, "road", np.zeros((1, 1), bool))
+    result = brush(package, "road", np.zeros(package.images[0].size, bool))
     result["value"]["rle"] = "HERE"
     text = json.dumps([task(package, "a", annotation([result]))])
     return text.replace('"HERE"', rle)
