@@ -29,7 +29,7 @@ ONE_SIZE, OWN_SHAPES = 1, 2
 """Formats of the plan: a size of all images, or an area."""
 Sizing = Size | int
 """(height, width) of all images; or the pixels that each one is made smaller to about, in its own shape."""
-OWN = "each in its own shape, made smaller to about {} pixels"
+OWN = "each in its own shape, of at most about {} pixels"
 
 
 Side = Annotated[int, Field(ge=8)]

@@ -315,7 +315,7 @@ def test_photographs_of_several_shapes_keep_them_from_init_to_the_data_set(tmp_p
     said = capsys.readouterr().out
     assert "at 3 sizes, 4 classes" in said
     assert (
-        f"{project}: each in its own shape, made smaller to about 76800 pixels (--size HxW makes all one):"
+        f"{project}: each in its own shape, of at most about 76800 pixels (--size HxW makes all one):"
         " 12 of 320x240, 6 of 60x90, 6 of 90x60"
     ) in said
     size_of = {f"p{number:02d}": [*SHAPES.values()][number % len(SHAPES)] for number in range(24)}
@@ -330,7 +330,7 @@ def test_photographs_of_several_shapes_keep_them_from_init_to_the_data_set(tmp_p
 
     assert label(project).complete
     ingest_command("folder", [project, tmp_path / "d"], None, 8, "ppm", **OPTIONS)
-    kept = "images of 3 sizes, as people see them, each in its own shape, made smaller to about 76800 pixels: 12 of 320"
+    kept = "images of 3 sizes, as people see them, each in its own shape, of at most about 76800 pixels: 12 of 320"
     assert kept in caplog.text
     assert "--size" not in caplog.text
     assert "images of several sizes, at most 320x240, 4 classes" in capsys.readouterr().out
@@ -352,7 +352,7 @@ def test_photographs_of_several_shapes_keep_them_from_init_to_the_data_set(tmp_p
     assert "data.size stays null" in (project / "recipe.yaml").read_text()
     check_data(config, index)
     with pytest.raises(
-        UserError, match="--size 64x64: people have labelled images each in its own shape, made smaller"
+        UserError, match="--size 64x64: people have labelled images each in its own shape, of at most about"
     ):
         load(project, (64, 64), project / "classes.txt", {})
     small = mask_path(project, plan["val"][0])
