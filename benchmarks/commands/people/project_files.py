@@ -55,6 +55,8 @@ def _recipe(plan: Plan, name: str) -> RunConfig:
     """What two cores can train, asking for about an hour's regions a round."""
     height = _usual_height(plan)
     side = max(8, round(height / 6))
+    if isinstance(plan.sizing, int):  # 16 divides what was made smaller, so that nobody is asked for slivers
+        side = 16 * max(1, round(height / 96))
     pool = len(plan.images) - len(plan.splits["val"]) - len(plan.splits["test"]) - len(plan.splits["first"])
     each = max(1, round(HOUR_S / GUESS_S / pool))
     return changed(

@@ -348,7 +348,7 @@ def test_photographs_of_several_shapes_keep_them_from_init_to_the_data_set(tmp_p
                 assert mask is None or mask.shape == size_of[image_id]
     assert masked == len(seen)
     config = resolve(str(project / "recipe.yaml"), [])
-    assert config.data.size is None
+    assert (config.data.size, config.query.region_size) == (None, 48)
     assert "data.size stays null" in (project / "recipe.yaml").read_text()
     check_data(config, index)
     with pytest.raises(
