@@ -61,6 +61,7 @@ def test_results_are_those_of_a_folder_though_the_store_fails_now_and_then(store
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # more than a minute on two cores
 def test_workers_of_ray_fetch_for_themselves(store, there, in_a_folder, tmp_path):
     command = [
         sys.executable, "-m", "benchmarks", "run", "toy_s4al_plus", *SMALL, "query.actors=2", "--data", there,
