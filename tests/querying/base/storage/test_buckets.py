@@ -109,8 +109,11 @@ def test_of_several_who_publish_at_once_one_wins_and_what_is_there_is_theirs(url
 
 def test_two_who_publish_the_same_both_succeed(url, tmp_path):
     (folder,) = made_folders(tmp_path, 1)
-    publish(folder, place(url), "index.json")
-    publish(folder, place(url), "index.json")
+    for _ in range(2):
+        publish(folder, place(url), "index.json")
+        assert {name: read(place(url) / name) for name in files_of(folder)} == {
+            name: (folder / name).read_bytes() for name in files_of(folder)
+        }
 
 
 def test_a_file_of_somebody_else_is_not_written_over(url, tmp_path):
