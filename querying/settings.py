@@ -62,6 +62,11 @@ def check_stride(window: Window | None, stride: Stride | None) -> None:
         raise ValueError("the stride is larger than the window, which would leave pixels unseen")
 
 
+def unscaled(window: Window, scale: float) -> Window:
+    """What a window of an image at this scale shows of the image itself."""
+    return math.ceil(window[0] / scale), math.ceil(window[1] / scale)
+
+
 def stride_of(window: Window, stride: Stride | None) -> Stride:
     """The stride, by default two thirds of the window (CPS, U2PL, UniMatch)."""
     return stride or (math.ceil(window[0] * 2 / 3), math.ceil(window[1] * 2 / 3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 
@@ -21,7 +20,7 @@ from querying.dataset.shards import DataIndex, check_ids
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import RegionGrid
 from querying.scoring.custom_acquisition import own_acquisition
-from querying.settings import scaled_size
+from querying.settings import scaled_size, unscaled
 from training.network.weight_file import weight_file
 from training.settings.training import BACKBONES, VAL_SPLIT
 from training.settings.traits import traits_of
@@ -107,7 +106,8 @@ def _window(window: Size | None, scale: float, size: Size) -> Size:
     """What a window shows of an image of `size`, before it is scaled."""
     if window is None:
         return size
-    return min(math.ceil(window[0] / scale), size[0]), min(math.ceil(window[1] / scale), size[1])
+    height, width = unscaled(window, scale)
+    return min(height, size[0]), min(width, size[1])
 
 
 def _within(size: Size, *, of: Size) -> bool:
@@ -141,11 +141,11 @@ def _reasons(config: RunConfig, index: DataIndex, decided: bool) -> Iterator[str
                 "%d of %d train images are so small that all their regions touch the border, which query.exclude_border"
                 " leaves out: nothing of them is asked about", images, index.num_images("train"),
             )  # fmt: skip
-    _say_crop(config, index)
     images, masked = index.num_images("train"), sum(shard.masked for shard in index.shards("train"))
     if not masked:
         yield f"{index.root}: no train image has a mask, so there is nothing to learn from"
         return
+    _say_crop(config, index)
     if not any(sum(shard.class_pixels) for shard in index.shards("train")):
         yield f"{index.root}: all pixels of split 'train' are void, so there is nothing to learn from"
     if (config.initial.images or 0) > masked:

@@ -3,12 +3,13 @@
 Shape suffixes: B = images, C = classes, H and W = pixels.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from querying.settings import unscaled
 
 Predict = Callable[[Tensor, float], Tensor]
 """(images (B, 3, H, W), scale) -> logits at any resolution."""
@@ -64,6 +65,6 @@ class Windowed:
             return self.predict(part_BCHW, scale)
 
         scaled.align_corners = self.align_corners  # type: ignore[attr-defined]
-        window, stride = ((math.ceil(one[0] / scale), math.ceil(one[1] / scale)) for one in (self.window, self.stride))
+        window, stride = unscaled(self.window, scale), unscaled(self.stride, scale)
         p_BCHW = probabilities(scaled, images_BCHW, window=window, stride=stride)
         return p_BCHW.clamp_min_(torch.finfo(p_BCHW.dtype).tiny).log_()

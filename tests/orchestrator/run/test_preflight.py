@@ -94,3 +94,9 @@ def test_of_images_of_several_sizes_the_smallest_are_tried(tmp_path):
     index = mixed_data(tmp_path / "more", [(64, 64), (20, 90)], counts=(3, 1, 1), shard_size=3)
     with pytest.raises(UserError, match=r"^images of the data: 20x90 pixels are too few"):
         check_data(small_config(*pvt, "query.scales=[1]"), index)
+
+
+def test_a_train_split_without_images_is_a_reason_and_no_defect(toy_data):
+    empty = replace(toy_data, splits={**toy_data.splits, "train": ()})
+    with pytest.raises(UserError, match="no train image has a mask, so there is nothing to learn from"):
+        check_data(small_config(), empty)
