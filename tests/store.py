@@ -56,7 +56,7 @@ class Proxy:
     many seconds first.
     """
 
-    def __init__(self, port):
+    def __init__(self, port, host="127.0.0.1"):
         self.port, self.lock = port, threading.Lock()
         self.reset()
         proxy = self
@@ -76,8 +76,8 @@ class Proxy:
             request_queue_size = 128
             daemon_threads = True
 
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.server = Server((host, 0), Handler)
+        self.url = f"http://{host}:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def reset(self, fault=lambda method, path, number: None):

@@ -1,9 +1,9 @@
 """Where stages run: this process, or a cluster."""
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, Protocol
 
+from querying.base.relay.places import Places
 from training.fit.job import TrainJob
 
 
@@ -29,11 +29,11 @@ class Backend(Protocol):
         actors: int,
         threads: int,
         timeout: float,
-        scratch: Path,
+        places: Places,
         say: Callable[[str], None],
     ) -> Iterator[Any]:
         """Yield `make_worker().method(item)` in any order; an item may be tried again after a crash.
 
-        A process that shows no sign of work for `timeout` seconds is replaced, which is said.  `scratch` is a folder
-        that all of them see.
+        A process that shows no sign of work for `timeout` seconds is replaced, which is said.  `places` is what of the
+        run they read and write.
         """

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from querying.base.errors import UserError
+from querying.base.relay.places import Places
 from training.fit.job import TrainJob, device_name
 from training.fit.loop import run_job
 from training.fit.worker import Worker
@@ -37,7 +37,7 @@ class LocalBackend:
         actors: int,
         threads: int,
         timeout: float,
-        scratch: Path,
+        places: Places,
         say: Callable[[str], None],
     ) -> Iterator[Any]:
         worker = make_worker()

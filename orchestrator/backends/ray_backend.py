@@ -5,8 +5,7 @@ import math
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -18,6 +17,8 @@ from orchestrator.process.leaving import FrozenWatch, leave
 from orchestrator.process.service_watch import FROZEN_S, Watch, uses_tls
 from querying.base.errors import InfrastructureError, UserError
 from querying.base.redaction import cause
+from querying.base.relay.places import Places
+from querying.base.relay.ray_relay import offered
 from querying.scoring.ray_map import map_unordered
 from training.fit.job import TrainJob, device_name
 from training.fit.ray_trainer import fit
@@ -30,7 +31,9 @@ GCS_PATIENCE_S = 50.0
 
 
 class RayBackend:
-    def __init__(self) -> None:
+    def __init__(self, joined: bool = False) -> None:
+        """`joined`: a cluster that somebody else has started, of which not every node may see the run folder."""
+        self.joined = joined
         self.use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
         self.device = device_name(self.use_gpu)
 
@@ -48,7 +51,9 @@ class RayBackend:
                 f"train.workers={job.train.workers}: the cluster has room for {slots} workers of"
                 f" train.threads={job.train.threads} CPUs{' and a GPU' if self.use_gpu else ''} each"
             )
-        fit(job, use_gpu=self.use_gpu, storage=job.work / "ray", name=f"train-{uuid.uuid4().hex[:8]}")
+        fit(
+            job, use_gpu=self.use_gpu, storage=job.work / "ray", name=f"train-{uuid.uuid4().hex[:8]}", apart=self.joined
+        )
 
     def map(
         self,
@@ -59,7 +64,7 @@ class RayBackend:
         actors: int,
         threads: int,
         timeout: float,
-        scratch: Path,
+        places: Places,
         say: Callable[[str], None],
     ) -> Iterator[Any]:
         slots = self._slots(threads)
@@ -67,11 +72,12 @@ class RayBackend:
             raise UserError(f"query.threads={threads}: no node of the cluster has as many CPUs")
         # An actor that does not fit would keep its shard waiting for the others to end, which they do last.
         fitting = min(actors, slots)
-        return map_unordered(
-            make_worker, method, items,
-            actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0, slots=lambda: self._slots(threads),
-            timeout=timeout, beats=scratch, say=say,
-        )  # fmt: skip
+        with offered(places, places.root) if self.joined else nullcontext() as offer:
+            yield from map_unordered(
+                make_worker, method, items,
+                actors=fitting, num_cpus=threads, num_gpus=1 if self.use_gpu else 0, slots=lambda: self._slots(threads),
+                timeout=timeout, beats=places.root, offer=offer, say=say,
+            )  # fmt: skip
 
     def _slots(self, threads: int) -> int:
         """How many processes of so many CPUs (and a GPU, where there are any) the nodes have room for."""
@@ -114,7 +120,7 @@ def connected(address: str | None) -> Iterator[RayBackend]:
     watches: list[Watch | FrozenWatch] = [*_watches(GCS_PATIENCE_S if joining else PATIENCE_S)]
     watches += [] if joining else [FrozenWatch(LOG.warning)]
     try:
-        yield RayBackend()
+        yield RayBackend(joined=bool(joining))
     finally:
         for watch in watches:
             watch.stop()

@@ -24,6 +24,7 @@ from orchestrator.recipe.config import RunConfig, changed
 from orchestrator.run.context import RunContext
 from orchestrator.run.loop import run
 from querying.base.files import read_json
+from querying.base.relay.places import Places
 from querying.base.storage.verbs import total_size
 from querying.dataset.shard_writer import ShardWriter
 from querying.dataset.shards import DataIndex
@@ -66,7 +67,7 @@ class _Timed(LocalBackend):
         actors: int,
         threads: int,
         timeout: float,
-        scratch: Path,
+        places: Places,
         say: Callable[[str], None],
     ) -> Iterator[Any]:
         worker = make_worker()

@@ -24,6 +24,7 @@ from orchestrator.run.summary import BEST_COUNTS, COUNTS, IMAGES
 from orchestrator.run.training_watch import followed
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sealed, sha256, write_json, write_text
+from querying.base.relay.places import Places
 from querying.dataset.schemas import QUERY
 from querying.dataset.shards import image_ids, size_of
 from querying.labels.class_thresholds import class_thresholds
@@ -49,6 +50,8 @@ from training.settings.traits import traits_of
 
 CLASS_THRESHOLDS = "class_thresholds.json"
 """Beside the scores, where classes have thresholds of their own."""
+NO_FILES = ("evaluate_images", "rank_shard", "count_confidences", "find")
+"""What workers are asked for that neither reads nor writes files of the shard's number."""
 
 
 class Stages:
@@ -142,7 +145,7 @@ class Stages:
         self.progress.stage(f"{self.name} cycle {cycle}: evaluate {which}on {split}")
         confusion = Confusion.empty(self.index.num_classes)
         images: dict[str, list[list[int]]] = {}
-        for done, (counts, rows) in enumerate(self._map(make, "evaluate_images", tasks, out.parent), 1):
+        for done, (counts, rows) in enumerate(self._map(make, "evaluate_images", tasks, out.parent, model), 1):
             confusion += Confusion.from_list(counts)
             images |= rows
             self.progress.update(done, len(tasks), "shards")
@@ -168,7 +171,7 @@ class Stages:
         shards = self.index.shards("train")
         self.progress.stage(f"{self.name} cycle {cycle}: score and pseudo-label the pool")
         images, seconds = 0, 0.0
-        for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle), out), 1):
+        for done, summary in enumerate(self._map(make, "score_shard", self._score_tasks(cycle), out, checkpoint), 1):
             images, seconds = images + summary.images, seconds + summary.seconds
             self.progress.update(done, len(shards), f"shards, {images / max(seconds, 1e-9):.1f} images/s per scorer")
         if self.config.train.pool_labels == "truth":
@@ -185,7 +188,9 @@ class Stages:
             return [float(one) for one in read_json(path)["thresholds"]]
         self.progress.stage(f"{self.name} cycle {cycle}: thresholds of the classes")
         tasks = self._score_tasks(cycle)
-        counts = sum(np.array(found) for found in self._map(make, "count_confidences", tasks, out))
+        counts = sum(
+            np.array(found) for found in self._map(make, "count_confidences", tasks, out, self.layout.checkpoint(cycle))
+        )
         found = class_thresholds(np.asarray(counts), share, self.config.query.threshold)
         write_json(path, {"thresholds": found})
         return found
@@ -243,7 +248,9 @@ class Stages:
             ranker_of, checkpoint, self.index.num_classes, query.images_at_once, query.threads, self.device, Path.cwd()
         )
         self.progress.stage(f"{self.name} cycle 0: rank the pool by reliability")
-        found = [pair for pairs in self._map(make, "rank_shard", self._score_tasks(0), out) for pair in pairs]
+        found = [
+            pair for pairs in self._map(make, "rank_shard", self._score_tasks(0), out, checkpoint) for pair in pairs
+        ]
         write_reliability(out, found, self.config.methods.st_plus_plus.reliable)
 
     def _query(self, checkpoint: Path, out: Path) -> QuerySettings:
@@ -264,7 +271,7 @@ class Stages:
             shards = (
                 shard.rows for split in ("train", self.config.data.evaluate_on) for shard in self.index.shards(split)
             )
-            [found] = self._map(make, "find", [min(MOST, max(shards))], out)
+            [found] = self._map(make, "find", [min(MOST, max(shards))], out, checkpoint)
             return {**found, "device": self.device}
 
         size = kept_batch_size(self.layout.batch_size, find, self.progress.say)
@@ -276,13 +283,19 @@ class Stages:
         load = partial(Predictor, checkpoint, self.device, precision=precision, modules=Path.cwd())
         return partial(Windowed, load, query.window, stride_of(query.window, query.stride)) if query.window else load
 
-    def _map(self, make: Callable[[], Any], method: str, tasks: Iterable[Any], out: Path) -> Iterator[Any]:
+    def _map(
+        self, make: Callable[[], Any], method: str, tasks: Iterable[Any], out: Path, *reads: Path
+    ) -> Iterator[Any]:
+        """`out` is the folder that the workers write into or read the tasks' own files from; `reads` is what else they
+        read of the run."""
+        out, own = out.resolve(), None if method in NO_FILES else out.resolve()
+        places = Places(self.layout.root.resolve(), tuple(path.resolve() for path in reads), (out,), own)
         query, plain = self.config.query, self.config.train.kernels == "plain"
-        make = noted(make, out.resolve(), self.device == "cuda", plain)
+        make = noted(make, out, self.device == "cuda", plain)
         with memory_for(method, ("query.batch_size",)):
             yield from self.backend.map(
                 make, method, tasks, actors=query.actors, threads=query.threads,
-                timeout=self.config.train.timeout, scratch=self.layout.root.resolve(), say=self.progress.say,
+                timeout=self.config.train.timeout, places=places, say=self.progress.say,
             )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ _EXPORT = re.compile(
     r"|classes\.json|query\.json"
 )
 _PROJECT = re.compile(r"classes\.txt|recipe\.yaml|plan\.json|README\.txt|round-0|\.tmp-.*")
-"""What `ingest` and `annotate export` make in a folder of their own beside the one that they are to be."""
+_MIRROR = re.compile(r"place-\d+")
+"""What `ingest`, `annotate export` and a mirror make in a folder of their own beside the one that they are to be."""
 
 
 def remove_beside(target: Path, say: Callable[[str], None]) -> None:
@@ -127,7 +128,9 @@ def _is_ours(own: Path, name: str) -> bool:
     inside = {path.name for path in (own / name).iterdir()} if name in there else set()
     if LOCK not in there and (not inside or "index.json" in inside):
         return False  # empty or a complete data set: perhaps somebody's own
-    return there <= {LOCK, name} and any(all(map(made.fullmatch, inside)) for made in (_DATA, _EXPORT, _PROJECT))
+    return there <= {LOCK, name} and any(
+        all(map(made.fullmatch, inside)) for made in (_DATA, _EXPORT, _PROJECT, _MIRROR)
+    )
 
 
 def _size(path: Path) -> int:

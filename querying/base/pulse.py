@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from querying.base.errors import S4ALError
+
 BEAT_S = 1.0
 MOVED_S = 0.05
 """Processor time from which a thread has moved; one that waits uses none."""
@@ -45,12 +47,21 @@ class Beat(NamedTuple):
 
 
 def write_beat(path: Path, number: int, done: int, cpu: float) -> None:
+    """Write a beat of this process, as `put_beat` does."""
+    put_beat(path, number, _row(number, done, cpu))
+
+
+def put_beat(path: Path, number: int, row: bytes) -> None:
     """In place and never flushed: it is read at once or not at all.  Only number 1 makes the file: who writes on after
     the end leaves nothing behind, and a full disk does not stop it."""
+    with path.open("wb" if number == 1 else "r+b") as file:
+        file.write(row)
+
+
+def _row(number: int, done: int, cpu: float) -> bytes:
     pid = os.getpid()
     row = json.dumps(Beat(number, f"process {pid} on {socket.gethostname()[:60]}", pid, done, round(cpu, 3)))
-    with path.open("wb" if number == 1 else "r+b") as file:
-        file.write(row.ljust(_WIDTH).encode())
+    return row.ljust(_WIDTH).encode()
 
 
 def read_beat(path: Path) -> Beat | None:
@@ -60,16 +71,17 @@ def read_beat(path: Path) -> Beat | None:
     return None
 
 
-def keep_beating(path: Path) -> None:
-    """Renew `path` from a thread of its own, about the thread that calls this, as long as the process lives."""
+def keep_beating(path: Path, put: Callable[[Path, int, bytes], None] = put_beat) -> None:
+    """Renew `path` from a thread of its own, about the thread that calls this, as long as the process lives; `put`
+    writes it, wherever it is."""
     clock = _clock_of_this_thread()
 
     def beat() -> None:
         number = 0
         while True:
             number += 1
-            with suppress(OSError):  # the folder is gone: nobody listens any more
-                write_beat(path, number, _done, clock())
+            with suppress(OSError, S4ALError):  # the folder is gone: nobody listens any more
+                put(path, number, _row(number, _done, clock()))
             time.sleep(BEAT_S)
 
     threading.Thread(target=beat, daemon=True, name="pulse").start()

@@ -13,14 +13,18 @@ import ray
 from ray.exceptions import RayActorError
 
 from querying.base.errors import InfrastructureError
-from querying.base.pulse import BEAT_S, Vigil, keep_beating
+from querying.base.pulse import BEAT_S, Vigil, keep_beating, put_beat
 from querying.base.redaction import cause
+from querying.base.relay.ray_relay import Offer, moved
+from querying.scoring.away import Away
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_LOSSES = 3
 """Actors that one stage may lose before it gives up."""
+LEAVE_S = 5.0
+"""Actors that have copies of the run have so long to remove them."""
 
 
 def map_unordered(
@@ -34,6 +38,7 @@ def map_unordered(
     slots: Callable[[], int] | None = None,
     timeout: float = 300.0,
     beats: Path | None = None,
+    offer: Offer | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[R]:
     """Yield `worker.method(item)` as results finish, with one item in flight per actor.
@@ -42,12 +47,12 @@ def map_unordered(
     and one that has shown no sign of work for `timeout` seconds (`querying.base.pulse`), which is said.  An error
     raised by `method` itself is raised here unchanged.  `slots` says how many actors the cluster has room for: asked
     after a loss, since a new actor that fits on no node would be waited for in vain.  `beats` is a folder that all
-    nodes see; None is one of this machine.
+    nodes see, but for those that make use of the `offer`; None is one of this machine.
     """
     remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_Host)
     todo = iter(items)  # never a list: the shards of a large pool are described one by one
     losses = 0
-    with _Crew[T](remote, make_worker, method, timeout, beats, say) as crew:
+    with _Crew[T](remote, make_worker, method, timeout, beats, offer, say) as crew:
         while True:
             for item in islice(todo, max(0, actors - len(crew.busy))):
                 crew.give(item)
@@ -102,10 +107,12 @@ class _Crew(Generic[T]):
         method: str,
         timeout: float,
         beats: Path | None,
+        offer: Offer | None,
         say: Callable[[str], None],
     ) -> None:
-        self.remote, self.method, self.timeout, self.say = remote, method, timeout, say
+        self.remote, self.method, self.timeout, self.offer, self.say = remote, method, timeout, offer, say
         self.make = ray.put(make_worker)  # sent once, however many actors
+        beats = offer.scratch if offer else beats
         self.folder = tempfile.TemporaryDirectory(prefix=".tmp-beats-", dir=beats, ignore_cleanup_errors=True)
         self.idle: list[_Actor] = []
         self.busy: dict[Any, _Actor] = {}
@@ -118,6 +125,9 @@ class _Crew(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.offer and self.idle:
+            gone = [actor.handle.leave.remote() for actor in self.idle]
+            ray.wait(gone, num_returns=len(gone), timeout=LEAVE_S)
         for actor in [*self.idle, *self.busy.values()]:
             ray.kill(actor.handle)
         self.folder.cleanup()
@@ -132,7 +142,8 @@ class _Crew(Generic[T]):
             actor = self.idle.pop()
         else:
             path = Path(self.folder.name) / f"{self.hired}.json"
-            actor, self.hired = _Actor(self.remote.remote(self.make, path), Vigil(path, self.timeout)), self.hired + 1
+            handle = self.remote.remote(self.make, path, self.offer)
+            actor, self.hired = _Actor(handle, Vigil(path, self.timeout)), self.hired + 1
         actor.item = item
         actor.vigil.rest()
         self.busy[actor.handle.call.remote(self.method, item)] = actor
@@ -177,12 +188,25 @@ class _Crew(Generic[T]):
 class _Host:
     """Builds its worker at the first call, so that an error while building is raised like any other."""
 
-    def __init__(self, make_worker: Callable[[], Any], beats: Path) -> None:
+    def __init__(self, make_worker: Callable[[], Any], beats: Path, offer: Offer | None = None) -> None:
         self.make_worker = make_worker
         self.worker: Any = None
-        keep_beating(beats)  # about this thread, in which Ray makes every call of such an actor
+        self.away = None if offer is None or offer.mark.seen() else Away(offer.far, offer.places)
+        # About this thread, in which Ray makes every call of such an actor.
+        keep_beating(beats, self.away.beat if self.away else put_beat)
 
     def call(self, method: str, item: Any) -> Any:
+        if self.away:
+            with self.away.files_of(item) as mirror:
+                return self._call(method, item, lambda value: moved(value, mirror.here))
+        return self._call(method, item, lambda value: value)
+
+    def _call(self, method: str, item: Any, here: Callable[[Any], Any]) -> Any:
         if self.worker is None:
-            self.worker = self.make_worker()
-        return getattr(self.worker, method)(item)
+            self.worker = here(self.make_worker)()
+        return getattr(self.worker, method)(here(item))
+
+    def leave(self) -> None:
+        """Remove what lies on this node for this actor alone."""
+        if self.away:
+            self.away.leave()

@@ -22,7 +22,7 @@ from training.fit.cuda_graph import capture
 from training.fit.heartbeat import Heartbeat
 from training.fit.job import TrainJob, stop_file
 from training.fit.optim import clip, learning_rate, new_optimizer, set_lr
-from training.fit.states import TrainingStates
+from training.fit.states import STATES, TrainingStates
 from training.fit.validation import MIOU, Validator, best_epoch, due
 from training.fit.worker import Worker
 from training.kernels.precision import trains_in_bf16
@@ -63,7 +63,7 @@ class Training:
         )
         self.method = kind(new_networks(job, self.index.num_classes, worker.device), self.context).to(worker.device)
         self.optimizer = new_optimizer(self.method, job.train)
-        self.states = TrainingStates(job.work / "states", job.made_from, settings=job.settings)
+        self.states = TrainingStates(job.work / STATES, job.made_from, settings=job.settings)
         self.progress = self.states.restore(self.method, self.optimizer)
         self._capture()
         self.model = worker.wrap(self.method)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from querying.base.errors import InfrastructureError, Interrupted, S4ALError
 from querying.base.files import make_folder
 from querying.base.pulse import BEAT_S, START_S, Vigil, keep_beating
 from querying.base.redaction import cause
+from querying.base.relay.ray_relay import Offer, moved, offered
 from training.fit.job import TrainJob
 from training.fit.loop import run_job
+from training.fit.mirrored import mirrored, places_of
 from training.fit.worker import Worker
 
 LOG = logging.getLogger(__name__)
@@ -36,8 +39,9 @@ PULSE = "pulse.json"
 """In the training's scratch: signs of life of rank 0."""
 
 
-def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
-    """Train `job` on `job.train.workers` workers; `job.out` holds the result.
+def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str, apart: bool = False) -> None:
+    """Train `job` on `job.train.workers` workers; `job.out` holds the result.  `apart`: there may be nodes that do not
+    see the run folder.
 
     Workers resume from our own epoch checkpoints, so Ray's are not used and every attempt gets a fresh `name`.
     A loss that is not finite is a FloatingPointError here; lost workers beyond `max_failures`, or a cluster that has
@@ -48,10 +52,16 @@ def fit(job: TrainJob, *, use_gpu: bool, storage: Path, name: str) -> None:
     # It would wait for a node that does not come back for ever: so long, once more for each of max_failures.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(job.train.timeout)
+    make_folder(job.work)
+    with offered(places_of(job), job.work) if apart else nullcontext() as offer:
+        _fit(job, offer, use_gpu, storage, name)
+
+
+def _fit(job: TrainJob, offer: Offer | None, use_gpu: bool, storage: Path, name: str) -> None:
     loop: Any = _worker  # Ray annotates loops as returning nothing, and hands on what rank 0 returns
     trainer = TorchTrainer(
         loop,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "offer": offer},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=job.train.timeout),
         scaling_config=ScalingConfig(
             num_workers=job.train.workers, use_gpu=use_gpu, resources_per_worker=_resources(job, use_gpu)
@@ -133,10 +143,7 @@ def _worker(config: dict[str, Any]) -> Exception | None:
         report=ray.train.report,
     )
     try:
-        if worker.rank == 0:
-            make_folder(config["job"].work)
-            keep_beating(config["job"].work / PULSE)
-        run_job(config["job"], worker)
+        _work(config["job"], config["offer"], worker)
     except (FloatingPointError, Interrupted) as error:
         return error
     except S4ALError as error:
@@ -144,6 +151,25 @@ def _worker(config: dict[str, Any]) -> Exception | None:
             raise
         return error
     return None
+
+
+def _work(job: TrainJob, offer: Offer | None, worker: Worker) -> None:
+    """The whole job, on the driver's files or, where this node does not see them, on copies."""
+    if offer is None or offer.mark.seen():
+        if worker.rank == 0:
+            make_folder(job.work)
+            keep_beating(job.work / PULSE)
+        run_job(job, worker)
+        return
+    with offer.mirror() as mirror:
+        if worker.rank == 0:
+            mirror.far.own(job.work, mirror.token)
+            keep_beating(job.work / PULSE, mirror.beat)
+        try:
+            with mirrored(job, mirror, worker.rank):
+                run_job(moved(job, mirror.here), worker)
+        except S4ALError as error:
+            raise type(error)(mirror.there(str(error))) from None
 
 
 def _distributed(model: nn.Module) -> nn.Module:

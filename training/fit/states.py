@@ -17,6 +17,8 @@ from training.fit.progress import TrainingProgress
 from training.network.checkpoint import META, load_model, save_model
 
 LOG = logging.getLogger(__name__)
+STATES = "states"
+"""In the training's scratch: where they are."""
 MEMORY = {"momentum": "momentum_buffer", "mean": "exp_avg", "square": "exp_avg_sq", "steps": "step"}
 """What optimisers remember of a parameter: its name in a state, and in PyTorch."""
 
