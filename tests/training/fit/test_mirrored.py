@@ -60,10 +60,12 @@ def test_a_training_that_is_stopped_there_goes_on_elsewhere(in_one_process, toy_
     def stop(metrics):
         steps.append(metrics)
         stop_file(work).touch()
-        time.sleep(0.3)
+        asked = len(backend.far.calls)
+        wait(lambda: [call[0] for call in backend.far.calls[asked:]].count("exists") > 2)  # and so it was taken over
 
+    backend = ApartBackend(Worker(report=stop))
     with pytest.raises(Interrupted, match="stopped after step"):
-        small_run(toy_data.root, tmp_path, backend=ApartBackend(Worker(report=stop)))
+        small_run(toy_data.root, tmp_path, backend=backend)
     assert len(steps) == 1, "the training went on"
     *_, state = sorted((work / "states").glob("step-*"))
     assert state.name == "step-00000003"
