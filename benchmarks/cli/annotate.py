@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.cli.local_paths import Commands
+
 
 class FormatName(StrEnum):
     labelstudio = "labelstudio"
@@ -33,7 +35,9 @@ class BlankName(StrEnum):
 ProjectArgument = Annotated[
     Path, typer.Argument(help="Run that waits for labels, or folder of `s4al init`.", metavar="RUN_OR_DIR")
 ]
-annotate = typer.Typer(no_args_is_help=True, help="What people are asked, to an annotation tool and back.")
+annotate = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="What people are asked, to an annotation tool and back."
+)
 
 
 @annotate.command("export")

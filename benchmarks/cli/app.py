@@ -18,6 +18,7 @@ import benchmarks.import_path  # noqa: F401  # before anything else of the proje
 from benchmarks.cli.annotate import annotate
 from benchmarks.cli.failures import failure
 from benchmarks.cli.ingest import ingest
+from benchmarks.cli.local_paths import Commands
 from benchmarks.cli.options import (
     PLACE,
     AddressOption,
@@ -27,6 +28,10 @@ from benchmarks.cli.options import (
     OverridesArgument,
     QuickOption,
     RecipeArgument,
+    RunArgument,
+    beside,
+    folder_of,
+    worked_in,
 )
 from benchmarks.cli.project import init
 from benchmarks.cli.studies import compare, headroom, query, replay, splits, sweep, trial
@@ -46,6 +51,7 @@ GROUPS = {
 
 app = typer.Typer(
     name="s4al",
+    cls=Commands,
     help="A good segmentation model from few labels: active learning, self-training and regional contrast on Ray.  "
     "Exit status: 0, 2 your mistake, 3 people have to answer, 4 damaged data, 5 machine or network, 130 interrupted.",
     no_args_is_help=True,
@@ -84,7 +90,7 @@ def run(
     recipe: RecipeArgument,
     overrides: OverridesArgument = None,
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/RECIPE.")] = None,
+    out: Annotated[str | None, typer.Option(help="Run folder; default runs/RECIPE.", metavar=PLACE)] = None,
     backend: BackendOption = BackendName.ray,
     address: AddressOption = None,
     tracking: Annotated[
@@ -108,9 +114,10 @@ def run(
     """A whole benchmark: train, score, query, label, retrain, report.  The same command again resumes."""
     from benchmarks.commands.run import run_command
 
-    run_command(
-        recipe, overrides or [], place(data), out, backend.value, address, tracking, allow_drift, quick, partial
-    )  # fmt: skip
+    with worked_in(out, tracking) as (folder, uri):
+        run_command(
+            recipe, overrides or [], place(data), folder, backend.value, address, uri, allow_drift, quick, partial
+        )  # fmt: skip
 
 
 for _command in (splits, sweep, compare, replay, query, headroom):
@@ -170,16 +177,18 @@ def verify(
 
 
 @app.command()
-def status(run: Annotated[Path, typer.Argument(help="Folder of a run, of `splits` or of a sweep.")]) -> None:
+def status(
+    run: Annotated[str, typer.Argument(help="Folder of a run, of `splits` or of a sweep, or its address in a bucket.")],
+) -> None:
     """Where it stands: running or stopped, by which process, its step, and what comes next."""
     from benchmarks.commands.status import status_command
 
-    status_command(run)
+    status_command(place(run))
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.", metavar="RUN...")],
+    runs: Annotated[list[str], typer.Argument(help="Run folders, or their addresses in a bucket.", metavar="RUN...")],
     out: Annotated[Path | None, typer.Option(help="Folder of the report; default RUN/report for one run.")] = None,
 ) -> None:
     """Curves, tables, overlays and one self-contained report.html."""
@@ -187,12 +196,13 @@ def report(
 
     if out is None and len(runs) > 1:
         raise UserError("a report on several runs needs --out DIR")
-    print(write_report(runs, out or runs[0] / "report"))
+    folders = [folder_of(one) for one in runs]
+    print(write_report(folders, beside(runs[0], "report", out) or folders[0] / "report"))
 
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     images: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     out: Annotated[Path, typer.Option(help="Folder for masks (class ids) and coloured overlays.")],
     cycle: Annotated[int | None, typer.Option(min=0, help="Cycle whose model is used; default: the last.")] = None,
@@ -207,19 +217,19 @@ def predict(
     """Segment images with the model that came out; those that can not be read are named, and the others are done."""
     from benchmarks.deploy.predict import predict_command
 
-    predict_command(run, images, out, cycle, legend, confidence, bits)
+    predict_command(folder_of(run), images, out, cycle, legend, confidence, bits)
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     file: Annotated[Path, typer.Argument(help="FILE.onnx")],
     cycle: Annotated[int | None, typer.Option(min=0, help="Cycle whose model is exported; default: the last.")] = None,
 ) -> None:
     """Write the model as ONNX: normalised RGB float32 NCHW in, full-resolution logits out; checked against PyTorch."""
     from benchmarks.deploy.predict import export_command
 
-    export_command(run, file, cycle)
+    export_command(folder_of(run), file, cycle)
 
 
 def main() -> None:

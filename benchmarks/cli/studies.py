@@ -15,8 +15,12 @@ from benchmarks.cli.options import (
     OverridesArgument,
     QuickOption,
     RecipeArgument,
+    RunArgument,
     Scheduler,
     Search,
+    beside,
+    folder_of,
+    worked_in,
 )
 from orchestrator.choices import Checkpoint, HeadroomPart
 from querying.base.storage.place import place
@@ -36,7 +40,9 @@ def splits(
     seeds: Annotated[str, typer.Option(help="Of draws, first weights and batches.")] = "0",
     family: Annotated[str | None, typer.Option(help="Cityscapes' published lists (cps, u2pl); default: drawn.")] = None,
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of all cells; default runs/RECIPE.splits.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of all cells; default runs/RECIPE.splits.", metavar=PLACE)
+    ] = None,
     backend: BackendOption = BackendName.ray,
     address: AddressOption = None,
     tracking: Annotated[
@@ -51,10 +57,11 @@ def splits(
     """Semi-supervised methods side by side on splits and seeds.  The same command again resumes."""
     from benchmarks.commands.splits import splits_command
 
-    splits_command(
-        recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=place(data),
-        out=out, backend=backend.value, address=address, tracking=tracking, parallel=parallel, quick=quick,
-    )  # fmt: skip
+    with worked_in(out, tracking) as (folder, uri):
+        splits_command(
+            recipe, overrides or [], methods=methods, splits=splits, seeds=seeds, family=family, data=place(data),
+            out=folder, backend=backend.value, address=address, tracking=uri, parallel=parallel, quick=quick,
+        )  # fmt: skip
 
 
 def sweep(
@@ -70,7 +77,9 @@ def sweep(
     mode: Annotated[Mode, typer.Option(help="Is more of it better, or less?")] = Mode.max,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples; trials have the recipe's.")] = 0,
     data: DataOption = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the sweep; default runs/RECIPE.sweep.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the sweep; default runs/RECIPE.sweep.", metavar=PLACE)
+    ] = None,
     address: AddressOption = None,
     tracking: Annotated[
         str | None,
@@ -85,11 +94,12 @@ def sweep(
     """Trials of a recipe over a space of its keys with Ray Tune, judged on val; the same command again continues."""
     from benchmarks.commands.sweep import sweep_command
 
-    sweep_command(
-        recipe, overrides or [], space=space, samples=samples, scheduler=scheduler.value, search=search.value,
-        objective=objective, mode=mode.value, seed=seed, data=place(data), out=out, address=address,
-        tracking=tracking, parallel=parallel, retries=retries, quick=quick,
-    )  # fmt: skip
+    with worked_in(out, tracking) as (folder, uri):
+        sweep_command(
+            recipe, overrides or [], space=space, samples=samples, scheduler=scheduler.value, search=search.value,
+            objective=objective, mode=mode.value, seed=seed, data=place(data), out=folder, address=address,
+            tracking=uri, parallel=parallel, retries=retries, quick=quick,
+        )  # fmt: skip
 
 
 def trial(root: Path, number: int, data: str, backend: str, address: str) -> None:
@@ -101,7 +111,7 @@ def trial(root: Path, number: int, data: str, backend: str, address: str) -> Non
 
 def compare(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(help="Folder of `s4al splits` or `s4al sweep`, or run folders.", metavar="OUT|RUN..."),
     ],
     against: Annotated[
@@ -122,11 +132,11 @@ def compare(
     """Side by side: the cells of a grid, the trials of a sweep, or the runs of several systems and seeds."""
     from benchmarks.commands.compare import compare_any
 
-    compare_any(paths, out, against, tracking, checkpoint)
+    compare_any([folder_of(one) for one in paths], beside(paths[0], "compare", out), against, tracking, checkpoint)
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Keys of `query` to change, as query.per_image=8.", metavar="[query.KEY=VALUE]..."),
@@ -142,8 +152,8 @@ def replay(
     """What another acquisition would have asked, given a run's networks, and how much of it the run has bought."""
     from benchmarks.commands.replay import replay_command
 
-    replay_command(run, overrides or [], acquisition=acquisition, data=place(data), out=out,
-                   backend=backend.value, address=address)  # fmt: skip
+    replay_command(folder_of(run), overrides or [], acquisition=acquisition, data=place(data),
+                   out=beside(run, "replay", out), backend=backend.value, address=address)  # fmt: skip
 
 
 def headroom(
@@ -171,7 +181,7 @@ def headroom(
 
 
 def query(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: RunArgument,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Keys of `query` to change, as query.per_image=8.", metavar="[query.KEY=VALUE]..."),
@@ -186,4 +196,11 @@ def query(
     """What the last model of a run would have labelled next: image, box, score, reason; the run is not changed."""
     from benchmarks.commands.query import query_command
 
-    query_command(run, overrides or [], data=place(data), out=out, backend=backend.value, address=address)
+    query_command(
+        folder_of(run),
+        overrides or [],
+        data=place(data),
+        out=beside(run, "query", out),
+        backend=backend.value,
+        address=address,
+    )

@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,6 +95,19 @@ def create(place: Remote, data: bytes | mmap) -> bool:
         return _patient(place, put)
     except FileNotFoundError as error:  # of a store that does not tell what is missing
         raise UserError(f"{place}: the store finds no bucket {place.bucket!r}: make it first") from error
+
+
+def replace(place: Remote, data: bytes, patience: float | None = None) -> None:
+    """Write a small object, whatever is there."""
+    obstore = _library(place)
+    _patient(place, lambda: obstore.put(_store(place), place.key, data, use_multipart=False), patience)
+
+
+def remove(place: Remote) -> None:
+    """Remove an object; nothing where there is none."""
+    obstore = _library(place)
+    with suppress(FileNotFoundError):
+        _patient(place, lambda: obstore.delete(_store(place), place.key))
 
 
 def sizes(folder: Remote) -> dict[str, int]:

@@ -1,0 +1,191 @@
+"""A run in a bucket is, byte for byte, that of a folder, whoever is killed or frozen, and goes on elsewhere."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator.remote import checkout, lease
+from orchestrator.remote.checkout import checked_out, view
+from orchestrator.remote.log import RunLog
+from querying.base.errors import DamagedError, InfrastructureError, UserError
+from querying.base.files import sha256
+from querying.base.storage import bucket
+from querying.base.storage.place import place
+from tests.small import SMALL
+from tests.store import process_environment
+from tests.whole.test_data_in_a_bucket import in_a_folder  # noqa: F401
+from tests.whole.test_end_to_end import ROOT, assert_same
+
+
+def now_and_then(method, path, number):
+    """Every seventh request fails in some way; of entries, which are refused where a bit changes, none of these."""
+    what = (503, "drop", "cut", "lose", 500, "flip")[number // 7 % 6] if number % 7 == 0 else None
+    return None if what == "flip" and "/objects/" not in path else what
+
+
+def run_words(data, url):
+    return ["run", "toy_s4al_plus", *SMALL, "--data", str(data), "--out", url, "--backend", "local",
+            "--tracking", "none"]  # fmt: skip
+
+
+def start(url, store, cache, data, **more):
+    command = [sys.executable, "-m", "benchmarks", *run_words(data, url)]
+    return subprocess.Popen(command, cwd=ROOT, env=process_environment(store.url, cache, **more),
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def s4al(*words):
+    from benchmarks.cli import app
+
+    return app.app(args=[str(word) for word in words], standalone_mode=False)
+
+
+@pytest.fixture
+def often(monkeypatch):
+    monkeypatch.setattr(checkout, "PUBLISH_S", 0.2)
+    monkeypatch.setattr(lease, "BEAT_S", 0.2)
+    monkeypatch.setattr(lease, "SILENT_S", 2.0)
+    monkeypatch.setattr(checkout, "BEAT_S", 0.2)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_on_another_machine_though_the_store_fails_now_and_then(
+    url, store, in_a_folder, toy_data, tmp_path, capsys, often  # noqa: F811
+):  # fmt: skip
+    store.reset(now_and_then)
+    first = start(url, store, tmp_path / "first", toy_data.root, S4AL_FAILPOINT="bucket:entry@1=kill")
+    _, said = first.communicate(timeout=300)
+    assert first.returncode == -signal.SIGKILL, said
+    log = RunLog(place(url))
+    before = log.state()
+    assert before.files, "nothing was published before"
+    s4al(*run_words(toy_data.root, url))
+    store.reset()
+    assert_same(view(place(url)), in_a_folder)
+    left = {path for path in log.state().files if ".tmp" in path or "/training/" in path or path.endswith(".lock")}
+    assert not left
+    objects = bucket.sizes(log.root / "objects")
+    named = {str(log.place_of(one)).partition("/objects/")[2] for one in log.state().files.values()}
+    assert named <= set(objects)
+    assert len(objects) - len(named) <= 6, "what no file is any more is removed, but for what a killed process left"
+
+    capsys.readouterr()
+    s4al("status", url)
+    assert f"{url}: finished" in capsys.readouterr().out
+    s4al("verify", url)
+    assert f"{url}: intact" in capsys.readouterr().out
+    s4al("report", url, "--out", tmp_path / "report")
+    assert (tmp_path / "report/report.html").exists()
+    with pytest.raises(UserError, match=r"holds other objects|is neither|index.json|no data set"):
+        s4al("doctor", url)
+
+
+def test_a_driver_that_stood_still_publishes_nothing_over_its_successor(url, store, toy_data, tmp_path, often):
+    """The old one is a living process of this machine, but silent."""
+    old = start(url, store, tmp_path / "old", toy_data.root)
+    log = RunLog(place(url))
+    end = time.monotonic() + 120
+    while not (log.is_there() and log.state().files):
+        assert old.poll() is None, old.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    os.kill(old.pid, signal.SIGSTOP)
+    frozen_at = log.state().last
+    said = []
+    with checked_out(place(url), said.append) as folder:
+        (folder / "of-the-successor").write_text("kept")
+        os.kill(old.pid, signal.SIGCONT)
+        _, error = old.communicate(timeout=120)
+        assert old.returncode != 0
+        assert "has taken over" in error
+    state = log.state()
+    assert "of-the-successor" in state.files
+    tokens = [log.entry(number).token for number in range(frozen_at.number + 1, state.next)]
+    assert set(tokens) == {state.last.token}, "nothing of the old one after it was taken over"
+
+
+@pytest.mark.parametrize("how", ["altered", "missing"])
+def test_verify_names_an_object_that_is_not_what_was_published(url, store, often, how, capsys):
+    with checked_out(place(url)) as folder:
+        (folder / "recipe.yaml").write_text("x")
+        (folder / "file").write_text("content")
+    log = RunLog(place(url))
+    where = log.place_of(log.state().files["file"])
+    bucket.remove(where)
+    if how == "altered":
+        bucket.create(where, b"Content")
+    with pytest.raises(DamagedError, match=f"{where}: (differs from what|does not exist)"):
+        s4al("verify", url)
+    with pytest.raises((DamagedError, InfrastructureError)):
+        view(place(url))
+
+
+def test_a_copy_is_made_equal_and_what_is_here_alone_goes_unless_it_goes_on_from_there(
+    url, store, often, monkeypatch, tmp_path
+):
+    with checked_out(place(url)) as here:
+        (here / "cycle-000").mkdir()
+        (here / "cycle-000/a").write_text("a")
+        (here / "summary.json").write_text("1")
+        (here / "scores-12.tmp").mkdir()
+        (here / "scores-12.tmp/half").write_text("scratch")
+        (here / "cycle-000/training/step-0001").mkdir(parents=True)
+        (here / "cycle-000/training/step-0001/state").write_text("state")
+        (here / "cycle-000/training/progress.json").write_text("{}")
+    with checked_out(place(url)) as here:
+        assert (here / "scores-12.tmp/half").exists(), "the same copy goes on from where it was"
+    monkeypatch.setenv("S4AL_CACHE", str(tmp_path / "another machine"))
+    with checked_out(place(url)) as there:
+        files = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file() and path.name[0] != "."}
+        assert files == {"cycle-000/a", "summary.json", "cycle-000/training/step-0001/state"}
+        (there / "summary.json").write_text("2")
+        (there / "cycle-000/a").unlink()
+
+
+def test_after_another_has_worked_on_it_nothing_of_before_is_left(url, store, often, monkeypatch, tmp_path):
+    with checked_out(place(url)) as here:
+        (here / "a").write_text("a")
+        (here / "half.tmp").mkdir()
+        (here / "half.tmp/b").write_text("b")
+    monkeypatch.setenv("S4AL_CACHE", str(tmp_path / "another machine"))
+    with checked_out(place(url)) as there:
+        (there / "a").write_text("other")
+    monkeypatch.setenv("S4AL_CACHE", str(here.parents[2]))
+    with checked_out(place(url)) as again:
+        assert again == here
+        assert (again / "a").read_text() == "other"
+        assert not (again / "half.tmp").exists()
+
+
+def test_when_the_store_is_away_the_work_goes_on_and_the_end_says_so(url, store, often, monkeypatch):
+    monkeypatch.setenv("S4AL_STORE_PATIENCE", "1")
+    with pytest.raises(InfrastructureError, match="the store has failed"), checked_out(place(url)) as here:  # noqa: PT012
+        store.reset(lambda method, path, number: 503)
+        (here / "file").write_text("content")
+        time.sleep(1)
+    store.reset()
+    with checked_out(place(url)):
+        assert (here / "file").exists(), "the copy has it"
+    assert sha256(here / "file") == RunLog(place(url)).state().files["file"].sha256
+
+
+def test_an_error_of_the_work_is_what_is_said_and_what_is_there_is_published(url, store, often):
+    with pytest.raises(DamagedError, match="the work"), checked_out(place(url)) as here:  # noqa: PT012
+        (here / "file").write_text("content")
+        raise DamagedError("the work")
+    state = RunLog(place(url)).state()
+    assert set(state.files) == {"file"}
+    assert state.holder is None
+
+
+def test_two_on_one_machine_are_kept_apart(url, store, often):
+    with (
+        checked_out(place(url)),
+        pytest.raises(UserError, match="another process of this machine"),
+        checked_out(place(url)),
+    ):
+        pass
