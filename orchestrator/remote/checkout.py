@@ -84,7 +84,16 @@ def checked_out(place: Remote, say: Callable[[str], None] = print) -> Iterator[P
         log = RunLog(place)
         lease, before = acquire(log, holder(), say=say)
         copy = WorkingCopy(root, log)
-        fetched = copy.make_equal(before.files, keep_others=copy.goes_on_from(before.last))
+
+        def lacking(path: str, error: Exception) -> None:
+            say(f"{path}: left out, and made again as the run needs it: {error}")
+            lease.lack(path)
+
+        try:
+            fetched = copy.make_equal(before.files, keep_others=copy.goes_on_from(before.last), lacking=lacking)
+        except BaseException:
+            lease.end()  # the next need not wait
+            raise
         copy.note(lease.begun)
         say(f"{place}: works in {root}{f' ({fetched} files fetched)' if fetched else ''}")
         publisher = Publisher(copy, lease)

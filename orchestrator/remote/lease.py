@@ -11,7 +11,7 @@ from typing import Protocol
 
 from orchestrator.folder.lock_file import alive
 from orchestrator.remote.log import END, FILES, FULL_EVERY, LEASE, Entry, RunLog, State, Stored, Table, apply
-from querying.base.errors import InfrastructureError, UserError
+from querying.base.errors import InfrastructureError, S4ALError, UserError
 
 LOG = logging.getLogger(__name__)
 BEAT_S = 10.0
@@ -36,6 +36,7 @@ class Lease:
     def __init__(self, log: RunLog, begun: Entry, files: Table) -> None:
         self.log, self.begun, self.files = log, begun, files
         self.last = begun
+        self._lacking: set[str] = set()
 
     @property
     def token(self) -> int:
@@ -45,12 +46,19 @@ class Lease:
         """These are the folder's files now, and all of them, all objects there already; False where nothing differs.
         `note` is told of the entry before it is put.  Lost where another driver has taken over."""
         changed: dict[str, Stored | None] = {path: one for path, one in files.items() if self.files.get(path) != one}
-        changed |= {path: None for path in self.files if path not in files}
+        changed |= {path: None for path in self._lacking.union(self.files) if path not in files}
         if changed:
             number = self.last.number + 1
             full = number % FULL_EVERY == 0
             self._put(FILES, dict(files) if full else changed, full, note)
+            self._lacking.clear()
         return bool(changed)
+
+    def lack(self, path: str) -> None:
+        """The object of a file is lost or damaged: it is none of the folder's any more, nor taken for one of the same
+        bytes that are made again."""
+        del self.files[path]
+        self._lacking.add(path)
 
     def check(self) -> None:
         """Lost where another driver has taken over."""
@@ -95,7 +103,7 @@ class Lease:
 
     def beat(self, count: int, now: str) -> None:
         """Give a sign of life; one that does not arrive is not tried again."""
-        with suppress(InfrastructureError):
+        with suppress(S4ALError):  # what is wrong with the store is said by what is published
             self.log.objects.replace(self.log.beat(self.token), f"{count} {now}".encode(), 0.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -53,10 +53,17 @@ class WorkingCopy:
 
     # Towards the machine.
 
-    def make_equal(self, files: Mapping[str, Stored], *, keep_others: bool = False) -> int:
-        """Fetch what is missing or differs, remove what is not in the bucket; how many were fetched.
+    def make_equal(
+        self,
+        files: Mapping[str, Stored],
+        *,
+        keep_others: bool = False,
+        lacking: Callable[[str, Exception], None] | None = None,
+    ) -> int:
+        """Fetch what is missing or differs, remove what is not in the bucket; how many were to be fetched.
 
-        `keep_others`: what is there beside, and scratch, goes on from these files.
+        `keep_others`: what is there beside, and scratch, goes on from these files.  `lacking` is told of a file that
+        the bucket has lost or that is damaged there; without it, DamagedError and FileNotFoundError are raised.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         there = {path for path in self._paths() if not path.is_symlink()}
@@ -68,11 +75,23 @@ class WorkingCopy:
         wrong = [path for path, one in files.items() if self._hash(path) != one.sha256]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             try:
-                for _ in threads.map(lambda path: self.fetch(path, files[path]), wrong):
-                    pass
+                tried = threads.map(lambda name: self._tried(name, files[name]), wrong)
+                for name, error in zip(wrong, tried, strict=True):
+                    if error and not lacking:
+                        raise error
+                    if error and lacking:
+                        (self.root / name).unlink(missing_ok=True)
+                        lacking(name, error)
             finally:
                 threads.shutdown(cancel_futures=True)
         return len(wrong)
+
+    def _tried(self, path: str, one: Stored) -> Exception | None:
+        try:
+            self.fetch(path, one)
+        except (DamagedError, FileNotFoundError) as error:
+            return error
+        return None
 
     def fetch(self, path: str, one: Stored) -> None:
         """FileNotFoundError where the object has been removed: the folder has changed meanwhile."""

@@ -109,7 +109,9 @@ def test_a_driver_that_stood_still_publishes_nothing_over_its_successor(url, sto
 
 
 @pytest.mark.parametrize("how", ["altered", "missing"])
-def test_verify_names_an_object_that_is_not_what_was_published(url, store, often, how, capsys):
+def test_verify_names_an_object_that_is_not_what_was_published(
+    url, store, often, how, monkeypatch, tmp_path
+):  # fmt: skip
     with checked_out(place(url)) as folder:
         (folder / "recipe.yaml").write_text("x")
         (folder / "file").write_text("content")
@@ -122,6 +124,20 @@ def test_verify_names_an_object_that_is_not_what_was_published(url, store, often
         s4al("verify", url)
     with pytest.raises((DamagedError, InfrastructureError)):
         view(place(url))
+
+    said = []
+    monkeypatch.setenv("S4AL_CACHE", str(tmp_path / "another machine"))
+    with checked_out(place(url), said.append) as folder:
+        assert not (folder / "file").exists()
+        assert (folder / "recipe.yaml").exists()
+        if how == "altered":
+            (folder / "file").write_text("content")
+    assert any("file: left out, and made again" in line for line in said)
+    assert set(log.state().files) == {"recipe.yaml"} | ({"file"} if how == "altered" else set())
+    if how == "missing":
+        with checked_out(place(url)) as folder:
+            (folder / "file").write_text("content")
+    assert (view(place(url)) / "file").read_text() == "content", "the same bytes again are another object"
 
 
 def test_a_copy_is_made_equal_and_what_is_here_alone_goes_unless_it_goes_on_from_there(

@@ -143,7 +143,7 @@ def test_an_altered_a_missing_and_a_foreign_entry_are_named():
         lease.log.state()
 
 
-@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../b", "a//b", "a\nb", "."])
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../b", "a//b", "."])
 def test_an_entry_cannot_name_what_does_not_lie_in_the_folder(path):
     entry = Entry(0, END, 0, SOMEBODY, {path: Stored(0, 1, "x")}, True)
     with pytest.raises(DamagedError, match="does not lie in the folder"):
