@@ -8,14 +8,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from orchestrator.folder.lock_file import holder, take
 from orchestrator.remote.lease import BEAT_S, Lease, Lost, acquire
 from orchestrator.remote.log import RunLog, State, Table
-from orchestrator.remote.working_copy import WorkingCopy
+from orchestrator.remote.working_copy import WORK, WorkingCopy
 from querying.base.errors import InfrastructureError, S4ALError, UserError
 from querying.base.failpoints import failpoint
 from querying.base.storage.cache import made_cache_folder
@@ -92,7 +92,8 @@ def checked_out(place: Remote, say: Callable[[str], None] = print) -> Iterator[P
         try:
             fetched = copy.make_equal(before.files, keep_others=copy.goes_on_from(before.last), lacking=lacking)
         except BaseException:
-            lease.end()  # the next need not wait
+            with suppress(S4ALError):  # what went wrong before is what counts
+                lease.end()  # the next need not wait
             raise
         copy.note(lease.begun)
         say(f"{place}: works in {root}{f' ({fetched} files fetched)' if fetched else ''}")
@@ -148,7 +149,7 @@ def readable(log: RunLog) -> State:
 
 def shown(path: str, small: bool = False) -> bool:
     """Is a file part of a view?"""
-    return "training" not in PurePosixPath(path).parts and not (small and path.endswith(LARGE))
+    return WORK not in PurePosixPath(path).parts and not (small and path.endswith(LARGE))
 
 
 def _folder(kind: str, place: Remote) -> Path:

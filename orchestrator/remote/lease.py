@@ -120,11 +120,14 @@ def at_work(log: RunLog) -> tuple[str, str]:
     holder = log.state().holder
     if holder is None:
         return "", ""
-    heard = sign_of_life(log, holder.token).decode().partition(" ")[2]
-    age = (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds() if heard else SILENT_S
+    heard = sign_of_life(log, holder.token).partition(b" ")[2].decode(errors="replace")
+    try:
+        age = (datetime.now(UTC) - datetime.fromisoformat(heard)).total_seconds()
+    except (ValueError, TypeError):  # none yet, or none of ours
+        age, heard = SILENT_S, "never"
     if age < SILENT_S:
         return holder.who, ""
-    return "", f"{holder.who} has not ended its work on it, and was last heard of {heard or 'never'}"
+    return "", f"{holder.who} has not ended its work on it, and was last heard of {heard}"
 
 
 def acquire(

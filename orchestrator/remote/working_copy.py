@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from orchestrator.folder.layout import LOCK
@@ -18,6 +19,8 @@ from querying.base.storage import bucket
 
 NOTE = "copy.json"
 """Beside the copy: which entry of the log it holds, so that what is there beside it is known to go on from that."""
+WORK, STATES = "training", "states"
+"""A training's scratch, and in it what another machine goes on from (`training.fit.states`, which loads torch)."""
 _AT_ONCE = 8
 _ATTEMPTS = 3
 _SMALL = 2**26
@@ -27,13 +30,10 @@ _SMALL = 2**26
 def published(path: PurePosixPath) -> bool:
     """Is this file of a folder to be in the bucket?  Not what is being written, scratch and locks; of a training that
     goes on its states are."""
-    *above, name = path.parts
     scratch = any(part.startswith(".tmp") or part.endswith(".tmp") for part in path.parts)
-    if scratch or name == LOCK or name.endswith((".lock", "-journal", "-wal", "-shm")):
+    if scratch or path.name == LOCK or path.name.endswith((".lock", "-journal", "-wal", "-shm")):
         return False
-    if "training" in above:
-        return above[above.index("training") + 1 :][:1] != [] and above[above.index("training") + 1].startswith("step-")
-    return True
+    return WORK not in path.parts or (WORK, STATES) in pairwise(path.parts)
 
 
 @dataclass(frozen=True, slots=True)

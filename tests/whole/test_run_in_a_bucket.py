@@ -5,20 +5,24 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from orchestrator.folder.layout import RunLayout
 from orchestrator.remote import checkout, lease
 from orchestrator.remote.checkout import checked_out, view
 from orchestrator.remote.log import RunLog
+from orchestrator.remote.working_copy import STATES, WORK
 from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.files import sha256
 from querying.base.storage import bucket
 from querying.base.storage.place import place
-from tests.small import SMALL
+from tests.small import SMALL, small_run
 from tests.store import process_environment
 from tests.whole.test_data_in_a_bucket import in_a_folder  # noqa: F401
 from tests.whole.test_end_to_end import ROOT, assert_same
+from training.fit import states as training_states
 
 
 def now_and_then(method, path, number):
@@ -149,17 +153,35 @@ def test_a_copy_is_made_equal_and_what_is_here_alone_goes_unless_it_goes_on_from
         (here / "summary.json").write_text("1")
         (here / "scores-12.tmp").mkdir()
         (here / "scores-12.tmp/half").write_text("scratch")
-        (here / "cycle-000/training/step-0001").mkdir(parents=True)
-        (here / "cycle-000/training/step-0001/state").write_text("state")
+        (here / "cycle-000/training/states/step-0001").mkdir(parents=True)
+        (here / "cycle-000/training/states/step-0001/state").write_text("state")
         (here / "cycle-000/training/progress.json").write_text("{}")
     with checked_out(place(url)) as here:
         assert (here / "scores-12.tmp/half").exists(), "the same copy goes on from where it was"
     monkeypatch.setenv("S4AL_CACHE", str(tmp_path / "another machine"))
     with checked_out(place(url)) as there:
         files = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file() and path.name[0] != "."}
-        assert files == {"cycle-000/a", "summary.json", "cycle-000/training/step-0001/state"}
+        assert files == {"cycle-000/a", "summary.json", "cycle-000/training/states/step-0001/state"}
         (there / "summary.json").write_text("2")
         (there / "cycle-000/a").unlink()
+
+
+def test_a_training_goes_on_on_another_machine_where_its_last_state_was(
+    url, store, in_a_folder, toy_data, tmp_path, often, monkeypatch  # noqa: F811
+):  # fmt: skip
+    monkeypatch.setenv("S4AL_FAILPOINT", "step-00000004:renamed=eio")
+    with pytest.raises(OSError, match="step-00000004"), checked_out(place(url)) as folder:
+        small_run(toy_data.root, folder)
+    state = f"cycle-000/{WORK}/{STATES}/step-00000004/model.safetensors"
+    assert state in RunLog(place(url)).state().files
+    monkeypatch.delenv("S4AL_FAILPOINT")
+    monkeypatch.setenv("S4AL_CACHE", str(tmp_path / "another machine"))
+    monkeypatch.setenv("S4AL_FAILPOINT_TRACE", str(tmp_path / "trace"))
+    with checked_out(place(url)) as folder:
+        small_run(toy_data.root, folder)
+    assert (tmp_path / "trace").read_text().count("step-00000002:renamed") == 1, "that of cycle 1 alone"
+    assert_same(view(place(url)), in_a_folder)
+    assert state not in RunLog(place(url)).state().files
 
 
 def test_after_another_has_worked_on_it_nothing_of_before_is_left(url, store, often, monkeypatch, tmp_path):
@@ -205,3 +227,8 @@ def test_two_on_one_machine_are_kept_apart(url, store, often):
         checked_out(place(url)),
     ):
         pass
+
+
+def test_the_folder_of_a_trainings_states_is_known_by_its_name():
+    assert STATES == training_states.STATES
+    assert RunLayout(Path("run")).work(0).name == WORK

@@ -1,6 +1,8 @@
+from datetime import UTC, datetime
+
 import pytest
 
-from orchestrator.remote.lease import Lost, acquire, sign_of_life
+from orchestrator.remote.lease import Lost, acquire, at_work, sign_of_life
 from orchestrator.remote.log import END, FULL_EVERY, Entry, RunLog, Stored
 from querying.base.errors import DamagedError, UserError
 from querying.base.storage.place import place
@@ -115,7 +117,9 @@ def test_a_dead_process_of_this_machine_is_not_waited_for():
 
     store = Dictionary()
     acquire(RunLog(ROOT, store), f"pid {2**22 + 1} on {socket.gethostname()}")
-    acquire(RunLog(ROOT, store), SOMEBODY, clock=Clock(lambda now: pytest.fail("waits")))
+    clock = Clock()
+    lease, _ = acquire(RunLog(ROOT, store), SOMEBODY, clock=clock)
+    assert (lease.token, clock.now) == (1, 0.0)
 
 
 def test_a_sign_of_life_is_read_back():
@@ -124,6 +128,23 @@ def test_a_sign_of_life_is_read_back():
     assert sign_of_life(lease.log, lease.token) == b""
     lease.beat(3, "2026-12-02T12:00:00+00:00")
     assert sign_of_life(lease.log, lease.token) == b"3 2026-12-02T12:00:00+00:00"
+
+
+def test_who_is_at_work_is_known_by_its_last_sign_of_life():
+    store = Dictionary()
+    log = RunLog(ROOT, store)
+    assert at_work(log) == ("", "")
+    lease, _ = acquire(log, SOMEBODY)
+    assert at_work(log) == ("", f"{SOMEBODY} has not ended its work on it, and was last heard of never")
+    lease.beat(1, datetime.now(UTC).isoformat(timespec="seconds"))
+    assert at_work(log) == (SOMEBODY, "")
+    lease.beat(2, "2020-01-01T00:00:00+00:00")
+    assert at_work(log)[1].endswith("last heard of 2020-01-01T00:00:00+00:00")
+    for forged in (b"\xff 3", b"1 yesterday", b"1 2020-01-01T00:00:00"):
+        store.replace(log.beat(lease.token), forged)
+        assert at_work(log)[1].endswith("last heard of never")
+    lease.end()
+    assert at_work(log) == ("", "")
 
 
 def test_an_altered_a_missing_and_a_foreign_entry_are_named():
