@@ -120,6 +120,7 @@ class Host:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_actors_that_do_not_find_the_mark_work_on_copies(local_ray, places, tmp_path):
     from querying.base.relay.ray_relay import offered
     from querying.scoring.ray_map import map_unordered
