@@ -96,10 +96,8 @@ def worked_in(out: str | None, tracking: str | None) -> Iterator[tuple[Path | No
     from orchestrator.remote.checkout import checked_out
     from orchestrator.tracking.uri import VARIABLE, default_uri
 
-    usual = Path("runs") / "run"
     if not (tracking or os.environ.get(VARIABLE)):
-        usual.parent.mkdir(exist_ok=True)
-        tracking = default_uri(usual)
+        tracking = default_uri(Path("runs") / "run")
     with checked_out(where) as folder:
         yield folder, tracking
 

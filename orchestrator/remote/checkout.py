@@ -142,8 +142,10 @@ def view(place: Remote, *, small: bool = False) -> Path:
 def readable(log: RunLog) -> State:
     """What is published; UserError where nothing is."""
     state = log.state()
-    if state.last is None:
-        raise UserError(f"{log.root}: there is no run, no grid and no sweep: is the address right?")
+    if not state.files:
+        raise UserError(
+            f"{log.root}: there is no run, no grid and no sweep, or nothing of it yet: is the address right?"
+        )
     return state
 
 

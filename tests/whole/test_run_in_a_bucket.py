@@ -220,6 +220,18 @@ def test_an_error_of_the_work_is_what_is_said_and_what_is_there_is_published(url
     assert state.holder is None
 
 
+def test_a_mistake_leaves_nothing_but_that_somebody_was_there(url, store, toy_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = run_words(toy_data.root, url)[:-2]
+    with pytest.raises(UserError, match="toy_s4al_pluss"):
+        s4al("run", "toy_s4al_pluss", *words[2:])
+    assert not [path for path in tmp_path.iterdir() if path.name != "cache"]
+    with pytest.raises(UserError, match="there is no run, no grid and no sweep, or nothing of it yet"):
+        s4al("status", url)
+    with pytest.raises(UserError, match=r"no-such-key|no_such"):
+        s4al("run", "toy_s4al_plus", "no_such=1", *words[2:])
+
+
 def test_two_on_one_machine_are_kept_apart(url, store, often):
     with (
         checked_out(place(url)),
