@@ -170,6 +170,7 @@ def _write(
                 _check_space(target.parent, pixels * 3)
             done = itertools.count(1)
             splits: dict[str, tuple[Shard, ...]] = {}
+            ids: dict[str, str] = {}
             for split, samples in raw.splits.items():
                 with ShardWriter(
                     staging, split, num_classes=len(raw.classes), shard_size=shard_size, encoding=encoding
@@ -180,9 +181,9 @@ def _write(
                         writer.add(sample.image_id, image_HWC, mask_HW)
                         if progress:
                             progress(next(done), total)
-                splits[split] = writer.close()
+                splits[split], ids[split] = writer.close(), writer.ids_sha256
             palette = tuple(raw.palette)
-            DataIndex(staging, raw.name, tuple(raw.classes), palette, *size, encoding, source, splits).save()
+            DataIndex(staging, raw.name, tuple(raw.classes), palette, *size, encoding, source, splits, ids).save()
             publish(staging, dst if isinstance(dst, Remote) else target, "index.json")
     except (PermissionError, NotADirectoryError) as error:
         raise UserError(f"{dst}: can not be written: {error.strerror}") from error

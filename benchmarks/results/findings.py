@@ -183,7 +183,7 @@ def find_data(run: Findings) -> tuple[DataIndex | None, str]:
         if isinstance(root, Remote):  # there may be no credentials here, or no network
             return None, f"The data set can not be read: {error}."
         return None, f"The data set is not at {root} any more."
-    if index.digest != data.get("sha256"):
+    if not index.is_that(str(data.get("sha256"))):
         return None, f"The data set at {data['root']} is not the one that the run was made with (another SHA-256)."
     return index, ""
 
@@ -192,7 +192,7 @@ def data_of(found: Findings, run: Path, data: Place | None) -> DataIndex:
     """The data set at `data`, or where the run had it.  UserError where it is another one, or is not there any more."""
     if data:
         index = DataIndex.load(data)
-        if index.digest != found.provenance["data"]["sha256"]:
+        if not index.is_that(found.provenance["data"]["sha256"]):
             raise UserError(f"{data}: not the data set that {run} was made with (another SHA-256)")
         return index
     there, why = find_data(found)

@@ -39,7 +39,8 @@ from querying.base.files import sha256, write_json, written
 from querying.dataset.codecs import UInt8
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import PSEUDO_LABELS
-from querying.dataset.shards import DataIndex, image_ids, read_images, size_of
+from querying.dataset.shards import DataIndex, SplitIds, read_images, size_of
+from querying.labels.bought import by_shard
 from querying.labels.ledger import Ledger
 from querying.labels.oracle import SimulatedOracle, ledger_rows
 from querying.labels.regions import WHOLE, RegionGrid
@@ -103,7 +104,8 @@ class HumanAnnotator:
         _write_note(one, imports, rule, partial)
         if not there.all():
             self.say(f"cycle {cycle}: {int((~there).sum())} regions are not answered: they go back to the pool")
-        yield from ledger_rows(self.grid, cycle, query.filter(pa.array(there)), self._labels(cells, rule))
+        answered = by_shard(query.filter(pa.array(there)), SplitIds(self.index, "train"))
+        yield from ledger_rows(self.grid, cycle, zip(answered, self._labels(cells, rule), strict=True))
 
     def _mend(self, one: Round) -> None:
         """Answers that are labels already, and what was noted of it: made again where a file of them is damaged.  What
@@ -126,8 +128,8 @@ class HumanAnnotator:
         for (image_id, region), given in cells.items():
             if state_of(given) == "answered":
                 regions.setdefault(image_id, []).append(region)
-        for shard in self.index.shards("train"):
-            ids = [image_id for image_id in image_ids(self.index.root, shard) if image_id in regions]
+        for shard, of_shard in zip(self.index.shards("train"), SplitIds(self.index, "train"), strict=True):
+            ids = [image_id for image_id in of_shard.to_pylist() if image_id in regions]
             yield _labels(self.grid.on(shard.size), {image_id: regions[image_id] for image_id in ids}, cells, rule)
 
     def _decided(self, one: Round) -> tuple[list[Import], Rule, bool]:
@@ -171,8 +173,9 @@ class HumanAnnotator:
         write_package(out, about, self._pictures(boxes, scored), uncertainties(scores), (file, sha256(file)))
 
     def _pictures(self, boxes: Mapping[str, Sequence[Box]], scored: Path) -> Iterator[Asked]:
+        parts = SplitIds(self.index, "train")
         for number, shard in enumerate(self.index.shards("train")):
-            ids = [image_id for image_id in image_ids(self.index.root, shard) if image_id in boxes]
+            ids = [image_id for image_id in parts.of(number).to_pylist() if image_id in boxes]
             pre = dict(_pseudo(scored, number, ids)) if ids else {}
             for image_id, image_HWC in read_images(self.index.root, shard, ids):
                 yield Asked(image_id, image_HWC, boxes[image_id], pre.get(image_id))

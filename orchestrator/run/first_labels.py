@@ -7,6 +7,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from heapq import nsmallest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -85,21 +86,26 @@ def draw(
     images of the order are those that show a class which none before them shows, so that a draw has every class;
     UserError says how many images that takes.
     """
-    order = sorted(answerable, key=lambda image_id: hashlib.sha256(f"{seed}/{image_id}".encode()).digest())
-    if classes is not None:
-        seen: set[int] = set()
-        first = []
-        for image_id in order:
-            if not seen.issuperset(classes[image_id]):
-                first.append(image_id)
-                seen.update(classes[image_id])
-        if count < len(first):
-            raise UserError(
-                f"initial.cover=true: with seed {seed} it takes {len(first)} images to show all {len(seen)} classes,"
-                f" more than the {count} asked for"
-            )
-        front = set(first)
-        order = first + [image_id for image_id in order if image_id not in front]
+
+    def turn(image_id: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{image_id}".encode()).digest()
+
+    if classes is None:
+        return nsmallest(count, answerable, key=turn)  # which holds no more than these
+    order = sorted(answerable, key=turn)
+    seen: set[int] = set()
+    first = []
+    for image_id in order:
+        if not seen.issuperset(classes[image_id]):
+            first.append(image_id)
+            seen.update(classes[image_id])
+    if count < len(first):
+        raise UserError(
+            f"initial.cover=true: with seed {seed} it takes {len(first)} images to show all {len(seen)} classes,"
+            f" more than the {count} asked for"
+        )
+    front = set(first)
+    order = first + [image_id for image_id in order if image_id not in front]
     return order[:count]
 
 

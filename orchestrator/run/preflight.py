@@ -275,5 +275,5 @@ def check_same_run(config: RunConfig, index: DataIndex, layout: RunLayout, *, al
             f"{layout.root}: {'; '.join(machine.values())}: the run would not be bit for bit that of its recipe any"
             " more; --allow-drift continues and notes it"
         )
-    if provenance["data"]["sha256"] != index.digest:
+    if not index.is_that(provenance["data"]["sha256"]):
         raise UserError(f"{layout.root}: was started on other data (index.json of {index.root} has another SHA-256)")

@@ -26,7 +26,8 @@ from querying.base.errors import DamagedError
 from querying.base.files import read_json, sealed, sha256, write_json, write_text
 from querying.base.relay.places import Places
 from querying.dataset.schemas import QUERY
-from querying.dataset.shards import image_ids, size_of
+from querying.dataset.shards import SplitIds
+from querying.labels.bought import Bought
 from querying.labels.class_thresholds import class_thresholds
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import WHOLE, RegionGrid
@@ -207,38 +208,49 @@ class Stages:
         """The next query (schema QUERY), never beyond the budget, from the cycle's scores or those of another folder.
         Holds one shard of scores at a time."""
         self.progress.stage(f"{self.name} cycle {cycle}: select")
-        labelled = frozenset(self.ledger.whole(cycle, self._num_regions))
+        whole_N = Bought(self.ledger, cycle, self._ids).whole(self._cells_N)
+        centres = self._ids.column.filter(pa.array(whole_N)) if self.config.query.acquisition == "coreset" else ()
         return choose(
             self.config.query,
             ScoredPool(scores or self.layout.scores(cycle), self.grid, self.index.shard_sizes("train")),
             pixels=self.pixels_left(cycle),
-            images=self.index.num_images("train") - len(labelled),
-            labelled=labelled,
+            images=self.index.num_images("train") - int(whole_N.sum()),
+            labelled=frozenset(one.as_py() for one in centres),
             seed=self.config.seed,
             cycle=cycle,
         )
 
     def _score_tasks(self, cycle: int) -> Iterator[ScoreTask]:
+        """One shard's at a time; a scorer is told what was bought of its shard alone."""
+        bought = Bought(self.ledger, cycle, self._ids)
+        whole_N = bought.whole(self._cells_N)
         choice = self.layout.teacher_choice(cycle)
-        kept = (reliable_images(choice) if choice else None) or frozenset()
-        whole = kept.union(self.ledger.whole(cycle, self._num_regions))
-        bought = self.ledger.bought(cycle)
+        if kept := (reliable_images(choice) if choice else None):
+            place_K = self._ids.places(pa.chunked_array([pa.array(kept, pa.string())]))
+            whole_N[place_K[place_K >= 0]] = True
         for number, shard in enumerate(self.index.shards("train")):
-            ids = image_ids(self.index.root, shard)
+            ids = self._ids.column.chunk(number).to_pylist()
+            whole = whole_N[self._ids.starts[number] : self._ids.starts[number + 1]]
             grid, bought_on = self.grid.on(shard.size), self.bought_on.on(shard.size)
+            regions = bought.of_shard(number)
             yield ScoreTask(
                 number,
                 self.index.root.resolve(),
                 shard,
-                whole.intersection(ids),
-                {i: list(grid.touching(bought[i], bought_on)) for i in ids if i in bought},
+                frozenset(ids[row] for row in np.flatnonzero(whole)),
+                {ids[row]: list(grid.touching(regions[row], bought_on)) for row in regions},
             )
 
     @cached_property
-    def _num_regions(self) -> Callable[[str], int]:
-        """How many regions of the ledger's grid an image has."""
-        size = size_of(self.index, "train")
-        return lambda image_id: self.bought_on.on(size(image_id)).num_cells
+    def _ids(self) -> SplitIds:
+        return SplitIds(self.index, "train")
+
+    @property
+    def _cells_N(self) -> np.ndarray:
+        """How many regions of the ledger's grid each image of the pool has."""
+        shards = self.index.shards("train")
+        cells = [self.bought_on.on(shard.size).num_cells for shard in shards]
+        return np.repeat(cells, [shard.rows for shard in shards])
 
     def _rank(self, out: Path) -> None:
         """Write `reliability.json` over the whole pool (ST++)."""

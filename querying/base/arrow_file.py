@@ -15,6 +15,7 @@ from querying.base.errors import DamagedError
 from querying.base.files import read_json, sha256
 from querying.base.storage.cache import Copy, copy_of, forget, is_copy
 from querying.base.storage.place import Place, Remote
+from querying.base.storage.verbs import sha256_of
 
 _MAGIC = b"ARROW1\0\0"
 
@@ -81,6 +82,20 @@ def _hashed(path: Path, digest: str) -> _State:
     return state
 
 
+def as_written(place: Place, digest: str) -> bool | None:
+    """Has what lies at the place itself, and not a copy of it, this hash?  None where there is nothing."""
+    if not isinstance(place, Path):
+        found = sha256_of(place)
+        return None if found is None else found == digest
+    if not place.is_file():
+        return None
+    try:
+        _hashed(place, digest)
+    except DamagedError:
+        return False
+    return True
+
+
 def _state(path: Path) -> _State | None:
     try:
         found = path.stat()
@@ -125,6 +140,10 @@ class ArrowFile:
             forget(self._copy)
         self._copy = copy_of(place, digest)
         return self._copy.path, _hashed(self._copy.path, digest)
+
+    @property
+    def num_batches(self) -> int:
+        return len(self._batches)
 
     def batch(self, number: int) -> Any:
         """One record batch, whose offsets stay inside it even where a hash was made for a forged file."""

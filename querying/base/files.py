@@ -107,7 +107,12 @@ def check_schema(data: Mapping[str, Any], where: object, reads: int | tuple[int,
 
 
 def write_json(path: Path, data: Mapping[str, Any], *, flush: bool = True) -> None:
-    write_text(path, json.dumps({**data, SEAL: _seal(data)}, indent=1, allow_nan=False) + "\n", flush=flush)
+    write_text(path, json_text(data), flush=flush)
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """What `write_json` writes."""
+    return json.dumps({**data, SEAL: _seal(data)}, indent=1, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, reads: int | tuple[int, ...] = 1) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _WRITTEN = re.compile(r"\.tmp-\d+-(.+\.(?:png|svg|md|html|csv|json|parquet|onnx)
 """Files of `querying.base.files.written` that commands leave in folders of the user's choice."""
 _SCRATCH = re.compile(r"\.tmp-\w{8}")
 """Folders of `tempfile` with that prefix."""
-_DATA = re.compile(r"images|truth|index\.json|\.tmp-.*")
+_DATA = re.compile(r"images|truth|ids|index\.json|\.tmp-.*")
 _EXPORT = re.compile(
     r"\d+|README\.txt|label_config\.xml|label-studio-data|labels\.json|annotations\.zip|images|frames|pre|masks"
     r"|classes\.json|query\.json"

@@ -7,12 +7,12 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from querying.base.errors import DamagedError, UserError
-from querying.base.files import unsealed, write_json
+from querying.base.files import json_text, unsealed, write_json
 from querying.base.storage.place import Place
 from querying.base.storage.verbs import first_missing, read
 from querying.dataset.codecs import ENCODINGS
@@ -45,6 +45,18 @@ class Content(NamedTuple):
     num_classes: int
 
 
+class Listed(NamedTuple):
+    """The ids of a shard, in a file with those of its split: its name, and `ids_sha256` of the shard's own."""
+
+    file: str
+    sha256: str
+
+
+def ids_file(split: str) -> str:
+    """Where the ids of a split's images are, relative to the data set."""
+    return f"ids/{split}.arrow"
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """A pair of files, relative to the data folder, and what they hold.
@@ -62,6 +74,8 @@ class Shard:
     void_pixels: int
     content: Content | None = None
     """In the file only where the images of a data set have several sizes; None where nothing is known of them."""
+    ids: Listed | None = None
+    """None in data sets of earlier versions, whose ids are in the shards alone."""
 
     @property
     def size(self) -> Size:
@@ -87,6 +101,8 @@ class DataIndex:
     encoding: str
     source: Mapping[str, Any]
     splits: Mapping[str, tuple[Shard, ...]]
+    ids: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 (hex) of the file of ids of each split; of none in data sets of earlier versions."""
 
     @classmethod
     def load(cls, root: Place, *, shards_too: bool = True) -> DataIndex:
@@ -108,22 +124,28 @@ class DataIndex:
         return index
 
     def save(self) -> None:
-        """Write ROOT/index.json; the same content gives the same bytes."""
+        """Write ROOT/index.json; the same content gives the same bytes.  A version that knows no files of ids passes
+        over what it says of them, so that they are no other schema."""
         several = self.several_sizes
         data = {"schema": SEVERAL_SIZES if several else ONE_SIZE} | asdict(self)
         del data["root"]
+        if not self.ids:
+            del data["ids"]
         for split, shards in self.splits.items():
             for shard, written in zip(shards, data["splits"][split], strict=True):
-                del written["content"]
+                del written["content"], written["ids"]
+                if shard.ids and split in self.ids:
+                    written["ids_sha256"] = shard.ids.sha256
                 if several:
                     written |= {"height": shard.size[0], "width": shard.size[1]}
         assert isinstance(self.root, Path), f"{self.root}: a data set is written in a folder, and then published"
         write_json(self.root / "index.json", data)
 
     def files(self) -> Iterator[str]:
-        """Every shard's two files, relative to the data set."""
+        """Every shard's two files, then those of ids, relative to the data set."""
         for shard in (shard for shards in self.splits.values() for shard in shards):
             yield from (shard.images, shard.truth)
+        yield from map(ids_file, self.ids)
 
     @property
     def digest(self) -> str:
@@ -132,6 +154,20 @@ class DataIndex:
         if written is None:
             raise DamagedError(f"{self.root / 'index.json'}: does not exist any more")
         return hashlib.sha256(written).hexdigest()
+
+    def is_that(self, digest: str) -> bool:
+        """Is it the data set of which this was the `digest`?  Of one that an earlier version made, and that was made
+        again, every byte but what is said of ids is the same."""
+        written = read(self.root / "index.json") or b""
+        if hashlib.sha256(written).hexdigest() == digest:
+            return True
+        if not self.ids:
+            return False
+        data = unsealed(written, self.root / "index.json", reads=(ONE_SIZE, SEVERAL_SIZES))
+        del data["ids"]
+        for shard in (shard for shards in data["splits"].values() for shard in shards):
+            shard.pop("ids_sha256", None)
+        return hashlib.sha256(json_text(data).encode()).hexdigest() == digest
 
     @property
     def num_classes(self) -> int:
@@ -175,16 +211,21 @@ def _parse(root: Place, data: dict[str, Any]) -> DataIndex:
         raise ValueError(f"encoding {encoding!r}: there are {', '.join(ENCODINGS)}")
     colours = palette(data["palette"], classes)
     content, several = Content(height, width, encoding, len(classes)), data.get("schema") == SEVERAL_SIZES
+    ids = items(data.get("ids", {}), "ids", dict)
     splits = {
         split_name(split): tuple(
-            _parse_shard(items(shard, "shard", dict), content, several) for shard in items(shards, split)
+            _parse_shard(items(shard, "shard", dict), content, several, ids_file(split) if split in ids else None)
+            for shard in items(shards, split)
         )
         for split, shards in items(data["splits"], "splits", dict).items()
     }
+    if strange := ids.keys() - splits.keys():
+        raise ValueError(f"ids of {min(strange)[:80]!r}: there is no such split")
     sizes = [shard.size for shards in splits.values() for shard in shards]
     if several and (height, width) != tuple(map(max, zip(*sizes, strict=True))):
         raise ValueError(f"{height}x{width} pixels are not the largest height and width of its shards")
     names = [name for shards in splits.values() for shard in shards for name in (shard.images, shard.truth)]
+    names += map(ids_file, ids)
     if len(set(names)) < len(names):
         raise ValueError(f"shard {Counter(names).most_common(1)[0][0]!r} is there twice")
     whole(sum(shard.rows for shards in splits.values() for shard in shards), "images:", 0, MAX_IMAGES)
@@ -198,10 +239,11 @@ def _parse(root: Place, data: dict[str, Any]) -> DataIndex:
         encoding=encoding,
         source=items(data["source"], "source", dict),
         splits=splits,
+        ids={split: sha256_text(digest, f"ids of {split}:") for split, digest in ids.items()},
     )
 
 
-def _parse_shard(data: dict[str, Any], content: Content, several: bool) -> Shard:
+def _parse_shard(data: dict[str, Any], content: Content, several: bool, ids: str | None) -> Shard:
     images, truth = data["images"], data["truth"]
     for name in (images, truth):
         inside = isinstance(name, str) and re.fullmatch(r"\w[\w./-]{,200}", name) and ".." not in Path(name).parts
@@ -227,6 +269,7 @@ def _parse_shard(data: dict[str, Any], content: Content, several: bool) -> Shard
         class_pixels=counts,
         void_pixels=void,
         content=content,
+        ids=Listed(ids, sha256_text(data["ids_sha256"], f"{images}: ids_sha256")) if ids else None,
     )
 
 

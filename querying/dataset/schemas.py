@@ -19,6 +19,9 @@ Opened by the oracle, the evaluation and whoever counts which pseudo-labels are 
 the report; never by training or scoring.
 """
 
+IDS = pa.schema([pa.field("image_id", pa.string(), nullable=False)])
+"""The ids of a split's images, a record batch for each of its shards, in their order."""
+
 REGION_SCORES = pa.schema([pa.field("image_id", pa.string(), False), pa.field("score", pa.list_(pa.float32()), False)])
 """One score per region; null = not eligible, NaN never."""
 

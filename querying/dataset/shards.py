@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from functools import partial
 from itertools import accumulate, zip_longest
 from typing import Any
 
-import pyarrow as pa
-
-from querying.base.arrow_file import ArrowFile
+from querying.base.arrow_file import ArrowFile, as_written
 from querying.base.errors import DamagedError
 from querying.base.storage.place import Place
-from querying.base.storage.verbs import sha256_of
 from querying.dataset.codecs import (
     ENCODINGS,
     UNREADABLE,
@@ -25,10 +22,21 @@ from querying.dataset.codecs import (
     encode_image,
     encode_label,
 )
-from querying.dataset.index import DataIndex, Shard, Size
+from querying.dataset.ids import (
+    BATCH_ROWS,
+    SplitIds,
+    check_ids,
+    check_listed,
+    check_rows,
+    ids_in_parts,
+    ids_of,
+    image_ids,
+    images_file,
+    size_of,
+)
+from querying.dataset.index import DataIndex, Shard, Size, ids_file
 from querying.dataset.label_values import IGNORE
-from querying.dataset.limits import is_id
-from querying.dataset.schemas import IMAGE, TRUTH
+from querying.dataset.schemas import TRUTH
 
 __all__ = [
     "BATCH_ROWS",
@@ -36,6 +44,7 @@ __all__ = [
     "ENCODINGS",
     "ImageStore",
     "Shard",
+    "SplitIds",
     "check_ids",
     "decode_image",
     "decode_label",
@@ -49,42 +58,25 @@ __all__ = [
     "verify",
 ]
 
-BATCH_ROWS = 8
-"""Rows of a record batch: what a reader touches at a time and a writer keeps in memory."""
 _OPEN_SHARDS = 32
 
 
 def _rows(file: ArrowFile, column: str, shard: Shard, ids: Collection[str] | None) -> Iterator[tuple[str, Any]]:
-    rows = 0
+    there: list[str] = []
     for batch in file.batches():
-        rows += batch.num_rows
-        for image_id, cell in zip(_ids(file, batch), batch.column(column), strict=True):
+        of_batch = ids_of(file, batch)
+        there += of_batch
+        for image_id, cell in zip(of_batch, batch.column(column), strict=True):
             if ids is None or image_id in ids:
                 yield image_id, cell.as_buffer()
-    _check_rows(file, rows, shard)
-
-
-def _ids(file: ArrowFile, batch: pa.RecordBatch) -> list[str]:
-    ids: list[str] = batch.column("image_id").to_pylist()
-    for image_id in ids:
-        if not is_id(image_id):
-            raise DamagedError(f"{file.path}: image {image_id[:80]!r}: an id that can not be printed, or is too long")
-    return ids
-
-
-def _check_rows(file: ArrowFile, rows: int, shard: Shard) -> None:
-    if rows != shard.rows:
-        raise DamagedError(f"{file.path}: {rows} images, the index says {shard.rows}")
-
-
-def _images(root: Place, shard: Shard) -> ArrowFile:
-    return ArrowFile(root / shard.images, IMAGE, shard.images_sha256)
+    check_rows(file, len(there), shard)
+    check_listed(file, there, shard)
 
 
 def read_images(root: Place, shard: Shard, ids: Collection[str] | None = None) -> Iterator[tuple[str, UInt8]]:
     """(image_id, read-only pixels (H, W, 3)) in the shard's order, of all images or of those in `ids`.  DamagedError,
     before anything is decoded, for one that is not what the index says."""
-    file = _images(root, shard)
+    file = images_file(root, shard)
     for image_id, data in _rows(file, "image", shard, ids):
         yield image_id, _decoded(partial(_image, shard), data, file, image_id)
 
@@ -135,39 +127,6 @@ def _decoded(
         raise DamagedError(f"{file.path}: {what} {image_id} can not be decoded: {error}") from error
 
 
-def image_ids(root: Place, shard: Shard) -> list[str]:
-    """The ids of a shard in order; no pixel is read.  DamagedError where they are not as many as the index says."""
-    file, found = _images(root, shard), list[str]()
-    for batch in file.batches():
-        if len(found) % BATCH_ROWS or batch.num_rows > BATCH_ROWS:  # an image's place would not tell where it is
-            raise DamagedError(f"{file.path}: not in parts of {BATCH_ROWS} images")
-        found += _ids(file, batch)
-    _check_rows(file, len(found), shard)
-    return found
-
-
-def size_of(index: DataIndex, split: str) -> Callable[[str], Size]:
-    """The (height, width) of an image of a split, by its id.  Reads all ids where images have several sizes."""
-    if len(sizes := index.sizes(split)) == 1:
-        only = next(iter(sizes))
-        return lambda image_id: only
-    found = {image_id: shard.size for shard in index.shards(split) for image_id in image_ids(index.root, shard)}
-    return found.__getitem__
-
-
-def check_ids(index: DataIndex) -> None:
-    """DamagedError where an image is in a data set twice.  Reads, and so hashes, all images; decodes none."""
-    split_of: dict[str, str] = {}
-    for split, shards in index.splits.items():
-        for shard in shards:
-            for image_id in image_ids(index.root, shard):
-                if image_id in split_of:
-                    raise DamagedError(
-                        f"{index.root / shard.images}: image {image_id} is also in split {split_of[image_id]}"
-                    )
-                split_of[image_id] = split
-
-
 class ImageStore:
     """Random access to a split's images by id, through memory maps; never opens the truth.
 
@@ -178,8 +137,9 @@ class ImageStore:
         self._root, self._shards = index.root, index.shards(split)
         self._starts = list(accumulate((shard.rows for shard in self._shards), initial=0))
         self._readers: dict[int, ArrowFile] = {}
+        self._compared: set[int] = set()
         self._lock = threading.Lock()
-        ids = [image_id for shard in self._shards for image_id in image_ids(self._root, shard)]
+        ids = [image_id for part in SplitIds(index, split) for image_id in part.to_pylist()]
         self._position = {image_id: position for position, image_id in enumerate(ids)}
         if not len(ids) == len(self._position) == self._starts[-1]:
             raise DamagedError(f"{self._root}: the {split} shards do not hold the images that the index lists")
@@ -210,18 +170,34 @@ class ImageStore:
         if number not in self._readers:
             while len(self._readers) >= _OPEN_SHARDS:  # the first opened; a process may have only so many files open
                 del self._readers[next(iter(self._readers))]
-            self._readers[number] = _images(self._root, self._shards[number])
+            file = images_file(self._root, self._shards[number])
+            if number not in self._compared:
+                ids_in_parts(file, self._shards[number])
+                self._compared.add(number)
+            self._readers[number] = file
         return self._readers[number]
 
 
 def verify(index: DataIndex) -> Iterator[str]:
-    """Hash every shard file and yield a line for each that is missing or is not what was written."""
-    for shards in index.splits.values():
-        for shard in shards:
-            for name, digest in ((shard.images, shard.images_sha256), (shard.truth, shard.truth_sha256)):
-                path = index.root / name
-                found = sha256_of(path)
-                if found is None:
-                    yield f"{path}: does not exist"
-                elif found != digest:
-                    yield f"{path}: differs from what was ingested"
+    """Hash every shard file and every file of ids, and yield a line for each that is missing or is not what was
+    written, or lists other images than the shards have."""
+    for split, shards in index.splits.items():
+        ids = SplitIds(index, split)
+        listed = split in index.ids and (yield from _as_ingested(index.root / ids_file(split), index.ids[split]))
+        for number, shard in enumerate(shards):
+            intact = yield from _as_ingested(index.root / shard.images, shard.images_sha256)
+            yield from _as_ingested(index.root / shard.truth, shard.truth_sha256)
+            if listed and intact:
+                try:
+                    ids.of(number)
+                    image_ids(index.root, shard)
+                except DamagedError as error:
+                    yield str(error)
+                    listed = len(ids) == len(shards)  # else each of them would say the same
+
+
+def _as_ingested(path: Place, digest: str) -> Generator[str, None, bool]:
+    found = as_written(path, digest)
+    if not found:
+        yield f"{path}: {'does not exist' if found is None else 'differs from what was ingested'}"
+    return bool(found)

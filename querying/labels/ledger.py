@@ -1,10 +1,11 @@
 """The label ledger: which region was bought in which cycle, and what it showed.  Append-only, one file per cycle."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -77,29 +78,34 @@ class Ledger:
         """
         if self.has(cycle):
             raise FileExistsError(f"cycle {cycle} is already in the ledger: {self.path(cycle)}")
-        bought = self._regions(cycle - 1)
+        parts: list[pa.Table] = []
         with written(self.path(cycle)) as staged, pq.ParquetWriter(staged, LEDGER, write_page_checksum=True) as writer:
             for batch in _gathered(batches):
-                for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
-                    had, wanted = bought.get(image_id, 0), _bits(region)
-                    if had & wanted:
-                        raise ValueError(f"image {image_id}: region {region} is bought twice (cycle {cycle})")
-                    bought[image_id] = had | wanted
+                parts.append(_coded(batch))
                 writer.write_batch(batch)
             writer.close()
+            past = [self.read(before, ["image_id", "region"], coded=True) for before in range(cycle)]
+            if _any_twice([*past, *parts]) and (twice := _first_twice(past, parts)):
+                raise ValueError(f"image {twice[0]}: region {twice[1]} is bought twice (cycle {cycle})")
             # First, so that no cycle is ever there without it; alone it says nothing.
             digest = sha256(staged)
             note = {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)}
             write_json(self.note(cycle), note | ({"query": query} if query else {}))
 
-    def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
-        """One cycle's labels.  DamagedError names a file that is not what was written: the hash comes first, for the
-        checksums of its pages do not cover what says where they are."""
+    def read(self, cycle: int, columns: list[str] | None = None, *, coded: bool = False) -> pa.Table:
+        """One cycle's labels; with `coded`, each row has a code for its image's id.  DamagedError names a file that is
+        not what was written: the hash comes first, for the checksums of its pages do not cover what says where they
+        are."""
         digest = read_json(self.note(cycle))["sha256"]
         try:
             if sha256(self.path(cycle)) != digest:
                 raise DamagedError(f"{self.path(cycle)}: differs from what was written")
-            return pq.read_table(self.path(cycle), columns=columns, page_checksum_verification=True)
+            return pq.read_table(
+                self.path(cycle),
+                columns=columns,
+                page_checksum_verification=True,
+                read_dictionary=["image_id"] if coded else None,
+            )
         except (OSError, pa.ArrowException) as error:
             raise DamagedError(f"{self.path(cycle)}: {' '.join(str(error).split())}") from None
 
@@ -138,16 +144,6 @@ class Ledger:
         bought = self.bought(cycle).items()
         return self.images(0) + [image_id for image_id, regions in bought if len(regions) == num_regions(image_id)]
 
-    def _regions(self, cycle: int) -> dict[str, int]:
-        """Image id -> the regions bought up to `cycle`, as bits of one integer: a set of pairs would take 100 times
-        the memory."""
-        bits: dict[str, int] = {}
-        for past in range(cycle + 1):
-            for batch in self.read(past, ["image_id", "region"]).to_batches(max_chunksize=4096):
-                for image_id, region in zip(batch["image_id"].to_pylist(), batch["region"].to_pylist(), strict=True):
-                    bits[image_id] = bits.get(image_id, 0) | _bits(region)
-        return bits
-
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The batches, each of which becomes a row group; those after many are put together, since what a reader has to
@@ -162,8 +158,38 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(waiting)
 
 
-def _bits(region: int) -> int:
-    return -1 if region == WHOLE else 1 << region  # -1 is all bits
+def _coded(batch: pa.RecordBatch) -> pa.Table:
+    return pa.table({"image_id": batch["image_id"].dictionary_encode(), "region": batch["region"]})
+
+
+def _any_twice(tables: Sequence[pa.Table]) -> bool:
+    """Is a cell in two rows, or an image whole in one and in another row, too?  Some 20 bytes a cell: a set of them
+    would take 100 times as much."""
+    chunks = [chunk for table in tables for chunk in table["image_id"].chunks]
+    if not sum(map(len, chunks)):
+        return False
+    coded = pa.chunked_array(chunks).unify_dictionaries()
+    code_S = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks]).astype(np.int64)
+    region_S = np.concatenate([table["region"].to_numpy() for table in tables])
+    whole = np.unique(code_S[region_S == WHOLE])
+    if len(whole) and np.isin(code_S, whole).sum() > len(whole):
+        return True
+    code_S *= int(region_S.max()) + 2
+    code_S += region_S  # WHOLE is -1
+    code_S.sort()
+    return bool((code_S[1:] == code_S[:-1]).any())
+
+
+def _first_twice(past: Sequence[pa.Table], new: Sequence[pa.Table]) -> tuple[str, int] | None:
+    """The first of the new rows whose cell was bought before."""
+    bought: dict[str, int] = {}
+    for number, table in enumerate([*past, *new]):
+        for image_id, region in zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True):
+            had, wanted = bought.get(image_id, 0), -1 if region == WHOLE else 1 << region  # -1 is all bits
+            if had & wanted and number >= len(past):
+                return image_id, region
+            bought[image_id] = had | wanted
+    return None
 
 
 def _link(chain: str, digest: str) -> str:

@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from querying.base.arrow_file import scored_file
-from querying.base.errors import UserError
+from querying.base.errors import DamagedError, UserError
 from querying.base.files import read_json, sha256, write_json, written
 from querying.dataset.codecs import UInt8
 from querying.dataset.label_values import IGNORE
 from querying.dataset.schemas import LEDGER, PSEUDO_LABELS, REGION_SCORES
-from querying.dataset.shards import DataIndex, Shard, encode_label, image_ids, read_truth
+from querying.dataset.shards import DataIndex, Shard, SplitIds, encode_label, read_truth
+from querying.labels.bought import by_shard
 from querying.labels.regions import RegionGrid
 
 
@@ -27,9 +28,9 @@ class SimulatedOracle:
     def answerable(self) -> list[str]:
         """Train images that have a mask, in the order of the data set."""
         ids: list[str] = []
-        for shard in self.index.shards("train"):
+        for shard, of_shard in zip(self.index.shards("train"), SplitIds(self.index, "train"), strict=True):
             if shard.masked == shard.rows:
-                ids += image_ids(self.index.root, shard)
+                ids += of_shard.to_pylist()
             else:
                 ids += [image_id for image_id, mask in read_truth(self.index.root, shard) if mask is not None]
         return ids
@@ -48,10 +49,9 @@ class SimulatedOracle:
 
         UserError names an image that has no mask; a wanted image that does not exist is one, too.
         """
-        wanted = set(query["image_id"].to_pylist())
-        yield from ledger_rows(self.grid, cycle, query, self._truth(wanted))
-        if wanted:
-            raise UserError(f"image {min(wanted)}: not in the train split of {self.index.root}")
+        parts = by_shard(query, SplitIds(self.index, "train"))
+        shards = zip(self.index.shards("train"), parts, strict=True)
+        yield from ledger_rows(self.grid, cycle, ((part, self._masks(shard, part)) for shard, part in shards))
 
     def asked(self, cycle: int) -> None:
         """Nobody minds to be asked again."""
@@ -59,17 +59,17 @@ class SimulatedOracle:
     def ask(self, cycle: int, query: Path) -> None:
         """The masks are there already."""
 
-    def _truth(self, wanted: set[str]) -> Iterator[Iterator[tuple[str, UInt8]]]:
-        """Shard by shard the masks of the wanted images, which are taken out of `wanted`."""
-        for shard in self.index.shards("train"):
-            yield self._masks(shard, wanted)
-
-    def _masks(self, shard: Shard, wanted: set[str]) -> Iterator[tuple[str, UInt8]]:
+    def _masks(self, shard: Shard, part: pa.Table) -> Iterator[tuple[str, UInt8]]:
+        """Those of a shard's wanted images; a shard of which nothing is wanted is not read."""
+        if not (wanted := set(part["image_id"].to_pylist())):
+            return
         for image_id, mask_HW in read_truth(self.index.root, shard, ids=wanted):
             if mask_HW is None:
                 raise UserError(f"image {image_id}: no mask, so the simulated annotator can not answer")
-            wanted.remove(image_id)
+            wanted.discard(image_id)
             yield image_id, mask_HW
+        if wanted:
+            raise DamagedError(f"{self.index.root / shard.truth}: its images are not those of {shard.images}")
 
     def replace_pseudo_labels(self, scores: Path) -> None:
         """Give every image in a folder of scores its true label instead of the network's, as a control; again gives the
@@ -89,19 +89,19 @@ class SimulatedOracle:
 
 
 def ledger_rows(
-    grid: RegionGrid, cycle: int, query: pa.Table, labels: Iterable[Iterable[tuple[str, UInt8]]]
+    grid: RegionGrid, cycle: int, shards: Iterable[tuple[pa.Table, Iterable[tuple[str, UInt8]]]]
 ) -> Iterator[pa.RecordBatch]:
-    """Ledger rows of the wanted cells (schema QUERY in, LEDGER out), a batch for each shard, by the `labels` (H, W) of
+    """Ledger rows of the wanted cells (schema QUERY in, LEDGER out), a batch for each shard, by the labels (H, W) of
     its images: whoever answers, the same labels give the same rows."""
-    span_of, order_S = _rows_by_image(query)
-    region_S, score_S = query["region"].to_numpy()[order_S], query["score"].to_numpy()[order_S]
-    unscored_S = query["score"].is_null().to_numpy()[order_S]
     grid_of = cache(grid.on)
-    for shard in labels:
+    for query, labels in shards:
+        span_of, order_S = _rows_by_image(query)
+        region_S, score_S = query["region"].to_numpy()[order_S], query["score"].to_numpy()[order_S]
+        unscored_S = query["score"].is_null().to_numpy()[order_S]
         ids: list[str] = []
         rows: list[int] = []
         cells: list[np.ndarray] = []
-        for image_id, label_HW in shard:
+        for image_id, label_HW in labels:
             first, end = span_of.get(image_id, (0, 0))
             ids += [image_id] * (end - first)
             rows += range(first, end)
@@ -121,7 +121,7 @@ def ledger_rows(
 
 
 def _rows_by_image(query: pa.Table) -> tuple[dict[str, tuple[int, int]], np.ndarray]:
-    """Image id -> from where to where its rows are among those of the whole query, which come second in that order."""
+    """Image id -> from where to where its rows are among those of the query, which come second in that order."""
     encoded = query["image_id"].combine_chunks().dictionary_encode()
     code_S = encoded.indices.to_numpy()
     ids = encoded.dictionary.to_pylist()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from querying.base.errors import DamagedError, UserError
 from querying.dataset.schemas import QUERY
@@ -38,23 +39,23 @@ class ScoredPool:
     grid: RegionGrid
     sizes: Sequence[tuple[int, int]] = ()
     """Height and width of the images of each shard, where they differ."""
-    ids: list[str] = field(default_factory=list)
+    ids: pa.StringArray = field(default_factory=lambda: pa.array([], pa.string()))
     """Images by their place in the pool; complete once the shards have been read."""
 
     def __post_init__(self) -> None:
         self.areas = PoolAreas(self.grid, self.sizes)
 
     def named_shards(self) -> Iterator[tuple[list[str], ShardScores]]:
-        ids: list[str] = []
+        parts, first = [self.ids[:0]], 0
         for path in self._paths():
             shard_ids, score_NR = read_scores(path, self.grid.num_regions)
-            first = len(ids)
-            ids.extend(shard_ids)
+            parts.append(pa.array(shard_ids, pa.string()))
             self.areas.place(first, len(shard_ids), int(path.stem.removeprefix("regions-")))
             yield shard_ids, (first, score_NR)
-        if len(set(ids)) != len(ids):
+            first += len(shard_ids)
+        self.ids = pa.concat_arrays(parts)
+        if pc.count_distinct(self.ids).as_py() != len(self.ids):
             raise UserError(f"{self.folder}: an image is in two shards of the train split")
-        self.ids = ids
 
     def shards(self) -> Iterator[ShardScores]:
         return (shard for _, shard in self.named_shards())
@@ -126,9 +127,9 @@ def _core_set(pool: ScoredPool, count: int, labelled: Collection[str]) -> Cells:
     return Cells(np.concatenate(places)[chosen], np.zeros(len(chosen), np.int32), distance_S.astype(np.float32))
 
 
-def _query_table(cells: Cells, ids: Sequence[str]) -> pa.Table:
+def _query_table(cells: Cells, ids: pa.StringArray) -> pa.Table:
     columns = {
-        "image_id": pa.array([ids[position] for position in cells.position_S], pa.string()),
+        "image_id": ids.take(pa.array(cells.position_S)),
         "region": pa.array(cells.region_S),
         "score": pa.array(cells.score_S),
     }

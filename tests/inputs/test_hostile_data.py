@@ -22,6 +22,7 @@ from querying.base.errors import DamagedError, UserError
 from querying.base.files import _seal, read_json, sha256, write_json
 from querying.base.redaction import one_line
 from querying.dataset.shards import DataIndex, ImageStore, check_ids, image_ids, paired, read_images, read_truth
+from tests.old_data import without_ids
 from training.inference.evaluation import EvaluationTask, ShardEvaluator
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def data(toy_data, tmp_path):
-    return shutil.copytree(toy_data.root, tmp_path / "data")
+    """Without files of ids, so that each reader looks at the shards' own; see the tests of `tests/old_data.py`."""
+    return without_ids(shutil.copytree(toy_data.root, tmp_path / "data"))
 
 
 def first(tree):

@@ -153,7 +153,8 @@ def test_no_pixel_is_bought_twice_and_the_budget_is_kept(how, any_data, budget, 
             assert max(count.max() for count in times.values()) == 1, "a pixel was bought twice"
             assert spent <= total * budget + 1e-6
             whole = {image_id for image_id, count in times.items() if count.min() == 1}
-            assert set(stages.ledger.whole(cycle, stages._num_regions)) == whole
+            cells = {image_id: stages.grid.on(mask_HW.shape).num_cells for image_id, mask_HW in truth.items()}
+            assert set(stages.ledger.whole(cycle, cells.__getitem__)) == whole
             query = ask(stages, cycle)
             scored = [i for path in stages.layout.scores(cycle).glob("regions-*") for i in
                       read_scores(path, stages.grid.num_regions)[0]]  # fmt: skip

@@ -73,7 +73,9 @@ def test_what_a_cycle_adds_is_read_once_and_a_changed_file_is_seen(oracle, ids, 
         ledger.append(cycle, oracle.annotate(cycle, query((ids[cycle], 0), (ids[cycle], 11))))
     found = Ledger.read
     monkeypatch.setattr(
-        Ledger, "read", lambda self, cycle, columns=None: read.append(cycle) or found(self, cycle, columns)
+        Ledger,
+        "read",
+        lambda self, cycle, columns=None, **more: read.append(cycle) or found(self, cycle, columns, **more),
     )
     assert [ledger.spent(cycle) for cycle in range(10)] == [
         Spent(2 * n, n * (20 * 20 + 8 * 4), ledger.spent(n - 1).void_pixels) for n in range(1, 11)
