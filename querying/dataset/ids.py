@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from querying.base.arrow_file import ArrowFile
 from querying.base.errors import DamagedError
 from querying.base.storage.place import Place
+from querying.dataset.id_digests import id_digests
 from querying.dataset.index import DataIndex, Shard, Size, ids_file
 from querying.dataset.limits import is_id
 from querying.dataset.schemas import IDS, IMAGE
@@ -117,14 +118,37 @@ class SplitIds:
     def places(self, ids: pa.ChunkedArray) -> np.ndarray:
         """The place of each of some ids (a column of text, or of codes for it), int32; -1 of one that the split has
         not."""
-        coded = ids.unify_dictionaries() if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
-        place_I = pc.index_in(_dictionary(coded), value_set=self.column).fill_null(-1).to_numpy(zero_copy_only=False)
-        parts = [place_I[chunk.indices.to_numpy(zero_copy_only=False)] for chunk in coded.chunks]
-        return np.concatenate([np.zeros(0, np.int32), *parts])
+        parts = [np.zeros(0, np.int32)]
+        for chunk in ids.chunks:
+            coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+            parts.append(self._places(coded.dictionary)[coded.indices.to_numpy(zero_copy_only=False)])
+        return np.concatenate(parts)
 
+    def _places(self, ids: pa.StringArray) -> np.ndarray:
+        digest_N, order_N = self._by_digest
+        digest_I = id_digests(ids)
+        row_I = np.searchsorted(digest_N, digest_I).clip(max=max(len(digest_N) - 1, 0))
+        place_I = np.full(len(ids), -1, np.int32)
+        if not len(digest_N):
+            return place_I
+        there_I = digest_N[row_I] == digest_I
+        place_I[there_I] = order_N[row_I[there_I]]
+        for number in np.unique(np.searchsorted(self.starts, place_I[there_I], side="right") - 1).tolist():
+            first, end = self.starts[number : number + 2].tolist()
+            at = np.flatnonzero((place_I >= first) & (place_I < end))
+            same = pc.equal(ids.take(pa.array(at)), self.column.chunk(number).take(pa.array(place_I[at] - first)))
+            place_I[at[~same.to_numpy(zero_copy_only=False)]] = -2
+        if len(strange := np.flatnonzero(place_I == -2)):  # another id has its number
+            found = pc.index_in(ids.take(pa.array(strange)), value_set=self.column)
+            place_I[strange] = found.fill_null(-1).to_numpy(zero_copy_only=False)
+        return place_I
 
-def _dictionary(coded: pa.ChunkedArray) -> pa.Array:
-    return coded.chunk(0).dictionary if coded.num_chunks else pa.array([], pa.string())
+    @cached_property
+    def _by_digest(self) -> tuple[np.ndarray, np.ndarray]:
+        """The digests of all ids in rising order, uint64, and the place of each, int32."""
+        digest_N = np.concatenate([np.zeros(0, np.uint64), *map(id_digests, self.column.chunks)])
+        order_N = np.argsort(digest_N, kind="stable").astype(np.int32)
+        return digest_N[order_N], order_N
 
 
 def size_of(index: DataIndex, split: str) -> Callable[[str], Size]:
@@ -141,8 +165,10 @@ def check_ids(index: DataIndex) -> None:
     """DamagedError where an image is in a data set twice.  Decodes no image; where the data set has no files of ids, it
     reads, and so hashes, all of them."""
     splits = {split: SplitIds(index, split) for split in index.splits}
-    every = pa.chunked_array([part for ids in splits.values() for part in ids.column.chunks], pa.string())
-    if pc.count_distinct(every).as_py() == len(every):
+    parts = [id_digests(part) for ids in splits.values() for part in ids]
+    every = np.concatenate([np.zeros(0, np.uint64), *parts])
+    every.sort()  # np.unique makes a table of them
+    if not (every[1:] == every[:-1]).any():
         return
     split_of: dict[str, str] = {}
     for split, ids in splits.items():

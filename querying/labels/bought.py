@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from querying.base.errors import UserError
 from querying.dataset.ids import SplitIds
-from querying.labels.ledger import Ledger
+from querying.labels.ledger import Cells, Ledger
 
 
 class Bought:
@@ -18,12 +18,9 @@ class Bought:
     are bought whole."""
 
     def __init__(self, ledger: Ledger, cycle: int, ids: SplitIds) -> None:
-        self.first_S = _placed(ledger, 0, ids)[0]
+        self.first_S = _placed([ledger.cells(0)], ids)[0]
         """Places of the images of cycle 0, for each row."""
-        parts = [_placed(ledger, past, ids) for past in range(1, cycle + 1)]
-        self.place_S = np.concatenate([np.zeros(0, np.int32), *(place_S for place_S, _ in parts)])
-        self.region_S = np.concatenate([np.zeros(0, np.int32), *(region_S for _, region_S in parts)])
-        del parts
+        self.place_S, self.region_S = _placed([ledger.cells(past) for past in range(1, cycle + 1)], ids)
         if (self.place_S[1:] < self.place_S[:-1]).any():
             order_S = np.argsort(self.place_S, kind="stable")
             self.place_S, self.region_S = self.place_S[order_S], self.region_S[order_S]
@@ -44,12 +41,17 @@ class Bought:
         return {row: part.tolist() for row, part in zip(row_I.tolist(), parts, strict=True)}
 
 
-def _placed(ledger: Ledger, cycle: int, ids: SplitIds) -> tuple[np.ndarray, np.ndarray]:
-    """Place and region of each row of a cycle, int32, but of those whose image the split has not."""
-    table = ledger.read(cycle, ["image_id", "region"], coded=True)
-    place_S, region_S = ids.places(table["image_id"]), table["region"].to_numpy()
-    there = place_S >= 0
-    return (place_S, region_S) if there.all() else (place_S[there], region_S[there])
+def _placed(tables: Sequence[Cells], ids: SplitIds) -> tuple[np.ndarray, np.ndarray]:
+    """Place and region of each row, int32, but of those whose image the split has not."""
+    place_S, region_S = np.zeros((2, sum(table.num for table in tables)), np.int32)
+    num = 0
+    for coded, region in (part for table in tables for part in table):
+        place = ids.places(pa.chunked_array([coded]))
+        there = place >= 0
+        end = num + int(there.sum())
+        place_S[num:end], region_S[num:end] = place[there], region[there]
+        num = end
+    return place_S[:num], region_S[:num]
 
 
 def by_shard(query: pa.Table, ids: SplitIds) -> Iterator[pa.Table]:

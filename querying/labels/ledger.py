@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pyarrow.parquet as pq
 
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sha256, write_json, written
+from querying.dataset.id_digests import id_digests
 from querying.dataset.schemas import LEDGER
 from querying.labels.regions import WHOLE
 
 MANY_GROUPS, GROUP_ROWS = 1_024, 4_096
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,36 +81,35 @@ class Ledger:
         """
         if self.has(cycle):
             raise FileExistsError(f"cycle {cycle} is already in the ledger: {self.path(cycle)}")
-        parts: list[pa.Table] = []
         with written(self.path(cycle)) as staged, pq.ParquetWriter(staged, LEDGER, write_page_checksum=True) as writer:
             for batch in _gathered(batches):
-                parts.append(_coded(batch))
                 writer.write_batch(batch)
             writer.close()
-            past = [self.read(before, ["image_id", "region"], coded=True) for before in range(cycle)]
-            if _any_twice([*past, *parts]) and (twice := _first_twice(past, parts)):
+            cells = [*map(self.cells, range(cycle)), Cells(staged)]
+            if _any_twice(cells) and (twice := _first_twice(cells)):
                 raise ValueError(f"image {twice[0]}: region {twice[1]} is bought twice (cycle {cycle})")
             # First, so that no cycle is ever there without it; alone it says nothing.
             digest = sha256(staged)
             note = {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)}
             write_json(self.note(cycle), note | ({"query": query} if query else {}))
 
-    def read(self, cycle: int, columns: list[str] | None = None, *, coded: bool = False) -> pa.Table:
-        """One cycle's labels; with `coded`, each row has a code for its image's id.  DamagedError names a file that is
-        not what was written: the hash comes first, for the checksums of its pages do not cover what says where they
-        are."""
-        digest = read_json(self.note(cycle))["sha256"]
-        try:
-            if sha256(self.path(cycle)) != digest:
-                raise DamagedError(f"{self.path(cycle)}: differs from what was written")
-            return pq.read_table(
-                self.path(cycle),
-                columns=columns,
-                page_checksum_verification=True,
-                read_dictionary=["image_id"] if coded else None,
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise DamagedError(f"{self.path(cycle)}: {' '.join(str(error).split())}") from None
+    def cells(self, cycle: int) -> "Cells":
+        """What one cycle bought; DamagedError as of `read`."""
+        return Cells(self._unaltered(cycle))
+
+    def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
+        """One cycle's labels.  DamagedError names a file that is not what was written: the hash comes first, for the
+        checksums of its pages do not cover what says where they are."""
+        path = self._unaltered(cycle)
+        with _readable(path):
+            return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+    def _unaltered(self, cycle: int) -> Path:
+        path, digest = self.path(cycle), read_json(self.note(cycle))["sha256"]
+        with _readable(path):
+            if sha256(path) != digest:
+                raise DamagedError(f"{path}: differs from what was written")
+        return path
 
     def spent(self, cycle: int) -> Spent:
         """Totals when `cycle` trains."""
@@ -158,37 +160,68 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(waiting)
 
 
-def _coded(batch: pa.RecordBatch) -> pa.Table:
-    return pa.table({"image_id": batch["image_id"].dictionary_encode(), "region": batch["region"]})
+class Cells:
+    """Image and region of each row of a ledger's file, one row group at a time: those of a million images would fill
+    the memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as file:
+            self.num: int = file.metadata.num_rows
+
+    def __iter__(self) -> Iterator[tuple[pa.DictionaryArray, np.ndarray]]:
+        """Codes for the ids of the images, and the regions, int32."""
+        with self._open() as file:
+            for number in range(file.num_row_groups):
+                table = file.read_row_group(number, ["image_id", "region"], use_threads=False)
+                yield table["image_id"].combine_chunks(), table["region"].to_numpy()
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        with (
+            _readable(self._path),
+            pq.ParquetFile(self._path, read_dictionary=["image_id"], page_checksum_verification=True) as file,
+        ):
+            yield file
 
 
-def _any_twice(tables: Sequence[pa.Table]) -> bool:
-    """Is a cell in two rows, or an image whole in one and in another row, too?  Some 20 bytes a cell: a set of them
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _any_twice(tables: Sequence[Cells]) -> bool:
+    """May a cell be in two rows, or an image whole in one and in another row, too?  12 bytes a cell: a set of them
     would take 100 times as much."""
-    chunks = [chunk for table in tables for chunk in table["image_id"].chunks]
-    if not sum(map(len, chunks)):
-        return False
-    coded = pa.chunked_array(chunks).unify_dictionaries()
-    code_S = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks]).astype(np.int64)
-    region_S = np.concatenate([table["region"].to_numpy() for table in tables])
-    whole = np.unique(code_S[region_S == WHOLE])
-    if len(whole) and np.isin(code_S, whole).sum() > len(whole):
+    total = sum(table.num for table in tables)
+    key_S, region_S = np.zeros(total, np.uint64), np.zeros(total, np.int32)
+    first = 0
+    for coded, region in (part for table in tables for part in table):
+        end = first + len(region)
+        key_S[first:end] = id_digests(coded.dictionary)[coded.indices.to_numpy()]
+        region_S[first:end] = region
+        first = end
+    whole = np.unique(key_S[region_S == WHOLE])
+    if len(whole) and np.isin(key_S, whole).sum() > len(whole):
         return True
-    code_S *= int(region_S.max()) + 2
-    code_S += region_S  # WHOLE is -1
-    code_S.sort()
-    return bool((code_S[1:] == code_S[:-1]).any())
+    key_S += region_S.astype(np.uint64) * _ODD
+    key_S.sort()
+    return bool((key_S[1:] == key_S[:-1]).any())
 
 
-def _first_twice(past: Sequence[pa.Table], new: Sequence[pa.Table]) -> tuple[str, int] | None:
-    """The first of the new rows whose cell was bought before."""
+def _first_twice(tables: Sequence[Cells]) -> tuple[str, int] | None:
+    """The first row of the last table whose cell was bought before."""
     bought: dict[str, int] = {}
-    for number, table in enumerate([*past, *new]):
-        for image_id, region in zip(table["image_id"].to_pylist(), table["region"].to_pylist(), strict=True):
-            had, wanted = bought.get(image_id, 0), -1 if region == WHOLE else 1 << region  # -1 is all bits
-            if had & wanted and number >= len(past):
-                return image_id, region
-            bought[image_id] = had | wanted
+    for table in tables:
+        for coded, region in table:
+            for image_id, one in zip(coded.to_pylist(), region.tolist(), strict=True):
+                had, wanted = bought.get(image_id, 0), -1 if one == WHOLE else 1 << one  # -1 is all bits
+                if had & wanted and table is tables[-1]:
+                    return image_id, one
+                bought[image_id] = had | wanted
     return None
 
 

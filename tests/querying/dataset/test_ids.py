@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from orchestrator.run.stages import whole_images
 from querying.base.errors import DamagedError, UserError
@@ -14,6 +14,8 @@ from querying.base.files import read_json, write_json
 from querying.base.storage import bucket
 from querying.base.storage.place import place
 from querying.base.storage.verbs import publish
+from querying.dataset import ids as ids_module
+from querying.dataset.id_digests import id_digests
 from querying.dataset.ids import ids_sha256
 from querying.dataset.schemas import LEDGER
 from querying.dataset.shards import (
@@ -26,8 +28,9 @@ from querying.dataset.shards import (
     read_truth,
     verify,
 )
+from querying.labels import ledger as ledger_module
 from querying.labels.bought import Bought, by_shard
-from querying.labels.ledger import Ledger, _any_twice, _coded, _first_twice
+from querying.labels.ledger import Ledger
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import RegionGrid
 from tests.old_data import with_ids, without_ids
@@ -203,12 +206,68 @@ def test_what_was_bought_by_shard_is_what_the_ledger_says(tmp_path_factory, toy_
     assert {names[place] for place in np.flatnonzero(whole)} == expected
 
 
+FNV_1A = {"": 0xCBF29CE484222325, "a": 0xAF63DC4C8601EC8C, "foobar": 0x85944171F73967E8}
+"""From the reference's own list of vectors."""
+
+
+def test_digests_of_ids_are_the_published_ones_of_their_bytes():
+    assert id_digests(pa.array(list(FNV_1A), pa.string())).tolist() == list(FNV_1A.values())
+    assert id_digests(pa.array([], pa.string())).shape == (0,)
+
+
+@given(st.lists(st.text(max_size=12), max_size=12), st.integers(0, 3))
+def test_digests_of_ids_are_those_of_a_loop_over_bytes_in_any_slice(ids, first):
+    def one(text):
+        digest = FNV_1A[""]
+        for byte in text.encode():
+            digest = (digest ^ byte) * 0x100000001B3 % 2**64
+        return digest
+
+    assert id_digests(pa.array(ids, pa.string())[first:]).tolist() == [one(text) for text in ids[first:]]
+
+
+def few(ids):
+    """Digests that many ids share."""
+    return np.array([len(text) % 2 + ord(text[-1]) % 2 for text in ids.to_pylist()], np.uint64)
+
+
+@pytest.mark.parametrize("digests", [id_digests, few])
+def test_a_place_is_the_one_of_the_id_whatever_others_have_its_digest(toy_data, monkeypatch, digests):
+    monkeypatch.setattr(ids_module, "id_digests", digests)
+    ids = SplitIds(toy_data, "train")
+    names = ids.column.to_pylist()
+    asked = [*reversed(names), "nobody", names[3], names[0] + "x"]
+    places = ids.places(pa.chunked_array([asked[:7], asked[7:]]))
+    assert places.tolist() == [*reversed(range(24)), -1, 3, -1]
+    assert ids.places(pa.chunked_array([], pa.string())).tolist() == []
+    check_ids(toy_data)  # none is there twice
+
+
+@pytest.mark.parametrize("digests", [id_digests, few])
 @given(
     tables=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(-1, 3)), max_size=4), min_size=1, max_size=3)
 )
-def test_arrays_find_what_is_bought_twice_as_a_search_one_by_one_does(tables):
-    coded = [_coded(rows(pairs, 0)) for pairs in tables]
-    assert _any_twice(coded) == (_first_twice([], coded) is not None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_cell_that_is_bought_twice_is_refused_as_a_search_one_by_one_finds_it(
+    tmp_path_factory, monkeypatch, digests, tables
+):
+    monkeypatch.setattr(ledger_module, "id_digests", digests)
+    ledger, bought = Ledger(tmp_path_factory.mktemp("ledger")), []
+    for cycle, pairs in enumerate(tables):
+        before = [*bought]
+        twice = None
+        for image_id, region in pairs:
+            clash = [r for i, r in before if i == image_id and (region in (r, -1) or r == -1)]
+            twice = twice or ((image_id, region) if clash else None)
+            before.append((image_id, region))
+        if twice:
+            with pytest.raises(ValueError, match=f"image {twice[0]}: region {twice[1]} is bought twice"):
+                ledger.append(cycle, [rows(pairs, cycle)])
+            assert not ledger.has(cycle)
+            assert not ledger.note(cycle).exists()
+            return
+        ledger.append(cycle, [rows(pairs, cycle)])
+        bought = before
 
 
 def rows(pairs, cycle):
