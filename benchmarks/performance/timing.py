@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -66,16 +65,3 @@ def milliseconds(seconds: Mapping[str, float | Sequence[float]]) -> dict[str, fl
     return {
         name: round(1e3 * (value if isinstance(value, float) else median(value)), 3) for name, value in seconds.items()
     }
-
-
-def peak_mb() -> float:
-    """The highest resident memory of this program since it started or `restart_peak`, in MiB (Linux)."""
-    # VmHWM belongs to this program; getrusage's ru_maxrss would still show the peak of the process that forked it.
-    [peak] = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
-    return int(peak) / 1024
-
-
-def restart_peak() -> float:
-    """Let `peak_mb` start from what is resident now, and return that."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_mb()

@@ -110,7 +110,7 @@ def _first(ids: list[str]) -> list[str]:
 
 def drive(root: Path) -> None:
     """What the driver does between two trainings; prints its peak memory."""
-    from benchmarks.performance.timing import peak_mb
+    from benchmarks.performance.peak import peak_mb
     from orchestrator.backends.local_backend import LocalBackend
     from orchestrator.folder.layout import RunLayout
     from orchestrator.process.progress import SilentProgress

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.performance.peak import peak_mb, restart_peak
 from benchmarks.performance.result import Result, found
-from benchmarks.performance.timing import peak_mb, restart_peak
 from querying.base.files import sha256, write_json
 from querying.dataset.index import DataIndex, Shard
 from querying.dataset.schemas import LEDGER, REGION_SCORES

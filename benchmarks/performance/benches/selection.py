@@ -16,8 +16,8 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks.performance.peak import peak_mb, restart_peak
 from benchmarks.performance.result import Result, found
-from benchmarks.performance.timing import peak_mb, restart_peak
 from querying.labels.regions import RegionGrid
 from querying.selection.areas import PoolAreas
 from querying.selection.top_regions import Cells, ShardScores, select_global, select_per_image, within_budget

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.performance.peak import peak_mb, restart_peak
 from benchmarks.performance.result import Result, found
-from benchmarks.performance.timing import peak_mb, restart_peak
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout, once
 from orchestrator.folder.published import write_query
