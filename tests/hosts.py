@@ -65,17 +65,20 @@ class Host:
         run(*inside, "link", "set", "eth0", "up")
         run(*inside, "link", "set", "lo", "up")
 
-    def start(self, command, *, first=False, env=None):
+    def start(self, command, *, first=False, beside=None, env=None):
         """A program on this host.  The first host's folders are those of this process; each program of another begins
-        with empty ones, HOME and TMPDIR in them."""
+        with empty ones, HOME and TMPDIR in them, or has those of the one that it runs `beside`."""
         hidden, own = self.hosts.hidden, self.hosts.hidden / f"host-{self.number}"
-        lines = ["set -e", "mount --make-rprivate /"]
+        lines = ["set -e", "mount --make-rprivate /", f"hostname {self.name}"]
         if not first:
             for place in ("/dev/shm", hidden, self.hosts.temporary):
                 lines += [f"mkdir -p {place}", f"mount -t tmpfs none {place}"]
         lines += [f"mkdir -p {own}/tmp {own}/home {own}/cache", 'exec "$@"']
+        enter = ["ip", "netns", "exec", self.name, "unshare", "-mu", "bash", "-c", "\n".join(lines), "host"]
+        if beside:
+            enter = ["nsenter", "-t", beside.process.pid, "-m", "-n", "-u", f"--wd={ROOT}"]
         program = Program(
-            ["ip", "netns", "exec", self.name, "unshare", "-m", "bash", "-c", "\n".join(lines), "host", *command],
+            [*enter, *command],
             self.hosts.logs / f"{len(self.hosts.programs)}-host-{self.number}.log",
             {**self.hosts.env, "HOME": str(own / "home"), "TMPDIR": str(own / "tmp"), "S4AL_CACHE": str(own / "cache"),
              "XDG_CACHE_HOME": str(own / "home"), **(env or {})},

@@ -76,8 +76,19 @@ class Proxy:
             request_queue_size = 128
             daemon_threads = True
 
-        self.server = Server((host, 0), Handler)
+        self.serve = lambda port: Server((host, port), Handler)
+        self.server = self.serve(0)
         self.url = f"http://{host}:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @contextmanager
+    def away(self):
+        """Nobody listens, and what was connected is not answered any more."""
+        self.reset(lambda method, path, number: "drop")
+        self.close()
+        yield
+        self.reset()
+        self.server = self.serve(self.server.server_address[1])
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def reset(self, fault=lambda method, path, number: None):

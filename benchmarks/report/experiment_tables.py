@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.datasets.sources.camvid import CLASSES
@@ -100,10 +101,30 @@ def _collapse(steps: Sequence[tuple[int, Sequence[int], Sequence[float], Any, fl
     return "never"
 
 
+def node_faults(record: Path) -> Table:
+    """Of `python -m tests.faults.nodes`, from `nodes.json`: a row for each fault; `trials`, `failures` and `runs`."""
+    found = json.loads((record / "nodes.json").read_text())
+    lines = markdown_heads(["fault", "trials", "failures", "median, s", "longest, s"], numbers=True)
+    for fault in found["faults"]:
+        trials = [trial for trial in found["trials"] if trial["fault"] == fault]
+        seconds = [trial["seconds"] for trial in trials]
+        failures = str(sum(bool(trial["problem"]) for trial in trials))
+        times = (f"{median(seconds):.0f}", f"{max(seconds):.0f}") if seconds else ("", "")
+        lines.append(markdown_row([fault, str(len(trials)), failures, *times]))
+    all_ = found["trials"]
+    numbers = {
+        "trials": str(len(all_)),
+        "failures": str(sum(bool(trial["problem"]) for trial in all_)),
+        "runs": str(len({trial["run"] for trial in all_})),
+    }
+    return _text(lines), numbers
+
+
 def _text(lines: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
 KINDS: Mapping[str, Any] = {
     "ceiling": ceiling, "overfit": overfit, "control": control, "few_steps": few_steps, "cps": cps,
+    "node_faults": node_faults,
 }  # fmt: skip

@@ -14,19 +14,23 @@ The protocol, from which all else follows (decision 44):
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from mmap import mmap
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import sealed, unsealed
 from querying.base.storage import bucket
 from querying.base.storage.place import Remote
 
+T = TypeVar("T")
 SCHEMA = 1
 FULL_EVERY = 32
 """So many entries are read at most to know what a folder holds."""
+_ATTEMPTS = 3
+"""Times that is read what is not what was written: a bit may have changed on the way."""
 LEASE, FILES, END = "lease", "files", "end"
 """Kinds of entries: a driver begins, publishes, ends."""
 
@@ -106,7 +110,7 @@ class RunLog:
     def state(self) -> State:
         """What the folder holds now.  UserError where something else lies there, DamagedError where an entry is
         missing or is not what was written."""
-        numbers = self._numbers()
+        numbers = _read(self._numbers)
         entries: list[Entry] = []
         for number in reversed(numbers):
             entries.append(self.entry(number))
@@ -133,7 +137,7 @@ class RunLog:
     def entry(self, number: int) -> Entry:
         """FileNotFoundError where there is none; DamagedError where it is not what was written."""
         place = self.root / "log" / _name(number)
-        found = Entry.of(self.objects.read(place), place)
+        found = _read(lambda: Entry.of(self.objects.read(place), place))
         if found.number != number:
             raise DamagedError(f"{place}: is entry {found.number}")
         return found
@@ -158,6 +162,13 @@ def apply(files: Table, entry: Entry) -> Table:
         return {path: one for path, one in entry.files.items() if one}
     kept = {path: one for path, one in files.items() if path not in entry.files}
     return kept | {path: one for path, one in entry.files.items() if one}
+
+
+def _read(once: Callable[[], T]) -> T:
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(DamagedError):
+            return once()
+    return once()
 
 
 def _name(number: int) -> str:

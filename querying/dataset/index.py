@@ -108,11 +108,11 @@ class DataIndex:
     def load(cls, root: Place, *, shards_too: bool = True) -> DataIndex:
         """Read ROOT/index.json.  UserError: no index or (`shards_too`) no shard; DamagedError: an altered index."""
         path = root / "index.json"
-        written = read(path)
+        written = read(path, _sealed)
         if written is None:
             raise UserError(f"{path}: does not exist, so {root} is not a data set{_hint(root)}")
         try:
-            index = _parse(root, unsealed(written, path, reads=(ONE_SIZE, SEVERAL_SIZES)))
+            index = _parse(root, _sealed(written, path))
         except UserError:
             raise
         except KeyError as missing:
@@ -150,7 +150,7 @@ class DataIndex:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of index.json: through the hashes in it, of every byte of the data set."""
-        written = read(self.root / "index.json")
+        written = read(self.root / "index.json", _sealed)
         if written is None:
             raise DamagedError(f"{self.root / 'index.json'}: does not exist any more")
         return hashlib.sha256(written).hexdigest()
@@ -200,6 +200,10 @@ class DataIndex:
 
     def num_pixels(self, split: str) -> int:
         return sum(rows * height * width for (height, width), rows in self.sizes(split).items())
+
+
+def _sealed(written: bytes, path: object = "index.json") -> dict[str, Any]:
+    return unsealed(written, path, reads=(ONE_SIZE, SEVERAL_SIZES))
 
 
 def _parse(root: Place, data: dict[str, Any]) -> DataIndex:

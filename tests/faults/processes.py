@@ -69,13 +69,13 @@ class Program:
         return self.log.read_text(errors="replace")
 
 
-def until(true: Callable[[], object], limit: float) -> bool:
+def until(true: Callable[[], object], limit: float, every: float = 0.05) -> bool:
     """Wait for it for `limit` seconds at most, and say whether it came true."""
     deadline = time.monotonic() + limit
     while not true():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.05)
+        time.sleep(every)
     return True
 
 

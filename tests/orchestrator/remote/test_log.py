@@ -164,6 +164,24 @@ def test_an_altered_a_missing_and_a_foreign_entry_are_named():
         lease.log.state()
 
 
+@pytest.mark.parametrize("often", [2, 3])
+def test_an_entry_that_changes_on_its_way_is_read_again_three_times_in_all(often):
+    class Noisy(Dictionary):
+        bad = 0
+
+        def read(self, where):
+            self.bad += 1
+            return super().read(where).replace(b"pid 7", b"pid 6") if self.bad <= often else super().read(where)
+
+    store = Noisy()
+    lease, _ = acquire(RunLog(ROOT, store), SOMEBODY)
+    if often == 2:
+        assert RunLog(ROOT, store).state().last == lease.begun
+    else:
+        with pytest.raises(DamagedError, match="00000000"):
+            RunLog(ROOT, store).state()
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../b", "a//b", "."])
 def test_an_entry_cannot_name_what_does_not_lie_in_the_folder(path):
     entry = Entry(0, END, 0, SOMEBODY, {path: Stored(0, 1, "x")}, True)
