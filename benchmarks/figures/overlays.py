@@ -46,11 +46,11 @@ class Cell:
 def asked_most(run: Findings) -> list[str]:
     """Images of which queries bought cells, those with the most first, then by their highest score, then as they were
     asked; the images labelled whole at the start are left out."""
-    tables = [run.ledger.read(row["cycle"], ["image_id", "score"]) for row in run.cycles[1:]]
-    if not any(table.num_rows for table in tables):
+    parts = [part for row in run.cycles[1:] for part in run.ledger.parts(row["cycle"], ["image_id", "score"])]
+    if not any(part.num_rows for part in parts):
         return []
-    bought = pa.concat_tables(tables)
-    image = bought["image_id"].combine_chunks().dictionary_encode()
+    bought = pa.concat_tables(parts).unify_dictionaries()
+    image = bought["image_id"].combine_chunks()
     best_I = np.full(len(image.dictionary), -math.inf)
     np.maximum.at(best_I, image.indices, bought["score"].fill_null(-math.inf).to_numpy())
     order_I = np.lexsort((-best_I, -np.bincount(image.indices)))
@@ -60,11 +60,12 @@ def asked_most(run: Findings) -> list[str]:
 def queried_cells(run: Findings, ids: Sequence[str]) -> dict[str, list[Cell]]:
     """Image id -> the cells of it that queries bought, for some images."""
     cells: dict[str, list[Cell]] = {image_id: [] for image_id in ids}
+    wanted = pa.array(ids, pa.string())
     for row in run.cycles[1:]:
-        table = run.ledger.read(row["cycle"], ["image_id", "region", "label"])
-        table = table.filter(pc.is_in(table["image_id"], pa.array(ids, pa.string())))
-        for image_id, region, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
-            cells[image_id].append(Cell(region, row["cycle"], label))
+        for part in run.ledger.parts(row["cycle"], ["image_id", "region", "label"]):
+            table = part.filter(pc.is_in(part["image_id"].cast(pa.string()), wanted))
+            for image_id, region, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                cells[image_id].append(Cell(region, row["cycle"], label))
     return cells
 
 

@@ -23,7 +23,8 @@ from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.files import read_json
 from querying.base.storage.place import Place, Remote, place
 from querying.dataset.label_values import IGNORE
-from querying.dataset.shards import DataIndex, decode_label, size_of
+from querying.dataset.shards import DataIndex, SplitIds, decode_label
+from querying.labels.bought import Bought, cells_of_images
 from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
 
@@ -113,8 +114,8 @@ class Findings:
         if self.recorded:
             return np.array(self.recorded["cycles"][cycle]["class_pixels"].split(), np.int64)
         count_256 = np.zeros(256, np.int64)
-        for column in self.ledger.read(cycle, ["label"]).itercolumns():
-            for equal in pc.value_counts(column):  # many a small cell is of one class, as others are
+        for part in self.ledger.parts(cycle, ["label"]):
+            for equal in pc.value_counts(part["label"]):  # many a small cell is of one class, as others are
                 pixels_256 = np.bincount(decode_label(equal["values"].as_buffer()).ravel(), minlength=256)
                 count_256 += equal["counts"].as_py() * pixels_256
         return np.append(count_256[: len(self.classes)], count_256[IGNORE])
@@ -136,13 +137,13 @@ class Findings:
             speeds.setdefault(row["cycle"], []).append(row["train/images_per_second"])
         rates = {cycle: {"train": float(np.mean(values))} for cycle, values in speeds.items()}
         if index:
-            grid = RegionGrid(index.height, index.width, self.config.query.region_size)
-            size = size_of(index, "train")
+            grid, ids = RegionGrid(index.height, index.width, self.config.query.region_size), SplitIds(index, "train")
+            cells_N = cells_of_images(index, "train", grid)
             for row in self.cycles:
+                whole_N = Bought(self.ledger, row["cycle"], ids).whole(cells_N)
                 images = {
                     "evaluate": index.num_images(self.summary["evaluated_on"]),
-                    "score": index.num_images("train")
-                    - len(self.ledger.whole(row["cycle"], lambda one: grid.on(size(one)).num_cells)),
+                    "score": int((~whole_N).sum()),
                 }
                 for stage in images.keys() & row["seconds"].keys():
                     rates.setdefault(row["cycle"], {})[stage] = images[stage] / max(row["seconds"][stage], 1e-9)

@@ -16,6 +16,8 @@ from querying.dataset.limits import is_id
 from querying.dataset.schemas import QUERY
 from querying.labels.regions import WHOLE
 
+_AT_ONCE = 65_536
+
 
 def write_query(select: Callable[[], pa.Table], out: Path) -> None:
     """Write what `select` gives as `query.parquet` into a folder that is to be published."""
@@ -41,9 +43,12 @@ def read_query(folder: Path, num_regions: int) -> pa.Table:
     if found := problems(folder):
         raise DamagedError(found[0])
     table = read_table(path, QUERY)
-    for image_id in pc.unique(table["image_id"]).to_pylist():
-        if image_id is None or not is_id(image_id):
-            raise DamagedError(f"{path}: image {str(image_id)[:80]!r}: an id that can not be printed, or is too long")
+    ids = pc.unique(table["image_id"])
+    for first in range(0, len(ids), _AT_ONCE):
+        for image_id in ids[first : first + _AT_ONCE].to_pylist():
+            if image_id is None or not is_id(image_id):
+                where = f"{path}: image {str(image_id)[:80]!r}"
+                raise DamagedError(f"{where}: an id that can not be printed, or is too long")
     for region in pc.unique(table["region"]).to_pylist():
         if region is None or not (region == WHOLE or 0 <= region < num_regions):
             raise DamagedError(f"{path}: region {region} is none of the {num_regions} of an image")

@@ -27,7 +27,7 @@ from querying.base.files import read_json, sealed, sha256, write_json, write_tex
 from querying.base.relay.places import Places
 from querying.dataset.schemas import QUERY
 from querying.dataset.shards import SplitIds
-from querying.labels.bought import Bought
+from querying.labels.bought import Bought, cells_of_images
 from querying.labels.class_thresholds import class_thresholds
 from querying.labels.oracle import SimulatedOracle
 from querying.labels.regions import WHOLE, RegionGrid
@@ -245,12 +245,9 @@ class Stages:
     def _ids(self) -> SplitIds:
         return SplitIds(self.index, "train")
 
-    @property
+    @cached_property
     def _cells_N(self) -> np.ndarray:
-        """How many regions of the ledger's grid each image of the pool has."""
-        shards = self.index.shards("train")
-        cells = [self.bought_on.on(shard.size).num_cells for shard in shards]
-        return np.repeat(cells, [shard.rows for shard in shards])
+        return cells_of_images(self.index, "train", self.bought_on)
 
     def _rank(self, out: Path) -> None:
         """Write `reliability.json` over the whole pool (ST++)."""

@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from querying.base.errors import UserError
 from querying.dataset.ids import SplitIds
-from querying.labels.ledger import Cells, Ledger
+from querying.dataset.index import DataIndex
+from querying.labels.ledger import Ledger
+from querying.labels.regions import RegionGrid
 
 
 class Bought:
@@ -18,9 +20,9 @@ class Bought:
     are bought whole."""
 
     def __init__(self, ledger: Ledger, cycle: int, ids: SplitIds) -> None:
-        self.first_S = _placed([ledger.cells(0)], ids)[0]
+        self.first_S = _placed(ledger, [0], ids)[0]
         """Places of the images of cycle 0, for each row."""
-        self.place_S, self.region_S = _placed([ledger.cells(past) for past in range(1, cycle + 1)], ids)
+        self.place_S, self.region_S = _placed(ledger, range(1, cycle + 1), ids)
         if (self.place_S[1:] < self.place_S[:-1]).any():
             order_S = np.argsort(self.place_S, kind="stable")
             self.place_S, self.region_S = self.place_S[order_S], self.region_S[order_S]
@@ -41,17 +43,24 @@ class Bought:
         return {row: part.tolist() for row, part in zip(row_I.tolist(), parts, strict=True)}
 
 
-def _placed(tables: Sequence[Cells], ids: SplitIds) -> tuple[np.ndarray, np.ndarray]:
+def _placed(ledger: Ledger, cycles: Sequence[int], ids: SplitIds) -> tuple[np.ndarray, np.ndarray]:
     """Place and region of each row, int32, but of those whose image the split has not."""
-    place_S, region_S = np.zeros((2, sum(table.num for table in tables)), np.int32)
+    place_S, region_S = np.zeros((2, sum(map(ledger.num_cells, cycles))), np.int32)
     num = 0
-    for coded, region in (part for table in tables for part in table):
-        place = ids.places(pa.chunked_array([coded]))
+    for part in (part for cycle in cycles for part in ledger.parts(cycle, ["image_id", "region"])):
+        place = ids.places(part["image_id"])
         there = place >= 0
         end = num + int(there.sum())
-        place_S[num:end], region_S[num:end] = place[there], region[there]
+        place_S[num:end], region_S[num:end] = place[there], part["region"].to_numpy()[there]
         num = end
     return place_S[:num], region_S[:num]
+
+
+def cells_of_images(index: DataIndex, split: str, grid: RegionGrid) -> np.ndarray:
+    """How many regions of a grid over the largest size each image of a split has, int64 (N,)."""
+    shards = index.shards(split)
+    cells = np.array([grid.on(shard.size).num_cells for shard in shards], np.int64)
+    return np.repeat(cells, [shard.rows for shard in shards])
 
 
 def by_shard(query: pa.Table, ids: SplitIds) -> Iterator[pa.Table]:

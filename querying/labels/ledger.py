@@ -85,17 +85,13 @@ class Ledger:
             for batch in _gathered(batches):
                 writer.write_batch(batch)
             writer.close()
-            cells = [*map(self.cells, range(cycle)), Cells(staged)]
-            if _any_twice(cells) and (twice := _first_twice(cells)):
+            files = [*map(self._unaltered, range(cycle)), staged]
+            if _any_twice(files) and (twice := _first_twice(files)):
                 raise ValueError(f"image {twice[0]}: region {twice[1]} is bought twice (cycle {cycle})")
             # First, so that no cycle is ever there without it; alone it says nothing.
             digest = sha256(staged)
             note = {"sha256": digest, "chain": _link(self.chain(cycle - 1), digest)}
             write_json(self.note(cycle), note | ({"query": query} if query else {}))
-
-    def cells(self, cycle: int) -> "Cells":
-        """What one cycle bought; DamagedError as of `read`."""
-        return Cells(self._unaltered(cycle))
 
     def read(self, cycle: int, columns: list[str] | None = None) -> pa.Table:
         """One cycle's labels.  DamagedError names a file that is not what was written: the hash comes first, for the
@@ -103,6 +99,15 @@ class Ledger:
         path = self._unaltered(cycle)
         with _readable(path):
             return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+    def parts(self, cycle: int, columns: list[str]) -> Iterator[pa.Table]:
+        """The same of one cycle, a row group at a time, since that of a million images would fill the memory; ids of
+        images are codes."""
+        return _parts(self._unaltered(cycle), columns)
+
+    def num_cells(self, cycle: int) -> int:
+        """How many rows one cycle has."""
+        return _num_rows(self._unaltered(cycle))
 
     def _unaltered(self, cycle: int) -> Path:
         path, digest = self.path(cycle), read_json(self.note(cycle))["sha256"]
@@ -160,29 +165,24 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(waiting)
 
 
-class Cells:
-    """Image and region of each row of a ledger's file, one row group at a time: those of a million images would fill
-    the memory."""
+def _num_rows(path: Path) -> int:
+    with _opened(path) as file:
+        return int(file.metadata.num_rows)
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._open() as file:
-            self.num: int = file.metadata.num_rows
 
-    def __iter__(self) -> Iterator[tuple[pa.DictionaryArray, np.ndarray]]:
-        """Codes for the ids of the images, and the regions, int32."""
-        with self._open() as file:
-            for number in range(file.num_row_groups):
-                table = file.read_row_group(number, ["image_id", "region"], use_threads=False)
-                yield table["image_id"].combine_chunks(), table["region"].to_numpy()
+def _parts(path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    with _opened(path) as file:
+        for number in range(file.num_row_groups):
+            yield file.read_row_group(number, columns, use_threads=False)
 
-    @contextmanager
-    def _open(self) -> Iterator[pq.ParquetFile]:
-        with (
-            _readable(self._path),
-            pq.ParquetFile(self._path, read_dictionary=["image_id"], page_checksum_verification=True) as file,
-        ):
-            yield file
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    with (
+        _readable(path),
+        pq.ParquetFile(path, read_dictionary=["image_id"], page_checksum_verification=True) as file,
+    ):
+        yield file
 
 
 @contextmanager
@@ -193,16 +193,17 @@ def _readable(path: Path) -> Iterator[None]:
         raise DamagedError(f"{path}: {' '.join(str(error).split())}") from None
 
 
-def _any_twice(tables: Sequence[Cells]) -> bool:
+def _any_twice(files: Sequence[Path]) -> bool:
     """May a cell be in two rows, or an image whole in one and in another row, too?  12 bytes a cell: a set of them
     would take 100 times as much."""
-    total = sum(table.num for table in tables)
+    total = sum(map(_num_rows, files))
     key_S, region_S = np.zeros(total, np.uint64), np.zeros(total, np.int32)
     first = 0
-    for coded, region in (part for table in tables for part in table):
-        end = first + len(region)
+    for part in (part for file in files for part in _parts(file, ["image_id", "region"])):
+        end = first + part.num_rows
+        coded = part["image_id"].combine_chunks()
         key_S[first:end] = id_digests(coded.dictionary)[coded.indices.to_numpy()]
-        region_S[first:end] = region
+        region_S[first:end] = part["region"].to_numpy()
         first = end
     whole = np.unique(key_S[region_S == WHOLE])
     if len(whole) and np.isin(key_S, whole).sum() > len(whole):
@@ -212,15 +213,15 @@ def _any_twice(tables: Sequence[Cells]) -> bool:
     return bool((key_S[1:] == key_S[:-1]).any())
 
 
-def _first_twice(tables: Sequence[Cells]) -> tuple[str, int] | None:
-    """The first row of the last table whose cell was bought before."""
+def _first_twice(files: Sequence[Path]) -> tuple[str, int] | None:
+    """The first row of the last file whose cell was bought before."""
     bought: dict[str, int] = {}
-    for table in tables:
-        for coded, region in table:
-            for image_id, one in zip(coded.to_pylist(), region.tolist(), strict=True):
-                had, wanted = bought.get(image_id, 0), -1 if one == WHOLE else 1 << one  # -1 is all bits
-                if had & wanted and table is tables[-1]:
-                    return image_id, one
+    for file in files:
+        for part in _parts(file, ["image_id", "region"]):
+            for image_id, region in zip(part["image_id"].to_pylist(), part["region"].to_pylist(), strict=True):
+                had, wanted = bought.get(image_id, 0), -1 if region == WHOLE else 1 << region  # -1 is all bits
+                if had & wanted and file is files[-1]:
+                    return image_id, region
                 bought[image_id] = had | wanted
     return None
 

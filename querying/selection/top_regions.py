@@ -78,6 +78,8 @@ def ranked(cells: Cells) -> Cells:
 
 def within_budget(cells: Cells, areas: CellAreas, pixels: int) -> Cells:
     """The best cells whose pixels together do not exceed `pixels`; in pool order."""
+    if areas.of(cells.position_S, cells.region_S).sum() <= pixels:
+        return _in_pool_order(cells)
     return first_within_budget(ranked(cells), areas, pixels)
 
 
