@@ -83,7 +83,7 @@ def draw_queried(run: Findings, index: DataIndex) -> Figure | None:
         return None
     chosen = spread(ranking)
     cells = queried_cells(run, chosen)
-    asked = max(row["cycle"] for row in run.cycles[1:] if run.ledger.images(row["cycle"]))
+    asked = max(row["cycle"] for row in run.cycles[1:] if run.ledger.num_cells(row["cycle"]))
     whole = RegionGrid(index.height, index.width, run.config.query.region_size)
     seen = _last_seen(run, asked, chosen, whole)
     queries = {cycle for cycle, _, _ in seen.values()}
