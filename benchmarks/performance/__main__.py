@@ -33,6 +33,7 @@ BENCHES = {
     "reco": "ReCo over its plain forms, and its share of a step",
     "parts": "mean over the cells, pseudo-label PNG, shard reading, over their naive forms",
     "selection": "a million images, per image and over the whole pool: time and memory",
+    "distance": "a scoring pass over a pool in a bucket, 50 ms a request, over the same in a folder",
     "shards": "a pool of many small shards: score, buy, report, each with the memory that it adds",
     "start": "start-up of the command line and of a stage",
     "memory": "the driver's memory, a pool of 2,000 against 100",

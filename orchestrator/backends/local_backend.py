@@ -8,6 +8,7 @@ import torch
 
 from querying.base.errors import UserError
 from querying.base.relay.places import Places
+from querying.base.storage.ahead import announced
 from training.fit.job import TrainJob, device_name
 from training.fit.loop import run_job
 from training.fit.worker import Worker
@@ -41,5 +42,5 @@ class LocalBackend:
         say: Callable[[str], None],
     ) -> Iterator[Any]:
         worker = make_worker()
-        for item in items:
+        for item in announced(items):
             yield getattr(worker, method)(item)

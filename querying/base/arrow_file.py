@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sha256
+from querying.base.storage import ahead
 from querying.base.storage.cache import Copy, copy_of, forget, is_copy
 from querying.base.storage.place import Place, Remote
 from querying.base.storage.verbs import sha256_of
@@ -120,6 +121,7 @@ class ArrowFile:
             state = _hashed(path, digest)
         else:
             local, state = self._fetched(path, digest)
+            ahead.begin()
         for files in _watching:
             files.setdefault(local, (state, digest))
         try:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from querying.base import pulse
 from querying.base.arrow_file import scored_file, unaltered
 from querying.base.errors import DamagedError
+from querying.base.storage.ahead import File
 from querying.base.storage.place import Place
 from querying.dataset.codecs import UNREADABLE
 from querying.dataset.schemas import PSEUDO_LABELS
@@ -95,6 +96,10 @@ class CountTask:
     number: int
     root: Place
     shard: Shard
+
+    def files(self) -> list[File]:
+        """What it reads of the data set."""
+        return [(self.root / self.shard.truth, self.shard.truth_sha256)]
 
 
 class PoolCounter:

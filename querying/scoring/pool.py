@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from querying.base import pulse
+from querying.base.storage.ahead import File
 from querying.base.storage.place import Place
 from querying.dataset.shards import Shard, read_images
 
@@ -21,6 +22,10 @@ class ScoreTask:
     shard: Shard
     whole: frozenset[str]
     bought: dict[str, list[int]]
+
+    def files(self) -> list[File]:
+        """What it reads."""
+        return [(self.root / self.shard.images, self.shard.images_sha256)]
 
 
 def pool_batches(task: ScoreTask, batch_size: int, *, whole: bool = False) -> Iterator[tuple[list[str], Tensor]]:

@@ -1,10 +1,11 @@
 """The only Ray in querying: put plain workers behind actors and keep each of them busy, and no busier."""
 
+from __future__ import annotations
+
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -16,7 +17,10 @@ from querying.base.errors import InfrastructureError
 from querying.base.pulse import BEAT_S, Vigil, keep_beating, put_beat
 from querying.base.redaction import cause
 from querying.base.relay.ray_relay import Offer, moved
+from querying.base.storage.ahead import expect
+from querying.base.storage.place import Remote
 from querying.scoring.away import Away
+from querying.scoring.line import Line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,18 +54,17 @@ def map_unordered(
     nodes see, but for those that make use of the `offer`; None is one of this machine.
     """
     remote: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(_Host)
-    todo = iter(items)  # never a list: the shards of a large pool are described one by one
-    losses = 0
+    line, losses = Line(items), 0
     with _Crew[T](remote, make_worker, method, timeout, beats, offer, say) as crew:
         while True:
-            for item in islice(todo, max(0, actors - len(crew.busy))):
-                crew.give(item)
+            while len(crew.busy) < actors and crew.give(line):
+                pass
             if not crew.busy:
                 return
             try:
                 done = crew.wait()
             except _Lost as lost:
-                todo = chain([lost.item], todo)
+                line.back(lost.actor, lost.actor.item)
                 actors = min(actors, slots()) if slots else actors
                 if not lost.begun and crew.works:  # others use what it waits for: the rest go on without it
                     actors = min(actors, len(crew.busy) + len(crew.idle))
@@ -82,19 +85,19 @@ def map_unordered(
                 yield done[0]
 
 
-class _Lost(Exception):
-    """An actor that is lost, and why; its item has still to be done."""
-
-    def __init__(self, why: str, item: Any, begun: bool) -> None:
-        super().__init__(why)
-        self.item, self.begun = item, begun
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Actor:
     handle: Any
     vigil: Vigil
     item: Any = None
+
+
+class _Lost(Exception):
+    """An actor that is lost, and why; its item has still to be done."""
+
+    def __init__(self, why: str, actor: _Actor, begun: bool) -> None:
+        super().__init__(why)
+        self.actor, self.begun = actor, begun
 
 
 class _Crew(Generic[T]):
@@ -136,17 +139,21 @@ class _Crew(Generic[T]):
     def works(self) -> bool:
         return any(actor.vigil.last for actor in [*self.idle, *self.busy.values()])
 
-    def give(self, item: T) -> None:
-        """To an actor without work, or to a new one."""
-        if self.idle:
-            actor = self.idle.pop()
-        else:
+    def give(self, line: Line[T]) -> bool:
+        """The next item to an actor without work, or to a new one; False where nothing is left."""
+        actor = self.idle.pop() if self.idle else None
+        item = line.take(actor)
+        if item is None:
+            self.idle += [actor] if actor else []
+            return False
+        if actor is None:
             path = Path(self.folder.name) / f"{self.hired}.json"
             handle = self.remote.remote(self.make, path, self.offer)
             actor, self.hired = _Actor(handle, Vigil(path, self.timeout)), self.hired + 1
         actor.item = item
         actor.vigil.rest()
-        self.busy[actor.handle.call.remote(self.method, item)] = actor
+        self.busy[actor.handle.call.remote(self.method, item, line.promise(actor, item))] = actor
+        return True
 
     def wait(self) -> list[Any]:
         """The next result, alone in a list; none when there is none for a while.  _Lost where an actor is lost, and
@@ -159,7 +166,7 @@ class _Crew(Generic[T]):
         try:
             result = ray.get(ready[0])
         except RayActorError as error:
-            raise _Lost(cause(str(error)), actor.item, begun=True) from None
+            raise _Lost(cause(str(error)), actor, begun=True) from None
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except ray.exceptions.RayError as error:
@@ -182,7 +189,7 @@ class _Crew(Generic[T]):
                 del self.busy[call]
                 ray.kill(actor.handle)
                 self.say(f"{actor.vigil.who} is lost, {why}: its shard goes to another")
-                raise _Lost(why, actor.item, begun=actor.vigil.last is not None)
+                raise _Lost(why, actor, begun=actor.vigil.last is not None)
 
 
 class _Host:
@@ -195,7 +202,9 @@ class _Host:
         # About this thread, in which Ray makes every call of such an actor.
         keep_beating(beats, self.away.beat if self.away else put_beat)
 
-    def call(self, method: str, item: Any) -> Any:
+    def call(self, method: str, item: Any, following: Sequence[tuple[Remote, str]] = ()) -> Any:
+        """`following` is what will be read after this item."""
+        expect(following)
         if self.away:
             with self.away.files_of(item) as mirror:
                 return self._call(method, item, lambda value: moved(value, mirror.here))

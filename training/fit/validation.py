@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from querying.base.storage.ahead import announced, far_files
 from querying.dataset.shards import DataIndex, image_ids
 from training.fit.worker import Worker
 from training.inference.confusion import Confusion
@@ -78,7 +79,8 @@ class Validator:
         return Confusion.from_list(whole.reshape(len(self.index.classes), -1).tolist()).mean_iou()
 
     def _batches(self) -> Iterator[EvaluationTask]:
-        for shard in self.index.shards(VAL_SPLIT):
+        shards = self.index.shards(VAL_SPLIT)
+        for shard in announced(shards, lambda shard: far_files(EvaluationTask(self.index.root, shard))):
             ids = image_ids(self.index.root, shard)
             for first in range(0, len(ids), self.batch_size):
                 yield EvaluationTask(self.index.root, shard, frozenset(ids[first : first + self.batch_size]))

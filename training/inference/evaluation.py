@@ -11,6 +11,7 @@ from torch import Tensor
 from querying.base import pulse
 from querying.base.arrow_file import unaltered
 from querying.base.errors import UserError
+from querying.base.storage.ahead import File
 from querying.base.storage.place import Place
 from querying.dataset.shards import Shard, paired, read_images, read_truth
 from querying.labels.pseudo_labels import top_class
@@ -26,6 +27,11 @@ class EvaluationTask:
     shard: Shard
     ids: Collection[str] | None = None
     """The images to count; None is all of them."""
+
+    def files(self) -> list[File]:
+        """What it reads."""
+        shard = self.shard
+        return [(self.root / shard.images, shard.images_sha256), (self.root / shard.truth, shard.truth_sha256)]
 
 
 class ShardEvaluator:

@@ -51,9 +51,10 @@ def read(place: Remote) -> bytes:
     return b"".join(opened(place)[1])
 
 
-def opened(place: Remote, patience: float | None = None) -> tuple[int, Iterator[bytes]]:
+def opened(place: Remote, patience: float | None = None, later: float | None = None) -> tuple[int, Iterator[bytes]]:
     """Size and bytes of an object, in parts; FileNotFoundError where there is none.  Where it is replaced or cut
-    meanwhile, parts of both come, or fewer bytes: who reads it compares its hash."""
+    meanwhile, parts of both come, or fewer bytes: who reads it compares its hash.  `later` is the patience for each of
+    the parts after the first."""
     obstore = _library(place)
 
     def part(begin: int) -> tuple[int, bytes]:
@@ -70,7 +71,7 @@ def opened(place: Remote, patience: float | None = None) -> tuple[int, Iterator[
     def parts() -> Iterator[bytes]:
         yield first
         for begin in range(_PART, size, _PART):
-            yield _patient(place, lambda begin=begin: part(begin))[1]  # type: ignore[misc]
+            yield _patient(place, lambda begin=begin: part(begin), later)[1]  # type: ignore[misc]
 
     return size, parts()
 

@@ -6,9 +6,8 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,16 +15,21 @@ from querying.base.errors import DamagedError, UserError
 from querying.base.failpoints import failpoint
 from querying.base.storage import bucket
 from querying.base.storage.place import Remote
+from querying.base.storage.room import (
+    BOUND,
+    FOLDER,
+    PART,
+    SHORT_S,
+    NotAhead,
+    bound_bytes,
+    check_room_ahead,
+    locked,
+    make_room,
+)
 
 LOG = logging.getLogger(__name__)
-FOLDER, BOUND = "S4AL_CACHE", "S4AL_CACHE_GB"
-"""Variables of the environment: where the copies are, and how many gigabytes of them."""
-_BOUND_GB = 50.0
 _ATTEMPTS = 3
 """Times that an object is fetched whose bytes are not those of its hash: they may have changed on the way."""
-_PART = ".part"
-_SHORT_S = 10.0
-"""Seconds that a lock is waited for which is held for milliseconds, unless its holder is frozen."""
 _FROZEN_S = 60.0
 """Seconds, beyond those for which a store may fail, in which a process that fetches writes something."""
 _fetched: set[str] = set()
@@ -41,7 +45,7 @@ class Copy:
     def locked(self) -> bool:
         """Hold it; False where it had been removed before.  Where somebody who is frozen keeps it, it is read all the
         same: what is mapped stays, even if they remove it."""
-        _locked(self._descriptor, fcntl.LOCK_SH, _SHORT_S)
+        locked(self._descriptor, fcntl.LOCK_SH, SHORT_S)
         return os.fstat(self._descriptor).st_nlink > 0
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
@@ -67,19 +71,32 @@ def made_cache_folder() -> Path:
 def copy_of(place: Remote, digest: str) -> Copy:
     """The object with this SHA-256 (hex) as a local file, fetched where it is not there; the other processes of this
     machine wait for whoever fetches it.  DamagedError for an object that is missing or is not what was published."""
-    folder = made_cache_folder() / "objects"
-    folder.mkdir(exist_ok=True)
+    path = _objects() / digest
     end = time.monotonic() + bucket.patience_s()
     while True:
-        if copy := _held(folder / digest):
+        if copy := _held(path):
             return copy
-        _fetch(place, digest, folder / digest, end)
+        _fetch(place, digest, path, end)
+
+
+def bring(place: Remote, digest: str, wanted: Callable[[], bool]) -> None:
+    """Fetch an object that will be read, for as long as it is `wanted`, with no patience for the store; not one that is
+    there, or is being fetched.  NotAhead where more than half of the bound would be in use."""
+    path = _objects() / digest
+    if not path.exists():
+        _fetch(place, digest, path, time.monotonic(), wanted)
 
 
 def forget(copy: Copy) -> None:
     """Remove a copy that has been altered; those who read it keep what they have."""
     copy.path.unlink(missing_ok=True)
     _fetched.discard(copy.path.name)
+
+
+def _objects() -> Path:
+    folder = made_cache_folder() / "objects"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def is_copy(path: Path) -> bool:
@@ -94,15 +111,21 @@ def _held(path: Path) -> Copy | None:
     return copy if copy.locked() else None
 
 
-def _fetch(place: Remote, digest: str, path: Path, end: float) -> None:
-    """Fetch it into a file of another name, whose lock is that of the object, and rename that."""
-    part = path.with_name(digest + _PART)
+def _fetch(place: Remote, digest: str, path: Path, end: float, wanted: Callable[[], bool] | None = None) -> None:
+    """Fetch it into a file of another name, whose lock is that of the object, and rename that.  With `wanted`, ahead:
+    nobody waits for it, and it is given up where somebody else fetches it."""
+    part = path.with_name(digest + PART)
     with open(part, "r+b", opener=_made) as file:
-        _wait_for(file, part)
-        if path.exists() or not _is_at(file, part):
+        if wanted is None:
+            _wait_for(file, part)
+        elif not locked(file.fileno(), fcntl.LOCK_EX, 0):
+            return
+        if not _is_at(file, part):
             return
         try:
-            if not any(_filled(file, place, end) == digest for _ in range(_ATTEMPTS)):
+            if path.exists():
+                return
+            if not any(_filled(file, place, end, wanted) == digest for _ in range(_ATTEMPTS)):
                 raise DamagedError(
                     f"{place}: differs from what was published, {_ATTEMPTS} times: publish the data set anew at another"
                     " place"
@@ -118,7 +141,7 @@ def _fetch(place: Remote, digest: str, path: Path, end: float) -> None:
         _said.add(BOUND)
         LOG.warning(
             "%s: fetched again, since the copies of %s have more than %s=%g GB: with more, it stays",
-            place, cache_folder(), BOUND, _bound() / 1e9,
+            place, cache_folder(), BOUND, bound_bytes() / 1e9,
         )  # fmt: skip
     _fetched.add(digest)
 
@@ -126,7 +149,7 @@ def _fetch(place: Remote, digest: str, path: Path, end: float) -> None:
 def _wait_for(file: BinaryIO, part: Path) -> None:
     """Lock a file that is being fetched into, after whoever does that, for as long as it grows; then take it away."""
     seen: tuple[int, int] | None = None
-    while not _locked(file.fileno(), fcntl.LOCK_EX, bucket.patience_s() + _FROZEN_S):
+    while not locked(file.fileno(), fcntl.LOCK_EX, bucket.patience_s() + _FROZEN_S):
         now = os.fstat(file.fileno())
         if seen == (now.st_size, now.st_mtime_ns):
             LOG.warning("%s: who fetches it has written nothing for long: fetching it anew", part)
@@ -136,30 +159,22 @@ def _wait_for(file: BinaryIO, part: Path) -> None:
         seen = now.st_size, now.st_mtime_ns
 
 
-def _locked(descriptor: int, kind: int, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-        time.sleep(0.02)
-
-
 def _made(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT, 0o666)
 
 
-def _filled(file: BinaryIO, place: Remote, end: float) -> str:
+def _filled(file: BinaryIO, place: Remote, end: float, wanted: Callable[[], bool] | None) -> str:
     """Fetch the object into the file; the SHA-256 (hex) of what came."""
     total = hashlib.sha256()
     try:
-        size, parts = bucket.opened(place, max(0.0, end - time.monotonic()))
-        _make_room(file, size, place)
+        if wanted is not None:
+            check_room_ahead(cache_folder())  # before anything is asked for
+        size, parts = bucket.opened(place, max(0.0, end - time.monotonic()), None if wanted is None else 0.0)
+        make_room(file, size, place, cache_folder(), ahead=wanted is not None)
         os.lseek(file.fileno(), 0, os.SEEK_SET)
         for part in parts:
+            if wanted and not wanted():
+                raise NotAhead
             total.update(part)
             _write(file.fileno(), part)
     except FileNotFoundError:
@@ -176,65 +191,8 @@ def _write(descriptor: int, part: bytes) -> None:
         left = left[os.write(descriptor, left) :]
 
 
-def _make_room(file: BinaryIO, size: int, place: Remote) -> None:
-    """Remove the oldest copies that nobody reads until `size` bytes fit below the bound, and take them: the file has
-    that size from now on, so that all who fetch at a time stay below the bound together."""
-    with (cache_folder() / "room.lock").open("a") as lock:
-        _locked(lock.fileno(), fcntl.LOCK_EX, _SHORT_S)
-        os.ftruncate(file.fileno(), 0)
-        copies = sorted(_copies(cache_folder() / "objects"))
-        held = sum(bytes_ for _, bytes_, _ in copies)
-        bound = min(_bound(), held + shutil.disk_usage(cache_folder()).free)
-        for _, bytes_, path in copies:
-            if held + size <= bound:
-                break
-            if _removed(path):
-                held -= bytes_
-        if held + size > bound:
-            raise UserError(
-                f"{cache_folder()}: {place} does not fit beside the {held / 1e9:.3g} GB that are being read: give it"
-                f" more ({BOUND}={_bound() / 1e9:g}), or another disk ({FOLDER})"
-            )
-        os.ftruncate(file.fileno(), size)
-
-
-def _copies(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Time, size and path of what is there; first what somebody who was killed has left."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                found = entry.stat()
-            except FileNotFoundError:
-                continue
-            yield 0.0 if entry.name.endswith(_PART) else found.st_mtime, found.st_size, Path(entry.path)
-
-
-def _removed(path: Path) -> bool:
-    """Remove a file that nobody holds."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        pass
-    return True
-
-
 def _is_at(file: BinaryIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _bound() -> float:
-    text = os.environ.get(BOUND, "")
-    try:
-        bound = float(text) if text else _BOUND_GB
-    except ValueError:
-        bound = 0.0
-    if not bound > 0:
-        raise UserError(f"{BOUND}={text}: a number of gigabytes above 0 was expected")
-    return bound * 1e9
