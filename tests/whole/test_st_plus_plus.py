@@ -152,7 +152,8 @@ def test_every_stage_is_bound_to_the_choice_of_the_teacher(finished):
 @pytest.mark.parametrize(
     "place",
     [
-        "step-00000004:renamed",  # in the teacher's training, both early networks are in the state
+        # in the teacher's training, both early networks are in the state
+        pytest.param("step-00000004:renamed", marks=pytest.mark.slow),
         "reliability.json:renamed",  # ranked, the scores not yet published
     ],
 )

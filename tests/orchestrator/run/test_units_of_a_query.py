@@ -131,7 +131,7 @@ def pixels_bought(stages, cycle):
 
 @pytest.mark.parametrize("how", ASKING)
 @given(st.floats(0.14, 1.0), st.sampled_from([1, 3, 40]), st.booleans(), st.sampled_from([4, 7, 12]), st.integers(0, 9))
-@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_pixel_is_bought_twice_and_the_budget_is_kept(how, any_data, budget, many, exclude_border, size, seed):
     data = any_data
     words = [f"budget={budget}", f"seed={seed}", f"query.exclude_border={str(exclude_border).lower()}"]

@@ -110,6 +110,7 @@ class Waits:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_actor_of_ray_fetches_its_next_shard_while_it_works(local_ray, url, store, toy_data, tmp_path):
     from functools import partial
 
