@@ -16,7 +16,8 @@ import pytest
 
 from tests.faults.processes import RAYLET, Program, kill, until
 
-NET = "10.231.77"
+NET = f"10.{200 + os.getpid() // 256 % 50}.{os.getpid() % 256}"
+"""One of this process's own, since several may run at a time."""
 ROOT = Path(__file__).parents[1]
 
 

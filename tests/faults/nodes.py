@@ -18,6 +18,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -270,6 +271,7 @@ def main() -> int:
     wanted = Counter(
         {kind.what: max(1, round(kind.number * options.trials)) for kind in KINDS if re.search(options.only, kind.what)}
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # hosts and their programs are removed
     end, runs = time.monotonic() + 60 * options.minutes, 0
     with tempfile.TemporaryDirectory() as folder, moto_server() as port:
         apart = Apart(Path(folder), port, CONFIG, options.patience)
