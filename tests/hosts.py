@@ -65,12 +65,15 @@ class Host:
         run(*inside, "addr", "add", f"{self.address}/24", "dev", "eth0")
         run(*inside, "link", "set", "eth0", "up")
         run(*inside, "link", "set", "lo", "up")
+        run(*inside, "route", "add", "default", "via", f"{NET}.254")  # Ray asks it for the host's address
 
     def start(self, command, *, first=False, beside=None, env=None):
         """A program on this host.  The first host's folders are those of this process; each program of another begins
         with empty ones, HOME and TMPDIR in them, or has those of the one that it runs `beside`."""
         hidden, own = self.hosts.hidden, self.hosts.hidden / f"host-{self.number}"
-        lines = ["set -e", "mount --make-rprivate /", f"hostname {self.name}"]
+        names = self.hosts.logs / f"hosts-{self.number}"
+        names.write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        lines = ["set -e", "mount --make-rprivate /", f"mount --bind {names} /etc/hosts", f"hostname {self.name}"]
         if not first:
             for place in ("/dev/shm", hidden, self.hosts.temporary):
                 lines += [f"mkdir -p {place}", f"mount -t tmpfs none {place}"]
@@ -94,9 +97,12 @@ class Host:
             Path(sys.executable).parent / "ray", "start", "--block", f"--node-ip-address={self.address}",
             f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=100000000", *options,
         ]  # fmt: skip
-        node = self.start(command, first=first)
-        assert until(lambda: "Ray runtime started" in node.told() or not node.running, 120), node.told()
-        assert node.running, node.told()
+        for _ in range(3):  # Ray itself gives up after 30 s, on a busy machine too early
+            node = self.start(command, first=first)
+            until(lambda node=node: "Ray runtime started" in node.told() or not node.running, 120)
+            if node.running:
+                break
+        assert "Ray runtime started" in node.told(), node.told()
         return node
 
 
