@@ -62,7 +62,7 @@ class Apart:
         self.first, self.second = self.hosts.host(), self.hosts.host()
         head = ["--head", f"--port={PORT}", f"--temp-dir={self.hosts.temporary}", "--include-dashboard=false"]
         self.drivers = {self.first: self.first.ray(*head, cpus=0, first=True)}
-        self.drivers[self.second] = self.second.ray(f"--address={self.address}", cpus=0)
+        self.drivers[self.second] = self.second.ray(f"--address={self.address}", cpus=0, alone=True)
         self.add()
         self.add()
 
@@ -122,7 +122,8 @@ class Run:
             "--out", self.place, "--tracking", "none", "--address", self.apart.address,
         ]  # fmt: skip
         node = self.apart.drivers[self.host]
-        self.drivers.append(self.host.start(command, beside=node, env={"S4AL_CACHE": str(cache)}))
+        alone, env = self.host is self.apart.second, {"S4AL_CACHE": str(cache)}
+        self.drivers.append(self.host.start(command, beside=node, alone=alone, env=env))
         self.copies.append(seen_by(node, cache))
         return self.driver
 

@@ -32,7 +32,7 @@ from benchmarks.report.experiment_tables import node_faults
 from querying.base.files import write_text
 from tests.faults.apart import CONFIG, Apart, Run
 from tests.faults.processes import SCORER, TRAIN_WORKER, kill, until
-from tests.hosts import needs_namespaces
+from tests.hosts import inner, needs_namespaces
 from tests.store import moto_server
 
 AWAY_S = 30.0
@@ -75,7 +75,7 @@ def over(run: Run, before: set[str]) -> None:
 def driver_killed(run: Run, rng: random.Random, *, elsewhere: bool = False, fault: Fault | None = None) -> str:
     """SIGKILL, and the same command with an empty cache on the same machine, or on another one."""
     some_time(run, rng)
-    kill(run.driver.process.pid)
+    kill(inner(run.driver))
     run.driver.process.wait()
     before = run.published()
     if fault:
@@ -133,13 +133,15 @@ def frozen_driver(run: Run, rng: random.Random) -> str:
     """SIGSTOP; the same command on another machine takes over, and some time later the old one is let go on."""
     some_time(run, rng)
     old, before = run.driver, run.published()
-    os.kill(old.process.pid, signal.SIGSTOP)
+    pid = inner(old)
+    os.kill(pid, signal.SIGSTOP)
     last = run.state().last
     run.start(run.other_host())
     until(lambda: not run.driver.running or run.state().last != last, run.apart.limit_s, every=1.0)
     lease = run.state().last
     some_time(run, rng)
-    os.kill(old.process.pid, signal.SIGCONT)
+    for one in {pid, old.process.pid}:  # who waits for a process that is stopped stops itself
+        os.kill(one, signal.SIGCONT)
     if problem := run.ends(old, 5):
         raise Failed(f"of the old driver: {problem}")
     over(run, before)
