@@ -77,6 +77,8 @@ def driver_killed(run: Run, rng: random.Random, *, elsewhere: bool = False, faul
     some_time(run, rng)
     kill(inner(run.driver))
     run.driver.process.wait()
+    if lost := run.wrong_so_far():
+        raise Failed(f"when it was dead: {'; '.join(lost)}")
     before = run.published()
     if fault:
         run.apart.proxy.reset(fault)
@@ -132,24 +134,29 @@ def store_with(run: Run, rng: random.Random, fault: Fault) -> str:
 def frozen_driver(run: Run, rng: random.Random) -> str:
     """SIGSTOP; the same command on another machine takes over, and some time later the old one is let go on."""
     some_time(run, rng)
-    old, before = run.driver, run.published()
-    pid = inner(old)
+    old, pid, before = run.driver, inner(run.driver), run.published()
     os.kill(pid, signal.SIGSTOP)
-    last = run.state().last
+    time.sleep(2)  # what was on its way arrives
+    first = token(run)
     run.start(run.other_host())
-    until(lambda: not run.driver.running or run.state().last != last, run.apart.limit_s, every=1.0)
-    lease = run.state().last
+    until(lambda: not run.driver.running or token(run) != first, run.apart.limit_s, every=1.0)
+    new = token(run)
     some_time(run, rng)
-    for one in {pid, old.process.pid}:  # who waits for a process that is stopped stops itself
-        os.kill(one, signal.SIGCONT)
-    if problem := run.ends(old, 5):
+    for one in (old.process.pid, pid):  # who waits for a process that is stopped stops itself
+        kill(one, signal.SIGCONT)
+    if problem := run.ends(old, 5 if first >= 0 else 2):  # 2: it had not begun yet, and meets one that has
         raise Failed(f"of the old driver: {problem}")
     over(run, before)
     state = run.state()
-    assert lease
-    if {run.log.entry(number).token for number in range(lease.number, state.next)} != {lease.token}:
+    if {run.log.entry(number).token for number in range(new, state.next)} != {new}:
         raise Failed("the old driver has published")
-    return f"{state.next - lease.number} entries of the new one, none of the old one"
+    return f"{state.next - new} entries of the new one, none of the old one"
+
+
+def token(run: Run) -> int:
+    """Of who holds the run, or held it last; -1 where nobody has begun."""
+    last = run.state().last
+    return last.token if last else -1
 
 
 def slow(rng: random.Random) -> Fault:
@@ -193,8 +200,12 @@ KINDS = [
     Kind("store away for 30 s: connections refused, those that were open closed", 8, store_away),
     Kind("0.2 to 0.5 s for each request, until more is published", 6, lambda run, rng: store_with(run, rng, slow(rng))),
     Kind(
-        "500 or 503 to a fifth of all requests, until more is published", 8,
+        "500 or 503 to a fifth of all requests, until more is published", 4,
         lambda run, rng: store_with(run, rng, errors(rng)),
+    ),
+    Kind(
+        "driver killed; the same command with an empty cache, 500 or 503 to a fifth of all requests", 4,
+        lambda run, rng: driver_killed(run, rng, fault=errors(rng)),
     ),
     Kind(
         "driver killed; the same command with an empty cache, a bit flipped in a fifth of all objects on their way", 8,
@@ -231,7 +242,7 @@ def one_run(apart: Apart, open_: Counter[str], rng: random.Random) -> list[Trial
             except Failed as error:
                 problem = str(error)
             apart.proxy.reset()
-            problem = problem or "; ".join(f"{name} differs" for name in run.wrong_so_far())
+            problem = problem or "; ".join(run.wrong_so_far())
             trial = {"fault": kind.what, "run": run.name, "seconds": round(time.monotonic() - begun, 1),
                      "note": note, "problem": problem}  # fmt: skip
             print(f"  {trial}", flush=True)
