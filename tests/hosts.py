@@ -29,7 +29,7 @@ class Hosts:
     """A bridge, on which this process is host 254."""
 
     def __init__(self, hidden, logs, env):
-        self.hidden, self.logs, self.env = hidden, logs, {"RAY_raylet_start_wait_time_s": "120", **env}
+        self.hidden, self.logs, self.env = hidden, logs, {"RAY_raylet_start_wait_time_s": "240", **env}
         self.bridge, self.number = f"s4b{os.getpid() % 100000}", 0
         self.temporary = tempfile.mkdtemp(prefix="ray-")  # short: a socket's path has at most 107 characters
         self.programs = []
@@ -103,7 +103,7 @@ class Host:
         ]  # fmt: skip
         for _ in range(3):  # Ray itself gives up after 30 s, on a busy machine too early
             node = self.start(command, **how)
-            until(lambda node=node: "Ray runtime started" in node.told() or not node.running, 120)
+            until(lambda node=node: "Ray runtime started" in node.told() or not node.running, 300)
             if node.running:
                 break
         assert "Ray runtime started" in node.told(), node.told()
