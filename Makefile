@@ -44,9 +44,10 @@ bench: setup  ## Throughput and memory, ratios measured side by side
 gpu: setup  ## A lent GPU's minutes: tests, rows of CamVid, bench; goes on where it ended (make gpu DATA=...; DRY=1 tries it)
 	$(BIN)/python -m benchmarks.performance.gpu $(if $(DRY),--dry --out runs/gpu-dry) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-faults: setup  ## The long fault tests, several hours: kills, full disks, power cuts, flipped bits, with and without Ray
+faults: setup  ## The long fault tests, several hours: kills, full disks, power cuts, flipped bits, with and without Ray, nodes that share a bucket
 	$(BIN)/python -m tests.faults.harness --out runs/faults
 	$(BIN)/python -m tests.faults.ray_harness --out runs/faults
+	$(BIN)/python -m tests.faults.nodes --out runs/faults
 	$(BIN)/python -m tests.faults.soak --out runs/faults
 
 freeze: setup  ## Renew constraints.txt from the environment

@@ -16,7 +16,8 @@ import pytest
 
 from tests.faults.processes import RAYLET, Program, kill, until
 
-NET = "10.231.77"
+NET = f"10.{200 + os.getpid() // 256 % 50}.{os.getpid() % 256}"
+"""One of this process's own, since several may run at a time."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -28,7 +29,7 @@ class Hosts:
     """A bridge, on which this process is host 254."""
 
     def __init__(self, hidden, logs, env):
-        self.hidden, self.logs, self.env = hidden, logs, env
+        self.hidden, self.logs, self.env = hidden, logs, {"RAY_raylet_start_wait_time_s": "240", **env}
         self.bridge, self.number = f"s4b{os.getpid() % 100000}", 0
         self.temporary = tempfile.mkdtemp(prefix="ray-")  # short: a socket's path has at most 107 characters
         self.programs = []
@@ -64,19 +65,26 @@ class Host:
         run(*inside, "addr", "add", f"{self.address}/24", "dev", "eth0")
         run(*inside, "link", "set", "eth0", "up")
         run(*inside, "link", "set", "lo", "up")
+        run(*inside, "route", "add", "default", "via", f"{NET}.254")  # Ray asks it for the host's address
 
-    def start(self, command, *, first=False, beside=None, env=None):
+    def start(self, command, *, first=False, alone=False, beside=None, env=None):
         """A program on this host.  The first host's folders are those of this process; each program of another begins
-        with empty ones, HOME and TMPDIR in them, or has those of the one that it runs `beside`."""
+        with empty ones, HOME and TMPDIR in them, or has those of the Ray node that it runs `beside`.  One that is
+        started `alone`, or beside such a node, sees no process of other hosts: a driver would join one of their nodes.
+        """
         hidden, own = self.hosts.hidden, self.hosts.hidden / f"host-{self.number}"
-        lines = ["set -e", "mount --make-rprivate /", f"hostname {self.name}"]
+        names = self.hosts.logs / f"hosts-{self.number}"
+        names.write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
+        lines = ["set -e", "mount --make-rprivate /", f"mount --bind {names} /etc/hosts", f"hostname {self.name}"]
         if not first:
             for place in ("/dev/shm", hidden, self.hosts.temporary):
                 lines += [f"mkdir -p {place}", f"mount -t tmpfs none {place}"]
         lines += [f"mkdir -p {own}/tmp {own}/home {own}/cache", 'exec "$@"']
-        enter = ["ip", "netns", "exec", self.name, "unshare", "-mu", "bash", "-c", "\n".join(lines), "host"]
+        apart = ["-mu", *(["-pf", "--mount-proc"] if alone else [])]
+        enter = ["ip", "netns", "exec", self.name, "unshare", *apart, "bash", "-c", "\n".join(lines), "host"]
         if beside:
-            enter = ["nsenter", "-t", beside.process.pid, "-m", "-n", "-u", f"--wd={ROOT}"]
+            raylet = next(iter(beside.find(RAYLET)))
+            enter = ["nsenter", "-t", raylet, "-m", "-n", "-u", *(["-p"] if alone else []), f"--wd={ROOT}"]
         program = Program(
             [*enter, *command],
             self.hosts.logs / f"{len(self.hosts.programs)}-host-{self.number}.log",
@@ -87,15 +95,18 @@ class Host:
         self.hosts.programs.append(program)
         return program
 
-    def ray(self, *options, cpus, first=False):
+    def ray(self, *options, cpus, **how):
         """A node of Ray that is up."""
         command = [
             Path(sys.executable).parent / "ray", "start", "--block", f"--node-ip-address={self.address}",
             f"--num-cpus={cpus}", "--num-gpus=0", "--object-store-memory=100000000", *options,
         ]  # fmt: skip
-        node = self.start(command, first=first)
-        assert until(lambda: "Ray runtime started" in node.told() or not node.running, 120), node.told()
-        assert node.running, node.told()
+        for _ in range(3):  # Ray itself gives up after 30 s, on a busy machine too early
+            node = self.start(command, **how)
+            until(lambda node=node: "Ray runtime started" in node.told() or not node.running, 300)
+            if node.running:
+                break
+        assert "Ray runtime started" in node.told(), node.told()
         return node
 
 
@@ -110,6 +121,13 @@ def seen_by(node, path):
     """What the host of a program has at a path."""
     [pid] = list(node.find(RAYLET))[:1]
     return Path(f"/proc/{pid}/root") / str(path).lstrip("/")
+
+
+def inner(program):
+    """The process that a program is, where that is the child of one that has entered its host's processes."""
+    pid = program.process.pid
+    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]) if words[0] == b"nsenter" else pid
 
 
 def needs_namespaces():

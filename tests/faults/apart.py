@@ -62,7 +62,7 @@ class Apart:
         self.first, self.second = self.hosts.host(), self.hosts.host()
         head = ["--head", f"--port={PORT}", f"--temp-dir={self.hosts.temporary}", "--include-dashboard=false"]
         self.drivers = {self.first: self.first.ray(*head, cpus=0, first=True)}
-        self.drivers[self.second] = self.second.ray(f"--address={self.address}", cpus=0)
+        self.drivers[self.second] = self.second.ray(f"--address={self.address}", cpus=0, alone=True)
         self.add()
         self.add()
 
@@ -122,7 +122,8 @@ class Run:
             "--out", self.place, "--tracking", "none", "--address", self.apart.address,
         ]  # fmt: skip
         node = self.apart.drivers[self.host]
-        self.drivers.append(self.host.start(command, beside=node, env={"S4AL_CACHE": str(cache)}))
+        alone, env = self.host is self.apart.second, {"S4AL_CACHE": str(cache)}
+        self.drivers.append(self.host.start(command, beside=node, alone=alone, env=env))
         self.copies.append(seen_by(node, cache))
         return self.driver
 
@@ -162,9 +163,16 @@ class Run:
         return "" if found == status else f"status {found} after {driver.seconds:.0f} s: {driver.told()[-800:]!r}"
 
     def wrong_so_far(self) -> list[str]:
-        """Files that are published now and are not those of the run of one process."""
-        there = self.state().files
-        return [name for name, sha in self.apart.expected.items() if name in there and there[name].sha256 != sha]
+        """What is published now and is not of the run of one process, or of which there is no object."""
+        while True:
+            state = self.state()
+            objects = bucket.sizes(self.log.root / "objects")
+            if self.state().next == state.next:  # else what was listed may have been removed since
+                break
+        files, expected = state.files, self.apart.expected
+        wrong = [f"{name} differs" for name, sha in expected.items() if name in files and files[name].sha256 != sha]
+        of = {name: str(self.log.place_of(one)).partition("/objects/")[2] for name, one in files.items()}
+        return wrong + [f"{name} has no object" for name in files if of[name] not in objects]
 
     def wrong(self) -> list[str]:
         """What is wrong with a run that has ended, as it is in the bucket: what `s4al verify` says, other bytes than

@@ -18,6 +18,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -31,7 +32,7 @@ from benchmarks.report.experiment_tables import node_faults
 from querying.base.files import write_text
 from tests.faults.apart import CONFIG, Apart, Run
 from tests.faults.processes import SCORER, TRAIN_WORKER, kill, until
-from tests.hosts import needs_namespaces
+from tests.hosts import inner, needs_namespaces
 from tests.store import moto_server
 
 AWAY_S = 30.0
@@ -74,8 +75,10 @@ def over(run: Run, before: set[str]) -> None:
 def driver_killed(run: Run, rng: random.Random, *, elsewhere: bool = False, fault: Fault | None = None) -> str:
     """SIGKILL, and the same command with an empty cache on the same machine, or on another one."""
     some_time(run, rng)
-    kill(run.driver.process.pid)
+    kill(inner(run.driver))
     run.driver.process.wait()
+    if lost := run.wrong_so_far():
+        raise Failed(f"when it was dead: {'; '.join(lost)}")
     before = run.published()
     if fault:
         run.apart.proxy.reset(fault)
@@ -131,22 +134,29 @@ def store_with(run: Run, rng: random.Random, fault: Fault) -> str:
 def frozen_driver(run: Run, rng: random.Random) -> str:
     """SIGSTOP; the same command on another machine takes over, and some time later the old one is let go on."""
     some_time(run, rng)
-    old, before = run.driver, run.published()
-    os.kill(old.process.pid, signal.SIGSTOP)
-    last = run.state().last
+    old, pid, before = run.driver, inner(run.driver), run.published()
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(2)  # what was on its way arrives
+    first = token(run)
     run.start(run.other_host())
-    until(lambda: not run.driver.running or run.state().last != last, run.apart.limit_s, every=1.0)
-    lease = run.state().last
+    until(lambda: not run.driver.running or token(run) != first, run.apart.limit_s, every=1.0)
+    new = token(run)
     some_time(run, rng)
-    os.kill(old.process.pid, signal.SIGCONT)
-    if problem := run.ends(old, 5):
+    for one in (old.process.pid, pid):  # who waits for a process that is stopped stops itself
+        kill(one, signal.SIGCONT)
+    if problem := run.ends(old, 5 if first >= 0 else 2):  # 2: it had not begun yet, and meets one that has
         raise Failed(f"of the old driver: {problem}")
     over(run, before)
     state = run.state()
-    assert lease
-    if {run.log.entry(number).token for number in range(lease.number, state.next)} != {lease.token}:
+    if {run.log.entry(number).token for number in range(new, state.next)} != {new}:
         raise Failed("the old driver has published")
-    return f"{state.next - lease.number} entries of the new one, none of the old one"
+    return f"{state.next - new} entries of the new one, none of the old one"
+
+
+def token(run: Run) -> int:
+    """Of who holds the run, or held it last; -1 where nobody has begun."""
+    last = run.state().last
+    return last.token if last else -1
 
 
 def slow(rng: random.Random) -> Fault:
@@ -190,8 +200,12 @@ KINDS = [
     Kind("store away for 30 s: connections refused, those that were open closed", 8, store_away),
     Kind("0.2 to 0.5 s for each request, until more is published", 6, lambda run, rng: store_with(run, rng, slow(rng))),
     Kind(
-        "500 or 503 to a fifth of all requests, until more is published", 8,
+        "500 or 503 to a fifth of all requests, until more is published", 4,
         lambda run, rng: store_with(run, rng, errors(rng)),
+    ),
+    Kind(
+        "driver killed; the same command with an empty cache, 500 or 503 to a fifth of all requests", 4,
+        lambda run, rng: driver_killed(run, rng, fault=errors(rng)),
     ),
     Kind(
         "driver killed; the same command with an empty cache, a bit flipped in a fifth of all objects on their way", 8,
@@ -228,7 +242,7 @@ def one_run(apart: Apart, open_: Counter[str], rng: random.Random) -> list[Trial
             except Failed as error:
                 problem = str(error)
             apart.proxy.reset()
-            problem = problem or "; ".join(f"{name} differs" for name in run.wrong_so_far())
+            problem = problem or "; ".join(run.wrong_so_far())
             trial = {"fault": kind.what, "run": run.name, "seconds": round(time.monotonic() - begun, 1),
                      "note": note, "problem": problem}  # fmt: skip
             print(f"  {trial}", flush=True)
@@ -270,6 +284,7 @@ def main() -> int:
     wanted = Counter(
         {kind.what: max(1, round(kind.number * options.trials)) for kind in KINDS if re.search(options.only, kind.what)}
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # hosts and their programs are removed
     end, runs = time.monotonic() + 60 * options.minutes, 0
     with tempfile.TemporaryDirectory() as folder, moto_server() as port:
         apart = Apart(Path(folder), port, CONFIG, options.patience)

@@ -1,6 +1,7 @@
 """What README and docs say is what their records say, or it is marked as without a record."""
 
 import importlib.util
+import json
 import re
 import shutil
 from pathlib import Path
@@ -230,3 +231,20 @@ def test_records_are_small_and_say_nothing_of_a_machine():
             if path.is_file():
                 assert path.stat().st_size < 100_000, path
                 assert clean(path.read_text()) == path.read_text(), path
+
+
+def test_faults_on_nodes_are_shown_from_their_trials(make_results, copied):
+    record = copied.root / "docs/results/records/2026-12-03-nodes"
+    record.mkdir()
+    rows = [("a", 10.4, ""), ("a", 30.0, ""), ("a", 20.0, "x differs"), ("b", 7.0, "")]
+    trials = [
+        {"fault": fault, "run": f"run-{number // 2}", "seconds": seconds, "problem": problem}
+        for number, (fault, seconds, problem) in enumerate(rows)
+    ]
+    (record / "nodes.json").write_text(json.dumps({"faults": ["b", "a", "c"], "trials": trials}))
+    page = copied.root / "docs/results/2026-12-03-nodes.md"
+    keys = ("", "/trials", "/failures", "/runs")
+    page.write_text("".join(f"<!-- results: 2026-12-03-nodes/node_faults{key} --><!-- end -->" for key in keys))
+    text = copied.rewritten(page)
+    assert "| b | 1 | 0 | 7 | 7 |\n| a | 3 | 1 | 20 | 30 |\n| c | 0 | 0 |" in text
+    assert re.findall(r"-->(\d)<!--", text) == ["4", "1", "2"]
