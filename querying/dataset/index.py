@@ -150,15 +150,18 @@ class DataIndex:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of index.json: through the hashes in it, of every byte of the data set."""
+        return hashlib.sha256(self._written()).hexdigest()
+
+    def _written(self) -> bytes:
         written = read(self.root / "index.json", _sealed)
         if written is None:
             raise DamagedError(f"{self.root / 'index.json'}: does not exist any more")
-        return hashlib.sha256(written).hexdigest()
+        return written
 
     def is_that(self, digest: str) -> bool:
         """Is it the data set of which this was the `digest`?  Of one that an earlier version made, and that was made
         again, every byte but what is said of ids is the same."""
-        written = read(self.root / "index.json") or b""
+        written = self._written()
         if hashlib.sha256(written).hexdigest() == digest:
             return True
         if not self.ids:
