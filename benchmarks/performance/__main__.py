@@ -38,6 +38,7 @@ BENCHES = {
     "start": "start-up of the command line and of a stage",
     "memory": "the driver's memory, a pool of 2,000 against 100",
     "device": "images/s of the real stages on a GPU, at CamVid's and Cityscapes' sizes",
+    "driver": "a million images through `s4al run`, killed and started again, `status` and `report`: driver alone",
     "scale": "a million rows through score files, selection and ledger; 100 million images by calculation",
 }
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -128,8 +129,6 @@ def _when(done: dict[str, Any], what: str) -> float:
 
 def command(note: Path, dies_in: int | None, words: list[str]) -> None:
     """The command line with a back end whose workers are a process of their own; `note` gets what was measured."""
-    from benchmarks.cli.app import main as s4al
-
     measured: dict[str, Any] = {}
 
     def write() -> None:
@@ -139,7 +138,7 @@ def command(note: Path, dies_in: int | None, words: list[str]) -> None:
     try:
         if words[0] == "run":
             _with_workers_apart(measured, dies_in, write)
-        s4al()
+        runpy.run_module("benchmarks", run_name="__main__")
     finally:
         write()
 
