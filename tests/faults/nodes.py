@@ -10,7 +10,6 @@ command goes on with those that are missing.  Exit status 1 on any failure.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -31,7 +30,7 @@ import pytest
 from benchmarks.report.experiment_tables import node_faults
 from querying.base.files import write_text
 from tests.faults.apart import CONFIG, Apart, Run
-from tests.faults.processes import SCORER, TRAIN_WORKER, kill, until
+from tests.faults.processes import SCORER, TRAIN_WORKER, kill, options_of_trials, until
 from tests.hosts import inner, needs_namespaces
 from tests.store import moto_server
 
@@ -264,13 +263,8 @@ def save(record: Path, trials: list[Trial], seed: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="")
+    parser = options_of_trials(__doc__)
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
-    parser.add_argument("--patience", type=float, default=1.0, help="times the limits, for a busy machine")
-    parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     options = parser.parse_args()
     try:
         needs_namespaces()

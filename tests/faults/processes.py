@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -67,6 +68,17 @@ class Program:
 
     def told(self) -> str:
         return self.log.read_text(errors="replace")
+
+
+def options_of_trials(what: str | None) -> argparse.ArgumentParser:
+    """The options that every table of faults on a cluster has."""
+    parser = argparse.ArgumentParser(description=what, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=float, default=1.0, help="times the number of each fault")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="faults whose name has this regular expression")
+    parser.add_argument("--patience", type=float, default=1.0, help="times the limits, for a busy machine")
+    parser.add_argument("--out", type=Path, default=Path("runs/faults"))
+    return parser
 
 
 def until(true: Callable[[], object], limit: float, every: float = 0.05) -> bool:

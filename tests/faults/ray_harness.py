@@ -8,7 +8,6 @@ kills.  Exit status 1 on any failure: other bytes, a wrong exit status, late rec
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import platform
@@ -27,7 +26,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.common import Figure, contents, leftovers
-from tests.faults.processes import CONTROLLER, GCS, RAYLET, SCORER, TRAIN_WORKER, Program, kill, ranks, until
+from tests.faults.processes import (
+    CONTROLLER,
+    GCS,
+    RAYLET,
+    SCORER,
+    TRAIN_WORKER,
+    Program,
+    kill,
+    options_of_trials,
+    ranks,
+    until,
+)
 from tests.small import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -414,13 +424,7 @@ def figures(trials: Trials, times: float, only: str) -> Iterator[tuple[Figure, f
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--patience", type=float, default=1.0, help="times the limits, for a busy machine")
-    parser.add_argument("--out", type=Path, default=Path("runs/faults"))
-    options = parser.parse_args()
+    options = options_of_trials(__doc__).parse_args()
     started, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         trials = Trials(Path(folder), options.patience)
