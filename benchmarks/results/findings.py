@@ -23,7 +23,7 @@ from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.files import read_json
 from querying.base.storage.place import Place, Remote, place
 from querying.dataset.label_values import IGNORE
-from querying.dataset.shards import DataIndex, SplitIds, decode_label
+from querying.dataset.shards import DataIndex, SplitIds, decode_label, size_of
 from querying.labels.bought import Bought, cells_of_images
 from querying.labels.ledger import Ledger
 from querying.labels.regions import RegionGrid
@@ -137,17 +137,23 @@ class Findings:
             speeds.setdefault(row["cycle"], []).append(row["train/images_per_second"])
         rates = {cycle: {"train": float(np.mean(values))} for cycle, values in speeds.items()}
         if index:
-            grid, ids = RegionGrid(index.height, index.width, self.config.query.region_size), SplitIds(index, "train")
-            cells_N = cells_of_images(index, "train", grid)
             for row in self.cycles:
-                whole_N = Bought(self.ledger, row["cycle"], ids).whole(cells_N)
                 images = {
                     "evaluate": index.num_images(self.summary["evaluated_on"]),
-                    "score": int((~whole_N).sum()),
+                    "score": index.num_images("train") - self._num_whole(row["cycle"], index),
                 }
                 for stage in images.keys() & row["seconds"].keys():
                     rates.setdefault(row["cycle"], {})[stage] = images[stage] / max(row["seconds"][stage], 1e-9)
         return rates
+
+    def _num_whole(self, cycle: int, index: DataIndex) -> int:
+        """Of how many images was nothing left to buy.  A data set without files of ids is not read for that."""
+        grid = RegionGrid(index.height, index.width, self.config.query.region_size)
+        if "train" in index.ids:
+            whole_N = Bought(self.ledger, cycle, SplitIds(index, "train")).whole(cells_of_images(index, "train", grid))
+            return int(whole_N.sum())
+        size = size_of(index, "train")
+        return len(self.ledger.whole(cycle, lambda one: grid.on(size(one)).num_cells))
 
 
 def load_findings(runs: Sequence[Path]) -> list[Findings]:

@@ -42,6 +42,7 @@ from querying.dataset.label_values import IGNORE
 from querying.dataset.shards import read_truth
 from querying.labels.regions import RegionGrid
 from tests.annotated import hand_in, make_data, truth
+from tests.old_data import without_ids
 from tests.small import small_config, small_run
 from training.inference.interval import INTERVAL, ImageCounts
 
@@ -197,6 +198,12 @@ def test_rates_are_images_over_seconds(run, toy_data):
     assert rates[1]["train"] == run.epochs[1]["train/images_per_second"]
     assert "score" not in rates[2]
     assert set(run.rates(None)[1]) == {"train"}
+
+
+def test_rates_of_data_without_files_of_ids_are_the_same_and_read_no_image(run, toy_data, tmp_path):
+    old = without_ids(shutil.copytree(toy_data.root, tmp_path / "data"))
+    shutil.rmtree(old / "images")
+    assert run.rates(DataIndex.load(old, shards_too=False)) == run.rates(toy_data)
 
 
 def test_without_its_data_set_the_report_leaves_the_overlays_out_and_says_so(copy, tmp_path):
