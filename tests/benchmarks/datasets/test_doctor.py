@@ -107,7 +107,7 @@ def narrow_mask(rows):
         (
             "images/val-00000.arrow",
             lambda rows: rows[0].update(image_id="train_00000"),
-            r"val-00000.arrow: image train_00000 is also in split train",
+            r"images/val-00000.arrow: its images are not those that ids/val.arrow lists",
         ),
     ],
 )

@@ -161,7 +161,8 @@ def test_prefetching_keeps_the_order(toy_data, parts, threads):
 
 
 def test_the_pools_truth_is_not_needed(toy_data, parts, tmp_path):
-    shutil.copytree(toy_data.root / "images", tmp_path / "blind" / "images")
+    for folder in ("images", "ids"):
+        shutil.copytree(toy_data.root / folder, tmp_path / "blind" / folder)
     blind = dataclasses.replace(toy_data, root=tmp_path / "blind")
     found, expected = (data(index, parts).batch(0, 0, 1, labelled=2, unlabelled=4) for index in (blind, toy_data))
     assert torch.equal(found.target_u, expected.target_u)
