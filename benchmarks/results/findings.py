@@ -137,21 +137,21 @@ class Findings:
             speeds.setdefault(row["cycle"], []).append(row["train/images_per_second"])
         rates = {cycle: {"train": float(np.mean(values))} for cycle, values in speeds.items()}
         if index:
+            ids = SplitIds(index, "train") if "train" in index.ids else None
             for row in self.cycles:
                 images = {
                     "evaluate": index.num_images(self.summary["evaluated_on"]),
-                    "score": index.num_images("train") - self._num_whole(row["cycle"], index),
+                    "score": index.num_images("train") - self._num_whole(row["cycle"], index, ids),
                 }
                 for stage in images.keys() & row["seconds"].keys():
                     rates.setdefault(row["cycle"], {})[stage] = images[stage] / max(row["seconds"][stage], 1e-9)
         return rates
 
-    def _num_whole(self, cycle: int, index: DataIndex) -> int:
-        """Of how many images was nothing left to buy.  A data set without files of ids is not read for that."""
+    def _num_whole(self, cycle: int, index: DataIndex, ids: SplitIds | None) -> int:
+        """Of how many images was nothing left to buy.  A data set without files of `ids` is not read for that."""
         grid = RegionGrid(index.height, index.width, self.config.query.region_size)
-        if "train" in index.ids:
-            whole_N = Bought(self.ledger, cycle, SplitIds(index, "train")).whole(cells_of_images(index, "train", grid))
-            return int(whole_N.sum())
+        if ids is not None:
+            return int(Bought(self.ledger, cycle, ids).whole(cells_of_images(index, "train", grid)).sum())
         size = size_of(index, "train")
         return len(self.ledger.whole(cycle, lambda one: grid.on(size(one)).num_cells))
 
