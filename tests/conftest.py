@@ -14,6 +14,9 @@ MEMORY, ROOM = Path("/dev/shm"), 8 * 2**30
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:  # the tests wait for thousands of flushes otherwise
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
+# Ray's workers are nice to others (15): beside two other test processes they would have next to nothing of two cores.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 # `pytest --hypothesis-profile=fuzz tests/inputs/test_fuzz.py`: some 1,000 cases for every loader instead of 25.
 settings.register_profile("fuzz", max_examples=4000, deadline=None)
 
