@@ -122,6 +122,7 @@ def test_cells_side_by_side_get_the_address_by_their_environment(toy_data, tmp_p
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_trial_gets_the_address_by_its_environment_and_tune_writes_it_nowhere(local_ray, tmp_path, monkeypatch):
     """The trial refuses it, which shows that it came; Tune's state and all processes are looked at while it lives."""

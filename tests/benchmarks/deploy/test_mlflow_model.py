@@ -32,6 +32,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_model_of_a_run_and_the_best_of_a_sweep_are_loaded_in_a_fresh_process(finished, toy_data, tmp_path):
     from benchmarks.deploy.onnx_file import export_onnx
