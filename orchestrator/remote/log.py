@@ -29,8 +29,6 @@ T = TypeVar("T")
 SCHEMA = 1
 FULL_EVERY = 32
 """So many entries are read at most to know what a folder holds."""
-_ATTEMPTS = 3
-"""Times that is read what is not what was written: a bit may have changed on the way."""
 LEASE, FILES, END = "lease", "files", "end"
 """Kinds of entries: a driver begins, publishes, ends."""
 
@@ -165,7 +163,7 @@ def apply(files: Table, entry: Entry) -> Table:
 
 
 def _read(once: Callable[[], T]) -> T:
-    for _ in range(_ATTEMPTS - 1):
+    for _ in range(bucket.READINGS - 1):
         with suppress(DamagedError):
             return once()
     return once()

@@ -22,7 +22,6 @@ NOTE = "copy.json"
 WORK, STATES = "training", "states"
 """A training's scratch, and in it what another machine goes on from (`training.fit.states`, which loads torch)."""
 _AT_ONCE = 8
-_ATTEMPTS = 3
 _SMALL = 2**26
 """Bytes up to which a file is read at once: it may grow meanwhile."""
 
@@ -97,7 +96,7 @@ class WorkingCopy:
         """FileNotFoundError where the object has been removed: the folder has changed meanwhile."""
         place = self.log.place_of(one)
         with written(self.root / path, flush=False) as staged:
-            for _ in range(_ATTEMPTS):
+            for _ in range(bucket.READINGS):
                 total = hashlib.sha256()
                 with staged.open("wb") as file:
                     for part in bucket.opened(place)[1]:
@@ -106,7 +105,7 @@ class WorkingCopy:
                 if total.hexdigest() == one.sha256:
                     break
             else:
-                raise DamagedError(f"{place}: differs from what was published as {path}, {_ATTEMPTS} times")
+                raise DamagedError(f"{place}: differs from what was published as {path}, {bucket.READINGS} times")
         self._note_hash(path, one.sha256)
 
     # Towards the bucket.

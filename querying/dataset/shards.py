@@ -158,8 +158,8 @@ class ImageStore:
         position = self._position[image_id]
         number = self._shard_number(position)
         batch, row = divmod(position - self._starts[number], BATCH_ROWS)
+        file = self._reader(number)
         with self._lock:
-            file = self._reader(number)
             data = file.batch(batch).column("image")[row].as_buffer()
         return _decoded(partial(_image, self._shards[number]), data, file, image_id)
 
@@ -167,15 +167,18 @@ class ImageStore:
         return bisect_right(self._starts, position) - 1
 
     def _reader(self, number: int) -> ArrowFile:
-        if number not in self._readers:
+        """A shard, opened without the lock: from a bucket it may take seconds, and others read what they have."""
+        with self._lock:
+            if number in self._readers:
+                return self._readers[number]
+        file = images_file(self._root, self._shards[number])
+        if number not in self._compared:
+            ids_in_parts(file, self._shards[number])
+        with self._lock:
+            self._compared.add(number)
             while len(self._readers) >= _OPEN_SHARDS:  # the first opened; a process may have only so many files open
                 del self._readers[next(iter(self._readers))]
-            file = images_file(self._root, self._shards[number])
-            if number not in self._compared:
-                ids_in_parts(file, self._shards[number])
-                self._compared.add(number)
-            self._readers[number] = file
-        return self._readers[number]
+            return self._readers.setdefault(number, file)
 
 
 def verify(index: DataIndex) -> Iterator[str]:

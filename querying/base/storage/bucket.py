@@ -26,6 +26,8 @@ _PART = 16 * 2**20
 """Bytes that are read by one request: small enough for a deadline on each, large enough for few of them."""
 _SLOWEST = 2**19
 """Bytes a second; a request that is slower is given up and made again."""
+READINGS = 6
+"""Times that is read what is not what was written: a bit may have changed on the way."""
 MAX_PUT = 5 * 2**30
 """Bytes of an object that one request may write, which a store can refuse where there is one already."""
 _ENDPOINTS = {"s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"), "gs": ("GOOGLE_BASE_URL",)}

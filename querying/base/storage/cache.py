@@ -28,8 +28,6 @@ from querying.base.storage.room import (
 )
 
 LOG = logging.getLogger(__name__)
-_ATTEMPTS = 3
-"""Times that an object is fetched whose bytes are not those of its hash: they may have changed on the way."""
 _FROZEN_S = 60.0
 """Seconds, beyond those for which a store may fail, in which a process that fetches writes something."""
 _fetched: set[str] = set()
@@ -125,10 +123,10 @@ def _fetch(place: Remote, digest: str, path: Path, end: float, wanted: Callable[
         try:
             if path.exists():
                 return
-            if not any(_filled(file, place, end, wanted) == digest for _ in range(_ATTEMPTS)):
+            if not any(_filled(file, place, end, wanted) == digest for _ in range(bucket.READINGS)):
                 raise DamagedError(
-                    f"{place}: differs from what was published, {_ATTEMPTS} times: publish the data set anew at another"
-                    " place"
+                    f"{place}: differs from what was published, {bucket.READINGS} times: publish the data set anew at"
+                    " another place"
                 )
             failpoint("copy:fetched")
             if not _is_at(file, part):  # taken from us, who were frozen

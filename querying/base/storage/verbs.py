@@ -17,7 +17,6 @@ from querying.base.files import flush_below, sha256, sync
 from querying.base.storage import bucket
 from querying.base.storage.place import Place, Remote
 
-_READINGS = 3
 _UPLOADS = 4
 """Files that are uploaded at a time; each is mapped, not read into memory."""
 
@@ -68,11 +67,11 @@ def _upload(path: Path, target: Remote, there: bool = False) -> None:
 
 def read(place: Place, check: Callable[[bytes], object] = lambda written: None) -> bytes | None:
     """The bytes of a small file; None where there is none.  Of a bucket they are asked for again where `check` raises
-    DamagedError, since a bit may have changed on the way; the third time they are what is there."""
+    DamagedError, since a bit may have changed on the way; the last time they are what is there."""
     if isinstance(place, Path):
         return place.read_bytes() if place.is_file() else None
     try:
-        for _ in range(_READINGS - 1):
+        for _ in range(bucket.READINGS - 1):
             written = bucket.read(place)
             with suppress(DamagedError):
                 check(written)

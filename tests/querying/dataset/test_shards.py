@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from querying.base.arrow_file import ArrowFile
 from querying.base.errors import DamagedError, UserError
 from querying.base.files import read_json, write_json
+from querying.base.storage.place import Place
+from querying.dataset.ids import images_file
+from querying.dataset.index import Shard
 from querying.dataset.label_values import IGNORE
 from querying.dataset.shard_writer import ShardWriter
 from querying.dataset.shards import (
@@ -144,6 +148,30 @@ def test_the_store_agrees_with_the_sequential_reader_without_opening_the_truth(t
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_while_a_shard_is_fetched_others_read_what_they_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ImageStore(build(tmp_path), "train")
+    store.image("img_0")
+    asked, arrives = threading.Event(), threading.Event()
+
+    def slow(root: Place, shard: Shard) -> ArrowFile:
+        asked.set()
+        assert arrives.wait(60)
+        return images_file(root, shard)
+
+    monkeypatch.setattr("querying.dataset.shards.images_file", slow)
+    found: list[np.ndarray] = []
+    waits = threading.Thread(target=lambda: found.append(store.image("img_20")))
+    reads = threading.Thread(target=lambda: found.append(store.image("img_1")))
+    waits.start()
+    assert asked.wait(60)
+    reads.start()
+    reads.join(30)
+    assert [image_HWC.tolist() for image_HWC in found] == [picture(1).tolist()]
+    arrives.set()
+    waits.join(60)
+    assert found[1].tolist() == picture(20).tolist()
 
 
 def test_a_view_from_the_store_outlives_the_store(tmp_path: Path) -> None:

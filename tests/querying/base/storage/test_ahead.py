@@ -156,7 +156,11 @@ def test_whoever_reads_what_can_not_be_fetched_ahead_has_the_error(index, store,
         bucket.remove(index.root / bad)
     else:
         store.reset(lambda method, path, number: "flip" if path.endswith(bad) else None)
-    what = "does not exist, although" if fault == "missing" else "differs from what was published, 3 times"
+    what = (
+        "does not exist, although"
+        if fault == "missing"
+        else f"differs from what was published, {bucket.READINGS} times"
+    )
     with pytest.raises(DamagedError, match=f"{index.root / bad}: {what}"):
         read_all(tasks, lambda task: (settle(), done.append(task.number)))
     assert done == [0, 1], "what comes before it is done"
