@@ -287,7 +287,9 @@ def main() -> int:
             while (left := wanted - Counter(trial["fault"] for trial in trials)) and time.monotonic() < end:
                 runs += 1
                 rng = random.Random(f"{options.seed}/{len(trials)}/{runs}")
-                trials += [{**trial, "commit": commit} for trial in one_run(apart, left, rng)]
+                for trial in one_run(apart, left, rng):
+                    problem = trial["problem"].replace(folder, "SCRATCH")  # a record says nothing of a machine
+                    trials.append({**trial, "problem": problem, "commit": commit})
                 save(record, trials, options.seed)
                 print(f"{len(trials)} trials, {left.total()} were left", flush=True)
         finally:

@@ -234,7 +234,7 @@ def test_records_are_small_and_say_nothing_of_a_machine():
 
 
 def test_faults_on_nodes_are_shown_from_their_trials(make_results, copied):
-    record = copied.root / "docs/results/records/2026-12-03-nodes"
+    record = copied.root / "docs/results/records/2026-12-03-other-nodes"
     record.mkdir()
     rows = [("a", 10.4, ""), ("a", 30.0, ""), ("a", 20.0, "x differs"), ("b", 7.0, "")]
     trials = [
@@ -242,9 +242,9 @@ def test_faults_on_nodes_are_shown_from_their_trials(make_results, copied):
         for number, (fault, seconds, problem) in enumerate(rows)
     ]
     (record / "nodes.json").write_text(json.dumps({"faults": ["b", "a", "c"], "trials": trials}))
-    page = copied.root / "docs/results/2026-12-03-nodes.md"
+    page = copied.root / "docs/results/2026-12-03-other-nodes.md"
     keys = ("", "/trials", "/failures", "/runs")
-    page.write_text("".join(f"<!-- results: 2026-12-03-nodes/node_faults{key} --><!-- end -->" for key in keys))
+    page.write_text("".join(f"<!-- results: 2026-12-03-other-nodes/node_faults{key} --><!-- end -->" for key in keys))
     text = copied.rewritten(page)
     assert "| b | 1 | 0 | 7 | 7 |\n| a | 3 | 1 | 20 | 30 |\n| c | 0 | 0 |" in text
     assert re.findall(r"-->(\d)<!--", text) == ["4", "1", "2"]
