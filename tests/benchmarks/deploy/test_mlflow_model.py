@@ -89,6 +89,7 @@ def test_the_command_that_is_printed_can_be_pasted_into_a_shell(tmp_path):
     assert said == ["--backend-store-uri", uri]
 
 
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own modules, where nothing has imported them yet
 def test_mlflow_has_nothing_to_say_of_the_code_that_it_copies():
     """It would say so on the user's terminal: filters of warnings are the whole process's, and it works in a thread."""
     import warnings
