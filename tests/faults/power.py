@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.faults.common import SERVER, contents, ended
+from tests.faults.common import Process, contents, ended
 from tests.faults.runs import Trials, at_once, child
 
 Disk = dict[str, str | None]
@@ -132,7 +132,7 @@ def power_cuts(trials: Trials, plant: str = "", every: int = 1) -> Iterator[tupl
     """Check each distinct disk, and continue from each (of `every` so many)."""
     store, root = trials.scratch / f"store{plant}", trials.scratch / f"traced{plant}"
     store.mkdir()
-    process = SERVER.Process(target=traced_child, args=(str(trials.data), str(root), str(store), plant))
+    process = Process(target=traced_child, args=(str(trials.data), str(root), str(store), plant))
     process.start()
     assert ended(process) == 0
     assert contents(root) == trials.expected

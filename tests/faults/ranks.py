@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from types import SimpleNamespace
 
-from tests.faults.common import LIMIT_S, SERVER, ended
+from tests.faults.common import LIMIT_S, Process, ended
 from tests.faults.runs import at_once
 from training.fit.job import TrainJob
 from training.fit.progress import TIMINGS
@@ -85,7 +85,7 @@ class Trainings:
         job = replace(self.jobs[kind], work=root / "work", out=root / "out")
         job.out.mkdir(exist_ok=True)
         meeting = Path(mkdtemp(dir=self.scratch)) / "meeting"
-        group = [SERVER.Process(target=rank, args=(job, n, world, str(meeting), stop_after)) for n in range(world)]
+        group = [Process(target=rank, args=(job, n, world, str(meeting), stop_after)) for n in range(world)]
         for process in group:
             process.start()
         return group

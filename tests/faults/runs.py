@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TypeVar
 
-from tests.faults.common import JOBS, LIMIT_S, SERVER, contents, ended, leftovers
+from tests.faults.common import JOBS, LIMIT_S, Process, contents, ended, leftovers
 
 FULL = 5
 """Exit status of a run that can not write."""
@@ -96,7 +96,7 @@ class Trials:
             (self.opened if name.endswith(":opened") else self.places).append(f"{name}@{passed[name]}")
 
     def start(self, root: Path, failpoint: str = "", trace: str = "") -> BaseProcess:
-        process = SERVER.Process(target=child, args=(str(self.data), str(root), failpoint, trace, self.plant))
+        process = Process(target=child, args=(str(self.data), str(root), failpoint, trace, self.plant))
         process.start()
         return process
 

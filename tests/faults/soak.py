@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.faults.common import SERVER, contents, leftovers
+from tests.faults.common import SERVER, Process, contents, leftovers
 
 MB_PER_CYCLE = 0.5
 HANG_S = 600
@@ -89,7 +89,7 @@ class Soak:
     def start(self, name: str) -> BaseProcess:
         samples = self.scratch / f"{name}.jsonl"
         arguments = (str(self.data), str(self.scratch / name), self.cycles, str(samples))
-        process = SERVER.Process(target=child, args=arguments)
+        process = Process(target=child, args=arguments)
         process.start()
         return process
 

@@ -1,11 +1,17 @@
 """A sample of what `make faults` does at every place, and that it would see a defect."""
 
+import os
 import random
 import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 
 import pytest
 
 from tests.faults.alterations import shards_altered_at_random_times
+from tests.faults.common import Process, ended
 from tests.faults.flips import flip_figures
 from tests.faults.power import power_cuts
 from tests.faults.ranks import Trainings
@@ -95,3 +101,27 @@ def test_a_planted_defect_is_seen(trials, toy_data, tmp_path, defect, place):
 def test_a_missing_fsync_is_seen(trials):
     """The run would heal all the same, since nothing damaged is believed; but what was published is gone."""
     assert not all(ok for _, ok in power_cuts(trials, plant="no-fsync", every=1000))
+
+
+def seven():
+    os._exit(7)
+
+
+def test_who_starts_a_process_does_not_take_the_status_of_another_from_who_waits_for_it(monkeypatch):
+    read, asked = forkserver.read_signed, threading.Event()
+
+    def slowly_at_first(pipe):
+        if not asked.is_set():
+            asked.set()
+            time.sleep(0.5)
+        return read(pipe)
+
+    first, second = Process(target=seven), Process(target=seven)
+    first.start()
+    monkeypatch.setattr(forkserver, "read_signed", slowly_at_first)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(ended, first)
+        assert asked.wait(60)
+        second.start()
+        assert waits.result() == 7
+    assert ended(second) == 7

@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.faults.common import SERVER
+from tests.faults.common import SERVER, Process
 
 LONGEST_S = 0.03
 """A version takes about 2 ms."""
@@ -76,7 +76,7 @@ def killed_writers(kind: str, kills: int, scratch: Path, rng: random.Random) -> 
     there = 0
     for number in range(kills):
         receiver, sender = SERVER.Pipe(duplex=False)
-        process = SERVER.Process(target=writer, args=(kind, str(folder), there, sender))
+        process = Process(target=writer, args=(kind, str(folder), there, sender))
         process.start()
         sender.close()
         acknowledged = receiver.recv()  # it writes now

@@ -13,7 +13,7 @@ from orchestrator.folder.published import read_query
 from querying.base.errors import WaitingForLabels
 from querying.labels.ledger import Ledger
 from tests.annotated import answers_of, child, hand_in, image_id, make_data, truth
-from tests.faults.common import SERVER, ended
+from tests.faults.common import Process, ended
 from tests.orchestrator.annotation.test_human_project import again_with, never
 from tests.small import small_run
 
@@ -43,7 +43,7 @@ def project(tmp_path_factory):
 
 
 def run(project, where, failpoint="", trace=""):
-    process = SERVER.Process(target=child, args=(project / "data", where, HUMAN, failpoint, str(trace)))
+    process = Process(target=child, args=(project / "data", where, HUMAN, failpoint, str(trace)))
     process.start()
     return ended(process)
 
