@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -147,6 +148,13 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for folder in missing:
         sync(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under its name first, so that whoever finds it there finds all of it."""
+    gone = folder.with_name(f".tmp-{os.getpid()}-removed-{folder.name}")
+    os.replace(folder, gone)
+    shutil.rmtree(gone)
 
 
 def user_path(key: str, value: str) -> Path:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from querying.base.errors import DamagedError
 from querying.base.failpoints import failpoint
-from querying.base.files import make_folder, read_json, sync
+from querying.base.files import make_folder, read_json, remove_folder, sync
 from training.fit.progress import TrainingProgress
 from training.network.checkpoint import META, load_model, save_model
 
@@ -56,7 +55,7 @@ class TrainingStates:
         save_model(staging, tensors, {"progress": progress.to_json(), **self._made()})
         sync(staging)
         if folder.exists():  # damaged, made from something else, or stopped before its epoch was validated
-            shutil.rmtree(folder)
+            remove_folder(folder)
         failpoint(f"{folder.name}:written")
         os.replace(staging, folder)
         failpoint(f"{folder.name}:renamed")
@@ -65,7 +64,7 @@ class TrainingStates:
         # Those of other inputs are never continued from, and may have come further than these.
         others = [folder for folder in self.root.glob("step-*") if not self._is_ours(folder)]
         for old in [*others, *sorted(set(self.root.glob("step-*")).difference(others))[: -self.keep]]:
-            shutil.rmtree(old)
+            remove_folder(old)
 
     def _is_ours(self, folder: Path) -> bool:
         try:

@@ -103,15 +103,19 @@ class Mirror:
 
     def push_whole(self, folder: Path) -> bool:
         """Publish a folder of files in one rename, flushed; False where it is removed here before all of it is opened,
-        since a newer one is there."""
+        since a newer one is there.  `querying.base.files.remove_folder` removes it: as long as it is under its name,
+        all of it is there."""
+        local = self.here(folder)
         with ExitStack() as opened:
             files: dict[str, BinaryIO] = {}
             try:
-                descriptor = os.open(self.here(folder), os.O_RDONLY | os.O_DIRECTORY)
+                descriptor = os.open(local, os.O_RDONLY | os.O_DIRECTORY)
                 opened.callback(os.close, descriptor)
                 for name in sorted(os.listdir(descriptor)):
                     number = os.open(name, os.O_RDONLY, dir_fd=descriptor)
                     files[name] = opened.enter_context(open(number, "rb"))
+                if not os.path.samestat(os.fstat(descriptor), local.stat()):
+                    return False
             except FileNotFoundError:
                 return False
             for name, file in files.items():

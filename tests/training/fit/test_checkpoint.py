@@ -1,3 +1,6 @@
+import shutil
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch import nn
@@ -71,6 +74,25 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(tmp_path):
     assert saved.restore(network(1), optimizer).step == 2
     TrainingStates(tmp_path, "inputs").save(model, optimizer, TrainingProgress(3))  # replaces the damaged one
     assert saved.restore(network(1), optimizer).step == 3
+
+
+def test_nobody_finds_half_of_a_state_that_is_being_removed(tmp_path):
+    """A thread that sends states to another node looks at any time."""
+    model, seen = network(), []
+    saved = TrainingStates(tmp_path, "inputs", keep=1)
+    saved.save(model, sgd(model), TrainingProgress(1))
+
+    def without_one_file(path):
+        (path / "meta.json").unlink()
+        seen.append({folder.name: len(list(folder.iterdir())) for folder in tmp_path.glob("step-*")})
+        removed(path)
+
+    removed = shutil.rmtree
+    with patch.object(shutil, "rmtree", without_one_file):
+        saved.save(model, sgd(model), TrainingProgress(2))
+        TrainingStates(tmp_path, "others").save(model, sgd(model), TrainingProgress(2))
+    assert seen == [{"step-00000002": 2}, {}]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_nothing_saved_means_the_beginning(tmp_path):

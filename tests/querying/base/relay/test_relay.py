@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path, PosixPath
 import pytest
 
 from querying.base.errors import InfrastructureError, UserError
+from querying.base.files import remove_folder
 from querying.base.relay import mirror as mirror_module, served as served_module
 from querying.base.relay.mirror import NAME, Mirror, mirror_of
 from querying.base.relay.places import Mark, Places
@@ -173,6 +175,32 @@ def test_a_folder_that_goes_while_it_is_opened_is_not_sent(mirror, places, monke
     listed = os.listdir
     with monkeypatch.context() as patch:
         patch.setattr(os, "listdir", lambda where: [*listed(where), "gone"])
+        assert mirror.push_whole(folder) is False
+    assert list(places.writes[0].iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "made anew"])
+@pytest.mark.parametrize("files", range(3))
+def test_a_folder_that_is_being_removed_is_not_sent(mirror, places, monkeypatch, files, again):
+    """When its names are read, some of its files are gone, and perhaps there is another of its name."""
+    folder = places.writes[0] / "step-1"
+    here = mirror.here(folder)
+    here.mkdir()
+    for name in ("meta", "model"):
+        (here / name).write_bytes(b"1")
+    listed = os.listdir
+
+    def listing(where):
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", lambda path: [(path / name).unlink() for name in ("meta", "model")[:files]])
+            remove_folder(here)
+        if again:
+            here.mkdir()
+            (here / "meta").write_bytes(b"2")
+        return listed(where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", listing)
         assert mirror.push_whole(folder) is False
     assert list(places.writes[0].iterdir()) == []
 
