@@ -16,7 +16,7 @@ from querying.base.files import read_json, sha256
 from querying.base.storage import ahead
 from querying.base.storage.cache import Copy, copy_of, forget, is_copy
 from querying.base.storage.place import Place, Remote
-from querying.base.storage.verbs import sha256_of
+from querying.base.storage.verbs import is_there
 
 _MAGIC = b"ARROW1\0\0"
 
@@ -86,8 +86,7 @@ def _hashed(path: Path, digest: str) -> _State:
 def as_written(place: Place, digest: str) -> bool | None:
     """Has what lies at the place itself, and not a copy of it, this hash?  None where there is nothing."""
     if not isinstance(place, Path):
-        found = sha256_of(place)
-        return None if found is None else found == digest
+        return is_there(place, digest)
     if not place.is_file():
         return None
     try:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from querying.base.errors import DamagedError, UserError
@@ -34,7 +35,7 @@ def publish(folder: Path, place: Place, manifest: str) -> None:
         sync(place.parent)
         return
     claim, ours = place / f"{manifest}.claim", sha256(folder / manifest).encode()
-    if not bucket.create(claim, ours) and read(claim) != ours:
+    if not bucket.create(claim, ours) and read(claim, partial(_same, ours)) != ours:
         if read(place / manifest) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
         raise UserError(
@@ -60,7 +61,7 @@ def publish(folder: Path, place: Place, manifest: str) -> None:
 def _upload(path: Path, target: Remote, there: bool = False) -> None:
     """Write an object; one that is the same was written by an attempt before this, or by somebody with the same."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if (there or not bucket.create(target, data)) and sha256_of(target) != sha256(path):
+        if (there or not bucket.create(target, data)) and not is_there(target, sha256(path)):
             raise UserError(f"{target}: is there and is another file: use another place, or remove it first")
     failpoint("publish:file")
 
@@ -81,30 +82,50 @@ def read(place: Place, check: Callable[[bytes], object] = lambda written: None) 
         return None
 
 
-def sha256_of(place: Place) -> str | None:
-    """SHA-256 (hex) of what lies at the place itself, of no copy; None where there is nothing."""
-    if isinstance(place, Path):
-        return sha256(place) if place.is_file() else None
-    total = hashlib.sha256()
+def is_there(place: Remote, digest: str) -> bool | None:
+    """Has the object itself, and not a copy of it, this SHA-256 (hex)?  None where there is none.  It is read again
+    where it has not, since a bit may have changed on the way."""
     try:
-        for part in bucket.opened(place)[1]:
-            total.update(part)
+        return any(_sha256(bucket.opened(place)[1]) == digest for _ in range(bucket.READINGS))
     except FileNotFoundError:
         return None
+
+
+def _sha256(parts: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
     return total.hexdigest()
+
+
+def _same(expected: bytes, found: bytes) -> None:
+    if found != expected:
+        raise DamagedError("differs")
 
 
 def first_missing(folder: Place, names: Iterable[str]) -> str | None:
     """The first of these files that is not below the folder; None where all are."""
     if isinstance(folder, Path):
         return next((name for name in names if not (folder / name).is_file()), None)
-    there = bucket.sizes(folder)
-    return next((name for name in names if name not in there), None)
+    return next(iter(_listed(folder, names)[1]), None)
 
 
 def total_size(folder: Place, names: Iterable[str]) -> int:
     """Bytes of files below a folder."""
     if isinstance(folder, Path):
         return sum((folder / name).stat().st_size for name in names)
-    there = bucket.sizes(folder)
-    return sum(there[name] for name in names)
+    there, missing = _listed(folder, names)
+    if missing:
+        raise DamagedError(f"{folder / missing[0]}: does not exist, although the index lists it")
+    return sum(there.values())
+
+
+def _listed(folder: Remote, names: Iterable[str]) -> tuple[dict[str, int], list[str]]:
+    """Bytes of these files, and which are missing.  The bucket is asked again where one is, since a bit of its name may
+    have changed on the way."""
+    wanted, there = list(names), bucket.sizes(folder)
+    for _ in range(bucket.READINGS - 1):
+        if there.keys() >= set(wanted):
+            break
+        there = bucket.sizes(folder)
+    return {name: there[name] for name in wanted if name in there}, [name for name in wanted if name not in there]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 
 import pytest
@@ -15,7 +16,7 @@ from querying.base.files import sha256
 from querying.base.storage import bucket, cache
 from querying.base.storage.cache import copy_of
 from querying.base.storage.place import Remote, place
-from querying.base.storage.verbs import publish, read
+from querying.base.storage.verbs import publish, read, total_size
 from querying.dataset.shards import DataIndex, image_ids, read_images, read_truth, verify
 from tests.store import BUCKET, process_environment
 
@@ -242,6 +243,66 @@ def test_an_index_whose_bits_change_five_times_is_read_again_and_so_is_its_diges
     assert index.digest == toy_data.digest
     store.reset(lambda method, path, number: "flip" if number < bucket.READINGS else None)
     assert index.is_that(toy_data.digest)
+
+
+def flips_of_each(times, only=""):
+    """The first so many answers to each question that is not a listing, or is one, have another bit."""
+    asked = Counter()
+
+    def fault(method, path, number):
+        asked[path] += method == "GET" and only in path
+        return "flip" if method == "GET" and only in path and asked[path] <= times else None
+
+    return fault
+
+
+@pytest.mark.parametrize("times", [bucket.READINGS - 1, bucket.READINGS])
+def test_an_audit_reads_again_before_it_calls_an_object_damaged(store, there, times):
+    index = DataIndex.load(there)
+    store.reset(flips_of_each(times, "images/train-00001.arrow"))
+    damaged = [f"{there}/images/train-00001.arrow: differs from what was ingested"]
+    assert list(verify(index)) == (damaged if times == bucket.READINGS else [])
+
+
+def test_an_upload_that_goes_on_reads_again_before_it_calls_what_is_there_another(store, url, toy_data):
+    for name in files_of(toy_data.root)[1::2]:
+        bucket.create(place(url) / name, (toy_data.root / name).read_bytes())
+    bucket.create(place(url) / "index.json.claim", sha256(toy_data.root / "index.json").encode())
+    store.reset(flips_of_each(bucket.READINGS - 1, "."))
+    publish(toy_data.root, place(url), "index.json")
+    store.reset()
+    assert everything(DataIndex.load(place(url))) == everything(toy_data)
+
+
+@pytest.mark.parametrize("times", [bucket.READINGS - 1, bucket.READINGS])
+def test_a_bit_that_changes_in_a_listing_is_no_missing_file(there, toy_data, monkeypatch, times):
+    """Where it stays XML: a name becomes another."""
+    told, names = bucket.sizes(there), [shard.truth for shard in toy_data.shards("train")]
+
+    def altered(calls):
+        def sizes(folder):
+            calls.append(folder)
+            changed = names[-1] if len(calls) <= times else ""
+            return {f"{name[:-1]}v" if name == changed else name: size for name, size in told.items()}
+
+        return sizes
+
+    for read_listing in (
+        lambda: DataIndex.load(there).splits == toy_data.splits,
+        lambda: total_size(there, names) == total_size(toy_data.root, names),
+    ):
+        monkeypatch.setattr(bucket, "sizes", altered([]))
+        if times < bucket.READINGS:
+            assert read_listing()
+        else:
+            with pytest.raises((UserError, DamagedError), match=f"{there}/{names[-1]}: does not exist, although"):
+                read_listing()
+
+
+def test_a_listing_that_can_not_be_read_is_asked_for_again(store, there, toy_data):
+    store.reset(flips_of_each(2, "list-type"))
+    assert DataIndex.load(there).splits == toy_data.splits
+    assert len([path for _, path in store.seen if "list-type" in path]) > 1
 
 
 def test_what_changed_on_its_way_up_is_never_taken_for_data(store, url, toy_data):
