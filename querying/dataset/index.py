@@ -149,13 +149,16 @@ class DataIndex:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of index.json: through the hashes in it, of every byte of the data set."""
+        """SHA-256 (hex) of index.json: through the hashes in it, of every byte of the data set.  DamagedError where it
+        is not there any more, or is not what was written."""
         return hashlib.sha256(self._written()).hexdigest()
 
     def _written(self) -> bytes:
-        written = read(self.root / "index.json", _sealed)
+        path = self.root / "index.json"
+        written = read(path, _sealed)
         if written is None:
-            raise DamagedError(f"{self.root / 'index.json'}: does not exist any more")
+            raise DamagedError(f"{path}: does not exist any more")
+        _sealed(written, path)
         return written
 
     def is_that(self, digest: str) -> bool:
@@ -166,7 +169,7 @@ class DataIndex:
             return True
         if not self.ids:
             return False
-        data = unsealed(written, self.root / "index.json", reads=(ONE_SIZE, SEVERAL_SIZES))
+        data = _sealed(written)
         del data["ids"]
         for shard in (shard for shards in data["splits"].values() for shard in shards):
             shard.pop("ids_sha256", None)

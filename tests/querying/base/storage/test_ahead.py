@@ -1,6 +1,7 @@
 """The next shard of a bucket is fetched while this one is computed; once, in order, within the bound, and by a thread
 whose errors are the reader's."""
 
+import fcntl
 import subprocess
 import sys
 import threading
@@ -10,11 +11,12 @@ from dataclasses import dataclass
 import pytest
 
 from orchestrator.backends.local_backend import LocalBackend
-from querying.base.errors import DamagedError, UserError
+from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.storage import ahead, bucket, cache
 from querying.base.storage.ahead import announced, far_files
 from querying.base.storage.cache import copy_of
 from querying.base.storage.place import place
+from querying.base.storage.room import NotAhead
 from querying.base.storage.verbs import publish
 from querying.dataset.shards import DataIndex, read_images
 from querying.labels.pool_counts import CountTask
@@ -247,15 +249,77 @@ def test_a_reader_waits_for_the_room_of_what_comes_ahead(index, toy_data, monkey
         list(read_images(second.root, second.shard))
 
 
+def first_object(index):
+    shard = index.shards("train")[0]
+    return index.root / shard.images, shard.images_sha256
+
+
+def test_what_somebody_else_fetches_is_not_waited_for(index, store):
+    where, digest = first_object(index)
+    objects = cache.cache_folder() / "objects"
+    objects.mkdir(parents=True)
+    with (objects / f"{digest}{cache.PART}").open("wb") as part:
+        fcntl.flock(part, fcntl.LOCK_EX)
+        began = time.monotonic()
+        cache.bring(where, digest, lambda: True)
+        assert time.monotonic() - began < 5
+    assert not fetched(store)
+
+
+def test_what_has_come_in_the_moment_before_is_not_fetched_again(index, store, monkeypatch):
+    where, digest = first_object(index)
+    copy_of(where, digest)
+    held, late = cache._held, iter([None])
+    monkeypatch.setattr(cache, "_held", lambda path: next(late, held(path)))
+    assert copy_of(where, digest).path.exists()
+    assert len(fetched(store)) == 1
+
+
+def test_parts_are_brought_while_they_are_wanted_and_without_patience(index, store, monkeypatch):
+    where, digest = first_object(index)
+    monkeypatch.setattr(bucket, "_PART", 512)
+    monkeypatch.setenv(bucket.PATIENCE, "60")
+    wishes = iter([True, True, False])
+    with pytest.raises(NotAhead):
+        cache.bring(where, digest, lambda: next(wishes))
+    assert len(fetched(store)) == 3
+    store.reset(lambda method, path, number: 503 if number > 2 else None)
+    began = time.monotonic()
+    with pytest.raises(InfrastructureError):
+        cache.bring(where, digest, lambda: True)
+    assert time.monotonic() - began < 30
+    assert not list(cache.cache_folder().glob("objects/*"))
+
+
+def test_what_others_took_the_room_of_meanwhile_is_no_error(index, toy_data, monkeypatch):
+    monkeypatch.setattr(cache, "check_room_ahead", lambda folder: None)
+    monkeypatch.setenv(cache.BOUND, of_largest(toy_data, 0.5))
+    with pytest.raises(NotAhead):
+        cache.bring(*first_object(index), lambda: True)
+
+
+def test_what_is_expected_takes_the_place_of_what_was(index, store):
+    first, second, third, fourth = [far_files(task) for task in tasks_of(index)[:4]]
+    store.reset(lambda method, path, number: 1.0 if path.endswith("train-00000.arrow") else None)
+    for files in (first, second, third):
+        ahead.expect(files)
+        ahead.begin()
+        while not fetched(store):
+            time.sleep(0.01)
+    ahead.expect(fourth)  # and nothing is opened
+    settle()
+    assert fetched(store) == ["train-00000.arrow", "train-00002.arrow"]
+
+
 END = """
 import sys
 import time
 from querying.base.storage import ahead
 from querying.base.storage.place import place
 from querying.dataset.shards import DataIndex, read_images
-from querying.scoring.pool import ScoreTask
+from training.inference.evaluation import EvaluationTask
 index = DataIndex.load(place(sys.argv[1]))
-tasks = ahead.announced(ScoreTask(n, index.root, s, frozenset(), {}) for n, s in enumerate(index.shards("train")))
+tasks = ahead.announced(EvaluationTask(index.root, s) for s in index.shards("train"))
 task = next(tasks)
 list(read_images(task.root, task.shard))
 time.sleep(1)
@@ -273,7 +337,7 @@ def test_a_program_ends_when_it_is_done_whatever_comes_ahead(index, store, tmp_p
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.splitlines()[-1:]) == ((-2, ["KeyboardInterrupt"]) if more else (0, []))
     assert not list((tmp_path / "cache").glob("objects/*.part"))
-    assert len(fetched(store)) == 2
+    assert len(fetched(store)) == 2, "the second file of the two that were to come is not asked for"
 
 
 def test_what_a_task_says_that_it_reads_is_in_the_index(toy_data):

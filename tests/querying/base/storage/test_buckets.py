@@ -218,6 +218,14 @@ def test_a_bit_that_changes_on_the_way_is_found_and_the_object_fetched_again(sto
     assert {paths.count(path) for path in paths} == {2}
 
 
+def test_bits_that_change_five_times_are_fetched_a_sixth_time(store, there, toy_data):
+    index = DataIndex.load(there)
+    shard = index.shards("train")[0]
+    store.reset(flips_of_each(bucket.READINGS - 1, "."))
+    assert list(read_images(there, shard)), "all are there"
+    assert len(store.seen) == bucket.READINGS
+
+
 def test_bits_that_always_change_are_refused_and_no_copy_is_kept(store, there):
     index = DataIndex.load(there)
     store.reset(lambda method, path, number: "flip")
@@ -233,6 +241,11 @@ def test_an_index_whose_bits_change_is_refused(store, there):
     store.reset(lambda method, path, number: "flip")
     with pytest.raises(DamagedError, match=r"index\.json: not what was written"):
         DataIndex.load(there)
+    store.reset()
+    index = DataIndex.load(there)
+    store.reset(lambda method, path, number: "flip")
+    with pytest.raises(DamagedError, match=r"index\.json: not what was written"):
+        _ = index.digest
 
 
 def test_an_index_whose_bits_change_five_times_is_read_again_and_so_is_its_digest(store, there, toy_data):
