@@ -93,12 +93,13 @@ def worked_in(out: str | None, tracking: str | None) -> Iterator[tuple[Path | No
     if where is None or isinstance(where, Path):
         yield where, tracking
         return
+    from orchestrator.process.interrupt import handled
     from orchestrator.remote.checkout import checked_out
     from orchestrator.tracking.uri import VARIABLE, default_uri
 
     if not (tracking or os.environ.get(VARIABLE)):
         tracking = default_uri(Path("runs") / "run")
-    with checked_out(where) as folder:
+    with handled(), checked_out(where) as folder:
         yield folder, tracking
 
 

@@ -30,16 +30,17 @@ _watchdog: threading.Timer | None = None
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """The first signal raises KeyboardInterrupt or, under `deferred`, sets `requested`; the second ends the process."""
+    """The first signal raises KeyboardInterrupt or, under `deferred`, sets `requested`; the second ends the process.
+    One may lie within another."""
     global _active
     requested.clear()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before, outer = {number: signal.getsignal(number) for number in SIGNALS}, _active
     _active = True
     take_back()
     try:
         yield
     finally:
-        _active = False
+        _active = outer
         if _watchdog:
             _watchdog.cancel()
         for number, handler in before.items():

@@ -78,7 +78,8 @@ class Publisher:
 def checked_out(place: Remote, say: Callable[[str], None] = print) -> Iterator[Path]:
     """A folder of this machine that is equal to the one at `place`, and published there while it changes and at the
     end.  UserError where another process works on it, InfrastructureError where not all could be published: the folder
-    here keeps it.  Lost where another driver has taken over meanwhile."""
+    here keeps it.  Lost where another driver has taken over meanwhile: the work is stopped by SIGTERM, which the caller
+    handles."""
     root = _folder("runs", place)
     with _alone(root, place):
         log = RunLog(place)
@@ -100,13 +101,13 @@ def checked_out(place: Remote, say: Callable[[str], None] = print) -> Iterator[P
         publisher = Publisher(copy, lease)
         try:
             yield root
-        except BaseException:
+            publisher.stop()
+        except BaseException:  # it may be the signal by which the publisher says that it has lost
             publisher.stop()
             if publisher.lost:
                 raise publisher.lost from None
             _last(publisher, LOG.warning)
             raise
-        publisher.stop()
         if publisher.lost:
             raise publisher.lost
         publisher.publish()

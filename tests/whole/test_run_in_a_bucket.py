@@ -11,8 +11,9 @@ import pytest
 
 from orchestrator.folder.layout import RunLayout
 from orchestrator.remote import checkout, lease
-from orchestrator.remote.checkout import checked_out, view
-from orchestrator.remote.log import RunLog
+from orchestrator.remote.checkout import Publisher, checked_out, view
+from orchestrator.remote.lease import Lost
+from orchestrator.remote.log import LEASE, Entry, RunLog
 from orchestrator.remote.working_copy import STATES, WORK
 from querying.base.errors import DamagedError, InfrastructureError, UserError
 from querying.base.files import sha256
@@ -230,6 +231,55 @@ def test_a_mistake_leaves_nothing_but_that_somebody_was_there(url, store, toy_da
         s4al("status", url)
     with pytest.raises(UserError, match=r"no-such-key|no_such"):
         s4al("run", "toy_s4al_plus", "no_such=1", *words[2:])
+
+
+BEFORE_IT_WORKS = """
+import sys, time
+from benchmarks.cli.options import worked_in
+from orchestrator.remote import checkout
+checkout.PUBLISH_S = 0.2
+try:
+    with worked_in(sys.argv[1], None):
+        print("begun", flush=True)
+        time.sleep(60)
+except checkout.Lost as lost:
+    print(lost)
+    sys.exit(lost.exit_status)
+"""
+
+
+@pytest.mark.parametrize("what", ["taken over", "told to stop"])
+def test_a_driver_that_is_stopped_before_its_work_begins_says_why(url, store, tmp_path, what):
+    """While it looks at its data, say."""
+    driver = subprocess.Popen([sys.executable, "-c", BEFORE_IT_WORKS, url], stdout=subprocess.PIPE, text=True,
+                              env=process_environment(store.url, tmp_path / "cache"))  # fmt: skip
+    while driver.stdout.readline() != "begun\n":
+        assert driver.poll() is None
+    log = RunLog(place(url))
+    if what == "taken over":
+        state = log.state()
+        log.append(Entry(state.next, LEASE, state.next, "pid 7 on another-machine", {}, full=True))
+        said, _ = driver.communicate(timeout=60)
+        assert "pid 7 on another-machine has taken over" in said
+        assert driver.returncode == InfrastructureError.exit_status
+    else:
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=60)
+        assert driver.returncode == -signal.SIGINT, "KeyboardInterrupt, which the command line makes 130"
+        assert log.state().holder is None, "the next need not wait"
+
+
+def test_who_has_lost_says_so_though_its_work_had_just_ended(url, store, monkeypatch):
+    """The signal comes when there is nothing left to be stopped."""
+    stop = Publisher.stop
+
+    def signalled(publisher):
+        monkeypatch.setattr(Publisher, "stop", stop)
+        publisher.lost = Lost("taken over")
+        raise KeyboardInterrupt
+
+    with pytest.raises(Lost, match="taken over"), checked_out(place(url)):
+        monkeypatch.setattr(Publisher, "stop", signalled)
 
 
 def test_two_on_one_machine_are_kept_apart(url, store, often):
