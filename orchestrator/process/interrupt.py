@@ -26,14 +26,17 @@ requested = threading.Event()
 _active = False
 _deferring = False
 _watchdog: threading.Timer | None = None
+_status = Interrupted.exit_status
+"""Of a process that does not leave by itself."""
 
 
 @contextmanager
 def handled() -> Iterator[None]:
     """The first signal raises KeyboardInterrupt or, under `deferred`, sets `requested`; the second ends the process.
     One may lie within another."""
-    global _active
+    global _active, _status
     requested.clear()
+    _status = Interrupted.exit_status
     before, outer = {number: signal.getsignal(number) for number in SIGNALS}, _active
     _active = True
     take_back()
@@ -52,6 +55,13 @@ def take_back() -> None:
     if _active:
         for number in SIGNALS:
             signal.signal(number, _on_signal)
+
+
+def stop_work(status: int) -> None:
+    """As a first signal does, from any thread, for a reason that has an exit status of its own.  Within `handled`."""
+    global _status
+    _status = status
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def follow_parent() -> None:
@@ -97,4 +107,4 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 def _give_up() -> None:
     print(f"not stopped within {GRACE_S:.0f} s, leaving: the same command continues from the last saved state",
           file=sys.stderr, flush=True)  # fmt: skip
-    os._exit(Interrupted.exit_status)
+    os._exit(_status)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from orchestrator.folder.lock_file import holder, take
+from orchestrator.process.interrupt import stop_work
 from orchestrator.remote.lease import BEAT_S, Lease, Lost, acquire
 from orchestrator.remote.log import RunLog, State, Table
 from orchestrator.remote.working_copy import WORK, WorkingCopy
@@ -68,7 +67,7 @@ class Publisher:
             except Lost as error:
                 self.lost = error
                 LOG.warning("%s", error)
-                os.kill(os.getpid(), signal.SIGTERM)  # the work is stopped as by Ctrl-C
+                stop_work(error.exit_status)
                 return
             except (S4ALError, OSError) as error:  # the work goes on; at its end all is published
                 LOG.warning("not published yet: %s", error)
@@ -78,8 +77,8 @@ class Publisher:
 def checked_out(place: Remote, say: Callable[[str], None] = print) -> Iterator[Path]:
     """A folder of this machine that is equal to the one at `place`, and published there while it changes and at the
     end.  UserError where another process works on it, InfrastructureError where not all could be published: the folder
-    here keeps it.  Lost where another driver has taken over meanwhile: the work is stopped by SIGTERM, which the caller
-    handles."""
+    here keeps it.  Lost where another driver has taken over meanwhile: the work is stopped by a signal, which the
+    caller handles."""
     root = _folder("runs", place)
     with _alone(root, place):
         log = RunLog(place)

@@ -235,38 +235,42 @@ def test_a_mistake_leaves_nothing_but_that_somebody_was_there(url, store, toy_da
 
 BEFORE_IT_WORKS = """
 import sys, time
+from contextlib import nullcontext
 from benchmarks.cli.options import worked_in
+from orchestrator.process import interrupt
 from orchestrator.remote import checkout
-checkout.PUBLISH_S = 0.2
+checkout.PUBLISH_S, interrupt.GRACE_S = 0.2, 0.2 if len(sys.argv) > 2 else 15
 try:
-    with worked_in(sys.argv[1], None):
+    with worked_in(sys.argv[1], None), interrupt.deferred() if len(sys.argv) > 2 else nullcontext():
         print("begun", flush=True)
         time.sleep(60)
 except checkout.Lost as lost:
-    print(lost)
+    print(lost, file=sys.stderr)
     sys.exit(lost.exit_status)
 """
 
 
-@pytest.mark.parametrize("what", ["taken over", "told to stop"])
+@pytest.mark.parametrize("what", ["taken over", "taken over, and does not stop", "told to stop"])
 def test_a_driver_that_is_stopped_before_its_work_begins_says_why(url, store, tmp_path, what):
-    """While it looks at its data, say."""
-    driver = subprocess.Popen([sys.executable, "-c", BEFORE_IT_WORKS, url], stdout=subprocess.PIPE, text=True,
+    """While it looks at its data, say, or waits for a cluster that is not there any more."""
+    words = [sys.executable, "-c", BEFORE_IT_WORKS, url, *(["stuck"] if "not stop" in what else [])]
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               env=process_environment(store.url, tmp_path / "cache"))  # fmt: skip
     while driver.stdout.readline() != "begun\n":
         assert driver.poll() is None
     log = RunLog(place(url))
-    if what == "taken over":
-        state = log.state()
-        log.append(Entry(state.next, LEASE, state.next, "pid 7 on another-machine", {}, full=True))
-        said, _ = driver.communicate(timeout=60)
-        assert "pid 7 on another-machine has taken over" in said
-        assert driver.returncode == InfrastructureError.exit_status
-    else:
+    if what == "told to stop":
         driver.send_signal(signal.SIGTERM)
         driver.communicate(timeout=60)
         assert driver.returncode == -signal.SIGINT, "KeyboardInterrupt, which the command line makes 130"
         assert log.state().holder is None, "the next need not wait"
+        return
+    state = log.state()
+    log.append(Entry(state.next, LEASE, state.next, "pid 7 on another-machine", {}, full=True))
+    _, said = driver.communicate(timeout=60)
+    assert "pid 7 on another-machine has taken over" in said
+    assert ("not stopped within" in said) == ("not stop" in what)
+    assert driver.returncode == InfrastructureError.exit_status
 
 
 def test_who_has_lost_says_so_though_its_work_had_just_ended(url, store, monkeypatch):
