@@ -75,7 +75,7 @@ def main(*, rounds: int = 1, threads: int = 1, images: int = IMAGES, folder: Pat
         return found(f"driver_{name}", f"driver: {what}", setting, value, bar=bar if full else None, **more)
 
     return [
-        row("memory", "the highest of all commands' memory", peak, MOST_MB, at_most=True, unit="MB", mb=peaks),
+        row("peak", "the highest of all commands' memory", peak, MOST_MB, at_most=True, unit="MB", mb=peaks),
         row("dispatch", "score tasks made", run["rate"], LEAST_RATE, unit="images/s"),
         row("resumed", "from the command to the training that a kill broke off", again["seconds"]["train"], RESUMED_S,
             at_most=True, unit="s"),
