@@ -95,6 +95,18 @@ def test_nobody_finds_half_of_a_state_that_is_being_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
+def test_what_a_killed_process_of_the_same_number_was_removing_is_in_nobodys_way(tmp_path):
+    model = network()
+    saved = TrainingStates(tmp_path, "inputs", keep=1)
+    saved.save(model, sgd(model), TrainingProgress(1))
+    with patch.object(shutil, "rmtree"):
+        saved.save(model, sgd(model), TrainingProgress(2))
+    saved = TrainingStates(tmp_path, "inputs", keep=1)
+    for step in (1, 3):  # from the beginning again
+        saved.save(model, sgd(model), TrainingProgress(step))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
 def test_nothing_saved_means_the_beginning(tmp_path):
     model = network()
     assert TrainingStates(tmp_path / "none", "inputs").restore(model, sgd(model)) == TrainingProgress()
