@@ -152,7 +152,7 @@ def make_folder(path: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder under its name first, so that whoever finds it there finds all of it."""
-    gone = folder.with_name(f".tmp-{os.getpid()}-removed-{folder.name}")
+    gone = folder.with_name(_staged_name(f"removed-{folder.name}"))
     if gone.exists():  # process numbers repeat in containers, and one may have been killed here
         shutil.rmtree(gone)
     os.replace(folder, gone)

@@ -259,7 +259,7 @@ def test_an_index_whose_bits_change_five_times_is_read_again_and_so_is_its_diges
 
 
 def flips_of_each(times, only=""):
-    """The first so many answers to each question that is not a listing, or is one, have another bit."""
+    """Of what is read at each path with `only` in it, the first so many answers have another bit."""
     asked = Counter()
 
     def fault(method, path, number):
