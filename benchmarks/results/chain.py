@@ -6,13 +6,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 
 from benchmarks.results.curves import Paired, paired
 from benchmarks.results.findings import Findings, load_findings
 from benchmarks.results.systems import data_of, evaluation_of, recipes_differ
+from orchestrator.recipe.config import changed
 from querying.base.errors import UserError
 
 RUN = re.compile(r"(?P<row>\w+)-seed(?P<seed>\d+)")
@@ -42,6 +44,8 @@ STEPS = {
 }
 CHAIN = ("s4al_plus", "supervised")
 """Its two ends."""
+FIRST_CYCLE = "reco"
+"""The row that every `s4al_plus` goes through before it asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,9 @@ class Chain:
 def load_chain(root: Path) -> Chain:
     """The runs in `root` that are called ROW-seedNUMBER.
 
+    The first cycle of `s4al_plus` is a run of `reco` with the same seed, weight for weight; where such a run is not
+    there, the row has it from that cycle.
+
     UserError where there is none, where one is not finished or is called after another seed than its own, where two
     were not made on the same data and evaluated alike, or where two of one row have different recipes.
     """
@@ -97,10 +104,13 @@ def load_chain(root: Path) -> Chain:
     runs = [found for _, _, path in there for found in load_findings([path])]
     for (name, seed, path), run in zip(there, runs, strict=True):
         _check(path, seed, run, runs[0])
-        first = next(iter(rows[name].values()), run)
-        if found := recipes_differ(first, run):
-            raise UserError(f"{first.layout.root} and {path} are both row {name}, but {found}")
         rows[name][seed] = run
+    for seed, run in rows["s4al_plus"].items():
+        rows[FIRST_CYCLE].setdefault(seed, _first_cycle(run))
+    for name, seeds in rows.items():
+        for first, other in pairwise(seeds.values()):
+            if found := recipes_differ(first, other):
+                raise UserError(f"{first.layout.root} and {other.layout.root} are both row {name}, but {found}")
     mious = {
         name: {seed: 100 * run.last["miou"] for seed, run in sorted(seeds.items())}
         for name, seeds in rows.items()
@@ -125,6 +135,11 @@ def _check(path: Path, seed: int, run: Findings, first: Findings) -> None:
     for what, key in (("data", data_of), ("evaluation", evaluation_of)):
         if key(run) != key(first):
             raise UserError(f"{path} and {first.layout.root} differ in their {what}: they can not be compared")
+
+
+def _first_cycle(run: Findings) -> Findings:
+    config = changed(run.config, name=run.config.name.replace("s4al_plus", FIRST_CYCLE), cycles=0)
+    return replace(run, config=config, summary={**run.summary, "cycles": run.cycles[:1]})
 
 
 def _row(name: str, mious: Mapping[str, Mapping[int, float]], labelled: float) -> ChainRow:

@@ -109,6 +109,15 @@ def test_the_epochs_of_a_training_that_is_stopped_are_in_the_record_and_the_audi
     assert not [line for line in audit_run(RunLayout(tmp_path)) if "metrics" in line or "checkpoint" in line]
 
 
+def test_the_first_cycle_of_a_run_is_the_same_run_without_a_query(undisturbed, toy_data, tmp_path):
+    """So the chain's row with ReCo is what S4AL+ begins with (benchmarks/results/chain.py)."""
+    small_run(toy_data.root, tmp_path, "cycles=0")
+    assert weights(tmp_path, 0) == weights(undisturbed, 0)
+    [alone], [first, *_] = (finals(root)["cycles"] for root in (tmp_path, undisturbed))
+    # What became of its pseudo-labels is all that the longer run has beside it.
+    assert alone == {key: first[key] for key in alone}
+
+
 def test_running_again_changes_nothing(undisturbed, toy_data):
     before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
     small_run(toy_data.root, undisturbed)
