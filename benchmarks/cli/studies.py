@@ -33,7 +33,7 @@ def splits(
         str,
         typer.Option(
             help="Separated by commas: supervised, supervised_reco, self_training, self_training_no_reco, st++, "
-            "mean_teacher, cct, cps, cps_cutmix, u2pl, ael, unimatch, unimatch_v2."
+            "mean_teacher, cct, cps, cps_cutmix, u2pl, ael, unimatch, unimatch_v2, and pool_truth, their control."
         ),
     ] = "supervised,self_training",
     splits: Annotated[str, typer.Option(help="Shares of labelled images.")] = "1/16,1/8,1/4,1/2",

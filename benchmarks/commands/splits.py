@@ -22,6 +22,7 @@ from orchestrator.run.preflight import (
     with_local_weights,
 )
 from orchestrator.run.weights_check import check_weights
+from orchestrator.studies.cells import POOL_TRUTH
 from orchestrator.studies.grid import SOURCE, Cell, finished, fitting, group_of_cell, plan, run_cell, task_of
 from orchestrator.studies.processes import run_all
 from orchestrator.tracking.grids import grid_run
@@ -101,7 +102,7 @@ def splits_command(
         print_cells([(one.method, one.split, _miou(one)) for one in cells], title)
         print_tracking(uri)
         _compare(out, uri)
-        best = max(cells, key=_miou)
+        best = max(cells, key=lambda one: (one.method != POOL_TRUTH, _miou(one)))  # nobody deploys a control
         print(f"best: {best.name}, {best.layout.root}")
         print_next(
             ["s4al", "compare", out, "--against", cells[0].method],

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from benchmarks.results.grid import Row
 
 
-def draw_grid(rows: Sequence[Row]) -> Figure:
-    """mIoU against the labelled share, a line per method, the best of the share that most have on top of the legend."""
+def draw_grid(rows: Sequence[Row], ranks: bool) -> Figure:
+    """mIoU against the labelled share, a line per method; where the table ranks, the best of the share that most have
+    on top of the legend."""
     methods = list(dict.fromkeys(row.method for row in rows))
     splits = sorted({Fraction(row.split) for row in rows})
     common = max(splits, key=lambda split: sum(Fraction(row.split) == split for row in rows))
     there = {row.method: row.miou for row in rows if Fraction(row.split) == common}
     figure = Figure((WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for number, method in enumerate(sorted(methods, key=lambda method: -there.get(method, 0.0))):
+    if ranks:
+        methods.sort(key=lambda method: -there.get(method, 0.0))
+    for number, method in enumerate(methods):
         own = [row for row in rows if row.method == method]
         beside = 2 ** (0.03 * (number - (len(methods) - 1) / 2))  # else the points of a share would hide each other
         colour, marker = SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
@@ -37,5 +40,7 @@ def draw_grid(rows: Sequence[Row]) -> Figure:
     axes.set_xlabel("share of labelled train images; bars: one sample standard deviation over seeds")
     axes.set_ylabel("mIoU (%)")
     axes.grid(axis="y")
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), title=f"by mIoU at {common}")
+    axes.legend(
+        fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), title=f"by mIoU at {common}" if ranks else None
+    )
     return figure

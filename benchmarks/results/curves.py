@@ -8,6 +8,9 @@ from statistics import mean
 
 import numpy as np
 
+EQUAL = 1e-12
+"""Two values that are nearer to each other, by their size, differ by rounding alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -64,7 +67,7 @@ def paired(differences: Sequence[float]) -> Paired | None:
     if not differences:
         return None
     half, p = 0.0 if len(differences) > 1 else None, None
-    if len(set(differences)) > 1:  # else the t-test divides by zero
+    if max(differences) - min(differences) > EQUAL * max(map(abs, differences)):  # else the t-test divides by zero
         from scipy.stats import ttest_1samp
 
         found = ttest_1samp(differences, 0)

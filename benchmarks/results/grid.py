@@ -18,7 +18,7 @@ from orchestrator.folder.shapes import read_summary
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.provenance import SEED_KEYS, recipe_difference
 from orchestrator.run.protocol import protocol
-from orchestrator.studies.cells import parse_share
+from orchestrator.studies.cells import POOL_TRUTH, parse_share
 from querying.base.errors import UserError
 
 CELLS = "*/*/seed-*/summary.json"
@@ -63,6 +63,23 @@ class Row:
     """Half the width of the difference's 95 % interval (Student, paired); None below two common seeds."""
     hours: float
     images_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the pool's true labels bring on a split, in points of mIoU: more than any method can be expected to."""
+
+    split: str
+    gain: float
+    """Mean over the seeds that control and supervision have in common."""
+    spread: float | None
+    """Sample standard deviation over these seeds; None of a single one."""
+    seeds: int
+
+    @property
+    def shows(self) -> bool:
+        """Could the schedule have shown a difference between methods?"""
+        return self.spread is not None and self.gain > self.spread
 
 
 def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
@@ -130,6 +147,32 @@ def _refuse_mixed(results: Sequence[Result], what: str, key: Any, root: Path) ->
 
 def _both(*two: Result) -> str:
     return " and ".join(f"{one.method} {one.split} seed {one.seed}" for one in two)
+
+
+def controls(results: Sequence[Result]) -> dict[str, Control | None]:
+    """Split -> its control, in growing order; None where it, or supervision, or a seed of both is not there."""
+    mious: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    for one in results:
+        mious[one.method, one.split][one.seed] = 100 * one.miou
+    found: dict[str, Control | None] = {}
+    for split in sorted({one.split for one in results}, key=Fraction):
+        truth, labels = mious[POOL_TRUTH, split], mious["supervised", split]
+        gains = [truth[seed] - labels[seed] for seed in truth if seed in labels]
+        spread = stdev(gains) if len(gains) > 1 else None
+        found[split] = Control(split, mean(gains), spread, len(gains)) if gains else None
+    return found
+
+
+def ranked(rows: Sequence[Row], found: Mapping[str, Control | None]) -> dict[tuple[str, str], int]:
+    """(method, split) -> place by mIoU, from 1, of methods beside supervision and control; only of splits whose control
+    says that the schedule could have shown a difference."""
+    places = {}
+    for split, control in found.items():
+        if control and control.shows:
+            own = [row for row in rows if row.split == split and row.method not in ("supervised", POOL_TRUTH)]
+            for place, row in enumerate(sorted(own, key=lambda row: -row.miou), 1):
+                places[row.method, split] = place
+    return places
 
 
 def table(results: Sequence[Result], against: str) -> list[Row]:

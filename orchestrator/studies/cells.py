@@ -22,10 +22,15 @@ Changes = dict[str, Any]
 _ALONE: Changes = {"cycles": 0, "reco": {"weight": 0.0}}
 _ROUNDS: Changes = {"cycles": ROUNDS, "train": {"method": "self_training"}}
 
+_SAME_STEPS: Changes = {"epochs": None, "steps_per_epoch": None, "batch_size": None}
+"""And as many labelled images."""
 _FROM_SHORT: Changes = {"ramp": 0.4}
 """CPS's published weight needs networks that are right more often than they agree on what is wrong: fresh heads agree
 on one class within 13 steps, and no label can free it, under all published conditions
 (docs/how_it_works/fidelity.md).  So it grows over two fifths of the steps here (ours)."""
+
+POOL_TRUTH = "pool_truth"
+"""No method but their control: one training like theirs, whose pool has its true labels."""
 
 METHODS: dict[str, Changes] = {
     "supervised": {**_ALONE, "train": {"method": "supervised"}},
@@ -51,6 +56,12 @@ METHODS: dict[str, Changes] = {
     "ael": {**_ALONE, "train": {"method": "ael"}},
     "unimatch": {**_ALONE, "train": {"method": "unimatch"}},
     "unimatch_v2": {**_ALONE, "train": {"method": "unimatch_v2"}},
+    POOL_TRUTH: {
+        "cycles": 1,
+        "train": {"method": "self_training", "pool_labels": "truth"},
+        "teacher": {"epochs": 1, "steps_per_epoch": 1},  # nothing is learned from it
+        "reco": {"weight": 0.0},
+    },
 }
 """What each changes in the recipe.  S4AL+ and ST++ train three times for the recipe's steps (supervised, then two
 rounds), all others once."""
@@ -83,8 +94,11 @@ def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | N
         budget=None,
         stop_at=None,
         initial=initial,
-        teacher={"epochs": None, "steps_per_epoch": None, "batch_size": None},  # the same steps and labelled images
-        **{**changes, "query": {"unit": "cell", "per_image": 0, "images": 0, **changes.get("query", {})}},
+        **{
+            **changes,
+            "query": {"unit": "cell", "per_image": 0, "images": 0, **changes.get("query", {})},
+            "teacher": {**_SAME_STEPS, **changes.get("teacher", {})},
+        },
     )
 
 

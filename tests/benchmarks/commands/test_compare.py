@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.commands.compare import compare_any, compare_command
+from benchmarks.figures.grid_figure import draw_grid
 from benchmarks.report.grid_table import grid_csv, grid_markdown
 from benchmarks.report.terminal_tables import print_outcome
 from benchmarks.results.curves import paired
-from benchmarks.results.grid import RATE, Result, load, table
+from benchmarks.results.grid import RATE, Result, controls, load, ranked, table
 from orchestrator.choices import Checkpoint
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.recipe_file import read_recipe, write_recipe
@@ -51,6 +52,59 @@ def test_mean_spread_and_paired_difference():
     assert rows["supervised", "1/16"].difference is None
 
 
+def with_control(*values, split="1/16"):
+    """The results of before, another method below supervision, and a control of these mIoU."""
+    [first, *_] = [one for one in results() if one.split == split]
+    more = [replace(first, method="mean_teacher", seed=seed, miou=0.51) for seed in range(3)]
+    return [*results(), *more, *(replace(first, method="pool_truth", seed=n, miou=v) for n, v in enumerate(values))]
+
+
+def test_methods_are_ranked_where_the_control_gains_more_than_seeds_differ():
+    """Gains 6, 4, 8: mean 6, deviation 2.  At 1/8 nothing is known."""
+    found = controls(with_control(0.56, 0.58, 0.60))
+    assert (found["1/16"].gain, found["1/16"].spread, found["1/16"].seeds) == (pytest.approx(6), pytest.approx(2), 3)
+    assert (found["1/16"].shows, found["1/8"]) == (True, None)
+    rows = table(with_control(0.56, 0.58, 0.60), "supervised")
+    assert ranked(rows, found) == {("cps", "1/16"): 1, ("mean_teacher", "1/16"): 2}
+    text = grid_markdown(rows, with_control(0.56, 0.58, 0.60), "supervised")
+    assert "| cps | 1/16 | 3 | 57.00 ± 2.00 | +5.00 ± 4.97 | 1 | 0.50 | 20.0 |" in text
+    assert "| pool_truth | 1/16 | 3 | 58.00 ± 2.00 | +6.00 ± 4.97 |  | 0.50 | 20.0 |" in text
+    assert "- 1/16: the pool's true labels bring +6.00 points (standard deviation 2.00, 3 seeds): this schedule" in text
+    assert "- 1/8: nothing is ranked, for nobody knows" in text
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            (0.52, 0.53, 0.58),
+            "bring +2.33 points (standard deviation 3.51, 3 seeds), no more than seeds differ: nothing",
+        ),
+        (
+            (0.45, 0.50, 0.46),
+            "bring -5.00 points (standard deviation 1.00, 3 seeds), no more than seeds differ: nothing",
+        ),
+        ((0.70,), "bring +20.00 points in one seed: nothing is ranked"),
+    ],
+)
+def test_nothing_is_ranked_where_the_control_shows_no_gain(values, said):
+    cells = with_control(*values)
+    rows = table(cells, "supervised")
+    assert ranked(rows, controls(cells)) == {}
+    text = grid_markdown(rows, cells, "supervised")
+    assert said in text
+    assert "place" not in text.lower()
+
+
+def test_the_legend_is_in_order_of_mious_only_where_they_are_ranked():
+    rows = table(with_control(0.56, 0.58, 0.60), "supervised")
+    by_miou, by_name = (
+        [text.get_text() for text in draw_grid(rows, ranks).axes[0].get_legend().get_texts()] for ranks in (True, False)
+    )
+    assert by_miou == ["pool_truth", "cps", "supervised", "mean_teacher"]
+    assert by_name == ["supervised", "cps", "mean_teacher", "pool_truth"]
+
+
 def test_only_common_seeds_are_paired():
     """Without seed 0 of supervised the differences are 3 and 7."""
     rows = table([one for one in results() if (one.method, one.seed) != ("supervised", 0)], "supervised")
@@ -61,6 +115,8 @@ def test_only_common_seeds_are_paired():
 
 def test_an_interval_needs_two_numbers_and_approaches_the_normal_one():
     assert paired([1.0]).half_interval is None
+    for same in ([2.0, 2.0], [0.0, 0.0, 0.0], [100 * 0.3 / 0.3, 100 * 0.7 / 0.7, 100 * 0.47 / 0.47, 100 - 2e-14]):
+        assert (paired(same).half_interval, paired(same).p) == (0.0, None)
     assert paired([0.0, 2.0] * 500).half_interval == pytest.approx(1.96 / 1000**0.5, rel=1e-2)
 
 

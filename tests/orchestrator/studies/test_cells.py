@@ -2,7 +2,7 @@ import pytest
 
 from benchmarks.recipes.catalogue import find
 from orchestrator.run.outcome import total_steps
-from orchestrator.studies.cells import METHODS, cell
+from orchestrator.studies.cells import METHODS, POOL_TRUTH, cell
 from querying.base.errors import UserError
 from training.methods.registry import METHODS as TRAINED
 
@@ -15,14 +15,26 @@ def test_every_method_keeps_what_the_recipe_fixes(name):
     found = cell(BASE, name, "1/8", 3)
     for group in ("model", "augment", "evaluate", "data"):
         assert getattr(found, group) == getattr(BASE, group)
-    assert found.train.model_copy(update={"method": BASE.train.method}) == BASE.train
+    same = {"method": BASE.train.method, "pool_labels": BASE.train.pool_labels}
+    assert found.train.model_copy(update=same) == BASE.train
     assert (found.seed, found.query.per_image, found.reference) == (3, 0, False)
     rounds = 3 if name.startswith("self_training") or name == "st++" else 1
-    assert total_steps(found) == rounds * BASE.train.epochs * BASE.train.steps_per_epoch
+    unused = name == POOL_TRUTH  # the teacher's only step
+    assert total_steps(found) == rounds * BASE.train.epochs * BASE.train.steps_per_epoch + unused
     first = found.train_at(0, last=False)
     assert first.batch_size == BASE.train.batch_size
     assert first.method in TRAINED
     assert found.name == f"toy_splits.{name}.1_8"
+
+
+def test_the_control_is_one_training_with_the_truth_of_the_pool():
+    found = cell(BASE, POOL_TRUTH, "1/8", 0)
+    student = found.train_at(1, last=True)
+    assert (student.method, student.pool_labels, found.reco.weight) == ("self_training", "truth", 0.0)
+    assert (student.epochs, student.steps_per_epoch) == (BASE.train.epochs, BASE.train.steps_per_epoch)
+    assert student.batch_size_unlabelled == BASE.train.batch_size_unlabelled > 0
+    for name in set(METHODS) - {POOL_TRUTH}:
+        assert cell(BASE, name, "1/8", 0).train.pool_labels == "pseudo"
 
 
 ACTIVE = {"equal", "deal", "s4al"}
