@@ -31,7 +31,7 @@ from benchmarks.report.terminal_tables import outcome_text
 from benchmarks.results.chain import difference, load_chain
 from benchmarks.results.curves import Paired, paired
 from benchmarks.results.findings import load_findings
-from benchmarks.results.grid import controls, load, ranked, table
+from benchmarks.results.grid import controls, load, table
 from benchmarks.results.systems import load_systems
 from querying.base.errors import UserError
 from querying.base.files import read_json, write_text
@@ -104,10 +104,9 @@ def grid(record: Path) -> Made:
         for row in rows
         if row.difference is not None
     }
-    found = controls(results)
-    named |= {f"control/{split.replace('/', '_')}": f"{one.gain:+z.2f}" for split, one in found.items() if one}
-    ranks = bool(ranked(rows, found))
-    return Made(grid_markdown(rows, results, against), named, lambda: draw_grid(rows, ranks), "mIoU by share of labels")
+    found = controls(results).items()
+    named |= {f"control/{split.replace('/', '_')}": f"{one.gain:+z.2f}" for split, one in found if one}
+    return Made(grid_markdown(rows, results, against), named, lambda: draw_grid(rows), "mIoU by share of labels")
 
 
 def systems(record: Path) -> Made:

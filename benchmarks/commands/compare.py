@@ -13,10 +13,11 @@ from benchmarks.figures.systems_figures import draw_bought, draw_curves
 from benchmarks.report.grid_table import grid_csv, grid_markdown
 from benchmarks.report.printed import print_files, print_tables
 from benchmarks.report.systems_table import as_csv, as_markdown, numbers
-from benchmarks.results.grid import CELLS, Row, controls, load, ranked, table
+from benchmarks.results.grid import CELLS, Row, load, table
 from benchmarks.results.systems import load_systems
 from orchestrator.choices import Checkpoint
 from orchestrator.folder.recipe_file import is_run
+from orchestrator.studies.cells import SUPERVISED
 from orchestrator.tracking.grids import log_comparison, log_systems
 from orchestrator.tracking.store import tolerated
 from orchestrator.tracking.uri import chosen_uri
@@ -34,7 +35,7 @@ def compare_command(
     uri = chosen_uri(tracking, root)
     results = load(root, checkpoint)
     stem = "compare" if checkpoint == Checkpoint.last else f"compare_{checkpoint}"
-    against = against or min((one.method for one in results), key=lambda method: method != "supervised")
+    against = against or min((one.method for one in results), key=lambda method: method != SUPERVISED)
     rows = table(results, against)
     out = out or root
     check_folder(out)
@@ -42,7 +43,7 @@ def compare_command(
     with styled(), writing_into(out, print):
         write_text(out / f"{stem}.md", text)
         write_text(out / f"{stem}.csv", grid_csv(results))
-        save(draw_grid(rows, ranks=bool(ranked(rows, controls(results)))), out, stem, svg=False)
+        save(draw_grid(rows), out, stem, svg=False)
     files = [out / f"{stem}.{kind}" for kind in ("md", "csv", "png")]
     print_tables(text)
     print_files(files)

@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.commands.run import generated, run_command
 from benchmarks.commands.splits import seed_numbers
 from benchmarks.recipes.catalogue import resolve
+from benchmarks.results.control import Control
 from orchestrator.choices import HeadroomPart
 from orchestrator.folder.layout import RunLayout
 from orchestrator.process.terminal import console
@@ -235,13 +236,8 @@ def show(part: HeadroomPart, found: Found, classes: Sequence[str]) -> None:
 
 def verdict(found: Found) -> str:
     """What the control says of the schedule: a sentence."""
-    gain, spread, count = 100 * found["gain"], found["spread"], len(found["seeds"])
-    if spread is None:
-        return f"the pool's true labels bring {gain:+.2f} points in one seed: two or more are needed to judge (--seeds)"
-    shown = f"the pool's true labels bring {gain:+.2f} points (standard deviation {100 * spread:.2f}, {count} seeds)"
-    if found["gain"] > spread:
-        return f"{shown}: this schedule can show what a pool brings"
-    return f"{shown}, no more than seeds differ: this schedule ranks no semi-supervised methods; train longer"
+    spread = None if found["spread"] is None else 100 * found["spread"]
+    return Control(100 * found["gain"], spread, len(found["seeds"])).verdict
 
 
 def _class_table(title: str, classes: Sequence[str], columns: dict[str, Found]) -> Table:

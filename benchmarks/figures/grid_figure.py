@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from benchmarks.results.grid import Row
 
 
-def draw_grid(rows: Sequence[Row], ranks: bool) -> Figure:
-    """mIoU against the labelled share, a line per method; where the table ranks, the best of the share that most have
-    on top of the legend."""
+def draw_grid(rows: Sequence[Row]) -> Figure:
+    """mIoU against the labelled share, a line per method; where the share that most have is ranked, the best there on
+    top of the legend."""
     methods = list(dict.fromkeys(row.method for row in rows))
     splits = sorted({Fraction(row.split) for row in rows})
     common = max(splits, key=lambda split: sum(Fraction(row.split) == split for row in rows))
+    ranks = any(row.place for row in rows if Fraction(row.split) == common)
     there = {row.method: row.miou for row in rows if Fraction(row.split) == common}
     figure = Figure((WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.report.plain_tables import csv_text, markdown_heads, markdown_row
-from benchmarks.results.grid import Control, Result, Row, controls, ranked
-from orchestrator.studies.cells import POOL_TRUTH
+from benchmarks.results.control import Control
+from benchmarks.results.grid import Result, Row, controls
+from orchestrator.studies.cells import POOL_TRUTH, SUPERVISED
 
 
 def grid_csv(results: Sequence[Result]) -> str:
@@ -29,9 +30,8 @@ def grid_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) 
         "",
     ]
     lines[0] += " over common seeds with its 95 % interval."
-    found = controls(results)
-    places = ranked(rows, found)
-    heads = ["method", "split", "seeds", "mIoU", "difference", *(["place"] if places else [])]
+    ranks = any(row.place for row in rows)
+    heads = ["method", "split", "seeds", "mIoU", "difference", *(["place"] if ranks else [])]
     heads += ["hours of training", "images/s"]
     lines += markdown_heads(heads)
     for row in rows:
@@ -40,35 +40,25 @@ def grid_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) 
         if row.interval is not None:
             difference += f" ± {row.interval:.2f}"
         cells = [row.method, row.split, str(row.seeds), f"{row.miou:.2f}{spread}", difference]
-        cells += [str(places.get((row.method, row.split), ""))] if places else []
+        cells += [str(row.place or "")] if ranks else []
         cells += [f"{row.hours:.2f}"]
         cells.append("" if row.images_per_second is None else f"{row.images_per_second:.1f}")
         lines.append(markdown_row(cells))
-    lines += ["", *_verdicts(found)]
+    lines += ["", *_verdicts(controls(results))]
     return "\n".join(lines) + "\n"
 
 
-def _verdicts(found: dict[str, Control | None]) -> Iterator[str]:
-    """A sentence for each split that has a control, and one for all others: may the table rank?"""
-    without = [split for split, control in found.items() if control is None]
-    for control in filter(None, found.values()):
-        yield f"- {control.split}: {verdict(control)}"
-    if without:
+def _verdicts(found: Mapping[str, Control | None]) -> Iterator[str]:
+    """A line for each split that has a control, and one for all others: may the table rank?"""
+    for split, control in found.items():
+        if control:
+            says = "Places are by mean mIoU" if control.shows else "Nothing is ranked"
+            yield f"- {split}: {control.verdict}. {says}."
+    if without := [split for split, control in found.items() if control is None]:
         yield (
             f"- {', '.join(without)}: nothing is ranked, for nobody knows whether this schedule could have shown a"
-            f" difference: there is no control (`--methods supervised,{POOL_TRUTH},...`, the same seeds)."
+            f" difference: there is no control (`--methods {SUPERVISED},{POOL_TRUTH},...`, the same seeds)."
         )
-
-
-def verdict(control: Control) -> str:
-    """What a control says of the schedule: a sentence."""
-    gain = f"the pool's true labels bring {control.gain:+z.2f} points"
-    if control.spread is None:
-        return f"{gain} in one seed: nothing is ranked, two or more are needed to judge."
-    shown = f"{gain} (standard deviation {control.spread:.2f}, {control.seeds} seeds)"
-    if control.shows:
-        return f"{shown}: this schedule can show what a pool brings. Places are by mean mIoU."
-    return f"{shown}, no more than seeds differ: nothing is ranked. A longer schedule may show more."
 
 
 def _percent(value: float | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
+from benchmarks.results.control import Control, control
 from benchmarks.results.curves import paired
 from orchestrator.choices import Checkpoint
 from orchestrator.folder.recipe_file import read_recipe
@@ -18,7 +19,7 @@ from orchestrator.folder.shapes import read_summary
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.provenance import SEED_KEYS, recipe_difference
 from orchestrator.run.protocol import protocol
-from orchestrator.studies.cells import POOL_TRUTH, parse_share
+from orchestrator.studies.cells import POOL_TRUTH, SUPERVISED, parse_share
 from querying.base.errors import UserError
 
 CELLS = "*/*/seed-*/summary.json"
@@ -61,25 +62,11 @@ class Row:
     """Mean over the seeds that both have of mIoU minus that of the row compared with."""
     interval: float | None
     """Half the width of the difference's 95 % interval (Student, paired); None below two common seeds."""
+    place: int | None
+    """By mIoU among the methods on its split, from 1; None where the control does not say that there is an order, and
+    of supervision and the control."""
     hours: float
     images_per_second: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What the pool's true labels bring on a split, in points of mIoU: more than any method can be expected to."""
-
-    split: str
-    gain: float
-    """Mean over the seeds that control and supervision have in common."""
-    spread: float | None
-    """Sample standard deviation over these seeds; None of a single one."""
-    seeds: int
-
-    @property
-    def shows(self) -> bool:
-        """Could the schedule have shown a difference between methods?"""
-        return self.spread is not None and self.gain > self.spread
 
 
 def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
@@ -149,40 +136,30 @@ def _both(*two: Result) -> str:
     return " and ".join(f"{one.method} {one.split} seed {one.seed}" for one in two)
 
 
-def controls(results: Sequence[Result]) -> dict[str, Control | None]:
-    """Split -> its control, in growing order; None where it, or supervision, or a seed of both is not there."""
-    mious: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+def _by_cell(results: Sequence[Result]) -> dict[tuple[str, str], dict[int, Result]]:
+    """(method, split) -> seed -> result."""
+    cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
     for one in results:
-        mious[one.method, one.split][one.seed] = 100 * one.miou
-    found: dict[str, Control | None] = {}
+        cells[one.method, one.split][one.seed] = one
+    return cells
+
+
+def controls(results: Sequence[Result]) -> dict[str, Control | None]:
+    """Split -> its control, the splits growing; None where it, or supervision, or a seed of both is not there."""
+    cells, found = _by_cell(results), {}
     for split in sorted({one.split for one in results}, key=Fraction):
-        truth, labels = mious[POOL_TRUTH, split], mious["supervised", split]
-        gains = [truth[seed] - labels[seed] for seed in truth if seed in labels]
-        spread = stdev(gains) if len(gains) > 1 else None
-        found[split] = Control(split, mean(gains), spread, len(gains)) if gains else None
+        truth, labels = (cells.get((name, split), {}) for name in (POOL_TRUTH, SUPERVISED))
+        found[split] = control([100 * (truth[seed].miou - labels[seed].miou) for seed in truth if seed in labels])
     return found
-
-
-def ranked(rows: Sequence[Row], found: Mapping[str, Control | None]) -> dict[tuple[str, str], int]:
-    """(method, split) -> place by mIoU, from 1, of methods beside supervision and control; only of splits whose control
-    says that the schedule could have shown a difference."""
-    places = {}
-    for split, control in found.items():
-        if control and control.shows:
-            own = [row for row in rows if row.split == split and row.method not in ("supervised", POOL_TRUTH)]
-            for place, row in enumerate(sorted(own, key=lambda row: -row.miou), 1):
-                places[row.method, split] = place
-    return places
 
 
 def table(results: Sequence[Result], against: str) -> list[Row]:
     """Rows in the order of methods' names, then of growing splits; UserError for an unknown row to compare with."""
-    cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
-    for one in results:
-        cells[one.method, one.split][one.seed] = one
+    cells = _by_cell(results)
     methods = list(dict.fromkeys(method for method, _ in cells))
     if against not in methods:
         raise UserError(f"--against {against}: there are {', '.join(methods)}")
+    places = _places(cells, [split for split, found in controls(results).items() if found and found.shows])
     rows = []
     for method, split in sorted(cells, key=lambda cell: (cell[0] != against, cell[0], Fraction(cell[1]))):
         own, other = cells[method, split], cells.get((against, split), {})
@@ -199,8 +176,19 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
                 stdev(miou) if len(miou) > 1 else None,
                 difference.mean if difference else None,
                 difference.half_interval if difference else None,
+                places.get((method, split)),
                 mean(one.hours for one in own.values()),
                 mean(rates) if rates else None,
             )
         )
     return rows
+
+
+def _places(cells: Mapping[tuple[str, str], Mapping[int, Result]], splits: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Of the methods on these splits, by mean mIoU; supervision and the control are none of them."""
+    places: dict[tuple[str, str], int] = {}
+    for split in splits:
+        mious = {cell: mean(one.miou for one in seeds.values()) for cell, seeds in cells.items() if cell[1] == split}
+        methods = [cell for cell in mious if cell[0] not in (SUPERVISED, POOL_TRUTH)]
+        places |= {cell: place for place, cell in enumerate(sorted(methods, key=lambda cell: -mious[cell]), 1)}
+    return places

@@ -29,11 +29,12 @@ _FROM_SHORT: Changes = {"ramp": 0.4}
 on one class within 13 steps, and no label can free it, under all published conditions
 (docs/how_it_works/fidelity.md).  So it grows over two fifths of the steps here (ours)."""
 
+SUPERVISED = "supervised"
 POOL_TRUTH = "pool_truth"
 """No method but their control: one training like theirs, whose pool has its true labels."""
 
 METHODS: dict[str, Changes] = {
-    "supervised": {**_ALONE, "train": {"method": "supervised"}},
+    SUPERVISED: {**_ALONE, "train": {"method": "supervised"}},
     "supervised_reco": {"cycles": 0, "train": {"method": "supervised"}},
     "self_training": _ROUNDS,
     "self_training_no_reco": {**_ROUNDS, "reco": {"weight": 0.0}},

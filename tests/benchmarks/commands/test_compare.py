@@ -9,7 +9,7 @@ from benchmarks.figures.grid_figure import draw_grid
 from benchmarks.report.grid_table import grid_csv, grid_markdown
 from benchmarks.report.terminal_tables import print_outcome
 from benchmarks.results.curves import paired
-from benchmarks.results.grid import RATE, Result, controls, load, ranked, table
+from benchmarks.results.grid import RATE, Result, controls, load, table
 from orchestrator.choices import Checkpoint
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.recipe_file import read_recipe, write_recipe
@@ -59,13 +59,17 @@ def with_control(*values, split="1/16"):
     return [*results(), *more, *(replace(first, method="pool_truth", seed=n, miou=v) for n, v in enumerate(values))]
 
 
+def places(rows):
+    return {(row.method, row.split): row.place for row in rows if row.place}
+
+
 def test_methods_are_ranked_where_the_control_gains_more_than_seeds_differ():
     """Gains 6, 4, 8: mean 6, deviation 2.  At 1/8 nothing is known."""
     found = controls(with_control(0.56, 0.58, 0.60))
     assert (found["1/16"].gain, found["1/16"].spread, found["1/16"].seeds) == (pytest.approx(6), pytest.approx(2), 3)
     assert (found["1/16"].shows, found["1/8"]) == (True, None)
     rows = table(with_control(0.56, 0.58, 0.60), "supervised")
-    assert ranked(rows, found) == {("cps", "1/16"): 1, ("mean_teacher", "1/16"): 2}
+    assert places(rows) == {("cps", "1/16"): 1, ("mean_teacher", "1/16"): 2}
     text = grid_markdown(rows, with_control(0.56, 0.58, 0.60), "supervised")
     assert "| cps | 1/16 | 3 | 57.00 ± 2.00 | +5.00 ± 4.97 | 1 | 0.50 | 20.0 |" in text
     assert "| pool_truth | 1/16 | 3 | 58.00 ± 2.00 | +6.00 ± 4.97 |  | 0.50 | 20.0 |" in text
@@ -78,31 +82,37 @@ def test_methods_are_ranked_where_the_control_gains_more_than_seeds_differ():
     [
         (
             (0.52, 0.53, 0.58),
-            "bring +2.33 points (standard deviation 3.51, 3 seeds), no more than seeds differ: nothing",
+            "bring +2.33 points (standard deviation 3.51, 3 seeds), no more than seeds differ: this schedule ranks no",
         ),
         (
             (0.45, 0.50, 0.46),
-            "bring -5.00 points (standard deviation 1.00, 3 seeds), no more than seeds differ: nothing",
+            "bring -5.00 points (standard deviation 1.00, 3 seeds), no more than seeds differ: this schedule ranks no",
         ),
-        ((0.70,), "bring +20.00 points in one seed: nothing is ranked"),
+        ((0.70,), "bring +20.00 points in one seed: two or more are needed to judge (--seeds). Nothing"),
     ],
 )
 def test_nothing_is_ranked_where_the_control_shows_no_gain(values, said):
     cells = with_control(*values)
     rows = table(cells, "supervised")
-    assert ranked(rows, controls(cells)) == {}
+    assert places(rows) == {}
     text = grid_markdown(rows, cells, "supervised")
     assert said in text
+    assert "Nothing is ranked." in text
     assert "place" not in text.lower()
 
 
 def test_the_legend_is_in_order_of_mious_only_where_they_are_ranked():
-    rows = table(with_control(0.56, 0.58, 0.60), "supervised")
-    by_miou, by_name = (
-        [text.get_text() for text in draw_grid(rows, ranks).axes[0].get_legend().get_texts()] for ranks in (True, False)
-    )
-    assert by_miou == ["pool_truth", "cps", "supervised", "mean_teacher"]
-    assert by_name == ["supervised", "cps", "mean_teacher", "pool_truth"]
+    def legend(cells):
+        box = draw_grid(table(cells, "supervised")).axes[0].get_legend()
+        return box.get_title().get_text(), [text.get_text() for text in box.get_texts()]
+
+    ranked = with_control(0.56, 0.58, 0.60)
+    assert legend(ranked) == ("by mIoU at 1/16", ["pool_truth", "cps", "supervised", "mean_teacher"])
+    by_name = ["supervised", "cps", "mean_teacher", "pool_truth"]
+    assert legend(with_control(0.45, 0.50, 0.46)) == ("", by_name)
+    # Every method is at 1/4, too, where the control brings nothing; a fifth has no other share.
+    quarter = [replace(one, split="1/4", miou=0.6) for one in [*ranked, replace(ranked[-1], method="u2pl")]]
+    assert legend([*ranked, *quarter]) == ("", [*by_name, "u2pl"])
 
 
 def test_only_common_seeds_are_paired():

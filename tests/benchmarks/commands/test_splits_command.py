@@ -72,6 +72,14 @@ def test_a_grid_that_failed_continues_with_the_cell_that_failed(toy_data, tmp_pa
     assert f"{100 * summaries[1]['cycles'][0]['miou']:.2f}" in shown
 
 
+def test_the_control_is_nobodys_best_network(toy_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.commands.splits._miou", lambda one: 0.9 if one.method == "pool_truth" else 0.1)
+    grid(toy_data.root, tmp_path / "grid", "pool_truth,supervised")
+    shown = capsys.readouterr().out
+    assert "best: supervised 1/4 seed 0" in shown
+    assert "1/4: the pool's true labels bring" in " ".join(shown.split())
+
+
 def test_a_cell_side_by_side_leaves_checks_and_table_to_its_parent(toy_data, tmp_path, monkeypatch, capsys):
     """A covering draw itself reads the masks once."""
     from querying.labels.oracle import SimulatedOracle

@@ -24,7 +24,8 @@ MIOUS = {
     "full": {0: 44.0, 1: 45.0, 2: 43.0, 3: 44.0, 4: 46.0},
 }
 FROM_S4AL_PLUS = (3, 4)
-"""Seeds of `reco` that have no run: the first cycle of the whole chain is theirs."""
+"""Seeds of `reco` that have no run: the first cycle of the whole chain is theirs.  With the others it has another mIoU
+here, which must not come into the row."""
 
 
 def run_of(source, target, row, seed, miou, *changes):
@@ -34,7 +35,7 @@ def run_of(source, target, row, seed, miou, *changes):
     summary = {key: value for key, value in read_json(target / "summary.json").items() if key != "seal"}
     summary["cycles"][-1]["miou"] = miou / 100
     if row == "s4al_plus":
-        summary["cycles"][0]["miou"] = MIOUS["reco"][seed] / 100
+        summary["cycles"][0]["miou"] = MIOUS["reco"][seed] / 100 if seed in FROM_S4AL_PLUS else 0.01
     write_json(target / "summary.json", summary)
 
 
@@ -132,7 +133,7 @@ def test_a_missing_row_is_left_out_and_the_next_is_paired_with_what_is_there(run
     assert chain.row("reco").of_full is None
     assert chain.row("reco").mean.half_interval is None
     assert chain.whole.found.seeds == 1
-    assert "| + ReCo | 60.11 | 37.00 | 1 |" in chain_markdown(chain)
+    assert "| + ReCo | 60.11 | 1.00 | 1 |" in chain_markdown(chain)  # its first cycle
     assert draw_chain(chain).axes[0].get_yticklabels()[3].get_text() == "+ query: S4AL+"
 
 
