@@ -21,8 +21,8 @@ $(STAMP): constraints.txt pyproject.toml
 demo: setup  ## The whole benchmark on generated street scenes (4 to 9 minutes on 2 cores)
 	$(BIN)/s4al run toy_s4al_plus --out runs/demo
 
-test: setup  ## The default tests in three processes, which wait for processes of their own (8 to 9 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup  ## The default tests in four processes, which wait for processes of their own
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## Format, lint, types, import contracts, and the documentation's links
 	$(BIN)/ruff format --check .

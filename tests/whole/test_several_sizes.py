@@ -60,7 +60,7 @@ def finished(raw, tmp_path_factory):
     assert "images of 3 sizes, kept as they are (--size HxW makes all one): 9 of 48x64, 9 of 64x48, 9 of 40x80" in said
     keys = [
         *SMALL, "cycles=3", "reference=true", f"query.region_size={REGION}", f"budget={BUDGET}", "model.weights=none",
-        "train.epochs=2", "query.scales=[1]", "query.precision=fp32", 
+        "teacher.steps_per_epoch=2", "train.epochs=2", "query.scales=[1]", "query.precision=fp32",
         f"evaluate.window={list(EVALUATED)}", f"query.window={list(SCORED)}",
     ]  # fmt: skip
     words = "run", "custom_s4al_plus", *keys, "--data", root / "data", "--out", root / "run"
