@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from benchmarks.figures.style import MARKERS, SERIES, WIDTH
-
-if TYPE_CHECKING:
-    from benchmarks.results.grid import Row
+from benchmarks.results.grid import Row, is_method
 
 
 def draw_grid(rows: Sequence[Row]) -> Figure:
-    """mIoU against the labelled share, a line per method; where the share that most have is ranked, the best there on
-    top of the legend."""
+    """mIoU against the labelled share, a line per method; where every method of the share that most have has a
+    place, the best there on top of the legend."""
     methods = list(dict.fromkeys(row.method for row in rows))
     splits = sorted({Fraction(row.split) for row in rows})
     common = max(splits, key=lambda split: sum(Fraction(row.split) == split for row in rows))
-    ranks = any(row.place for row in rows if Fraction(row.split) == common)
-    there = {row.method: row.miou for row in rows if Fraction(row.split) == common}
+    there = {row.method: row for row in rows if Fraction(row.split) == common}
+    places = [row.place for name, row in there.items() if is_method(name)]
+    ranks = bool(places) and all(places)
     figure = Figure((WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
     if ranks:
-        methods.sort(key=lambda method: -there.get(method, 0.0))
+        methods.sort(key=lambda method: -there[method].miou if method in there else 0.0)
     for number, method in enumerate(methods):
         own = [row for row in rows if row.method == method]
         beside = 2 ** (0.03 * (number - (len(methods) - 1) / 2))  # else the points of a share would hide each other

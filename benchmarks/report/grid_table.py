@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.report.plain_tables import csv_text, markdown_heads, markdown_row
 from benchmarks.results.control import Control
-from benchmarks.results.grid import Result, Row, controls
+from benchmarks.results.grid import Result, Row, controls, is_method
 from orchestrator.studies.cells import POOL_TRUTH, SUPERVISED
 
 
@@ -44,21 +44,32 @@ def grid_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) 
         cells += [f"{row.hours:.2f}"]
         cells.append("" if row.images_per_second is None else f"{row.images_per_second:.1f}")
         lines.append(markdown_row(cells))
-    lines += ["", *_verdicts(controls(results))]
+    lines += ["", *_verdicts(controls(results), rows)]
     return "\n".join(lines) + "\n"
 
 
-def _verdicts(found: Mapping[str, Control | None]) -> Iterator[str]:
+def _verdicts(found: Mapping[str, Control | None], rows: Sequence[Row]) -> Iterator[str]:
     """A line for each split that has a control, and one for all others: may the table rank?"""
     for split, control in found.items():
         if control:
-            says = "Places are by mean mIoU" if control.shows else "Nothing is ranked"
-            yield f"- {split}: {control.verdict}. {says}."
+            methods = [row for row in rows if row.split == split and is_method(row.method)]
+            yield " ".join([f"- {split}: {control.verdict}.", *_order(control, methods)])
     if without := [split for split, control in found.items() if control is None]:
         yield (
             f"- {', '.join(without)}: nothing is ranked, for nobody knows whether this schedule could have shown a"
             f" difference: there is no control (`--methods {SUPERVISED},{POOL_TRUTH},...`, the same seeds)."
         )
+
+
+def _order(control: Control, methods: Sequence[Row]) -> Iterator[str]:
+    """Sentences on the places of one split."""
+    if not control.shows:
+        yield "Nothing is ranked."
+        return
+    if any(row.place for row in methods):
+        yield "Places are by mean mIoU over the control's seeds."
+    if left := [row.method for row in methods if not row.place]:
+        yield f"No place, for a seed of the control is missing: {', '.join(left)}."
 
 
 def _percent(value: float | None) -> str:

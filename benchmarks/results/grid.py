@@ -48,6 +48,10 @@ class Result:
     config: RunConfig
 
 
+Cells = Mapping[tuple[str, str], Mapping[int, Result]]
+"""(method, split) -> seed -> result."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A method on a split, over seeds; all but the counts in percent."""
@@ -136,8 +140,7 @@ def _both(*two: Result) -> str:
     return " and ".join(f"{one.method} {one.split} seed {one.seed}" for one in two)
 
 
-def _by_cell(results: Sequence[Result]) -> dict[tuple[str, str], dict[int, Result]]:
-    """(method, split) -> seed -> result."""
+def _by_cell(results: Sequence[Result]) -> Cells:
     cells: dict[tuple[str, str], dict[int, Result]] = defaultdict(dict)
     for one in results:
         cells[one.method, one.split][one.seed] = one
@@ -146,11 +149,19 @@ def _by_cell(results: Sequence[Result]) -> dict[tuple[str, str], dict[int, Resul
 
 def controls(results: Sequence[Result]) -> dict[str, Control | None]:
     """Split -> its control, the splits growing; None where it, or supervision, or a seed of both is not there."""
-    cells, found = _by_cell(results), {}
-    for split in sorted({one.split for one in results}, key=Fraction):
-        truth, labels = (cells.get((name, split), {}) for name in (POOL_TRUTH, SUPERVISED))
-        found[split] = control([100 * (truth[seed].miou - labels[seed].miou) for seed in truth if seed in labels])
-    return found
+    cells = _by_cell(results)
+    return {split: _control(cells, split) for split in sorted({one.split for one in results}, key=Fraction)}
+
+
+def _control(cells: Cells, split: str) -> Control | None:
+    truth, labels = (cells.get((name, split), {}) for name in (POOL_TRUTH, SUPERVISED))
+    return control([100 * (truth[seed].miou - labels[seed].miou) for seed in _judged(cells, split)])
+
+
+def _judged(cells: Cells, split: str) -> list[int]:
+    """Seeds of both the control and supervision."""
+    truth, labels = (cells.get((name, split), {}) for name in (POOL_TRUTH, SUPERVISED))
+    return [seed for seed in truth if seed in labels]
 
 
 def table(results: Sequence[Result], against: str) -> list[Row]:
@@ -184,11 +195,21 @@ def table(results: Sequence[Result], against: str) -> list[Row]:
     return rows
 
 
-def _places(cells: Mapping[tuple[str, str], Mapping[int, Result]], splits: Sequence[str]) -> dict[tuple[str, str], int]:
-    """Of the methods on these splits, by mean mIoU; supervision and the control are none of them."""
+def _places(cells: Cells, splits: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Of the methods that have all seeds of the control on these splits, by their mean mIoU over those: the mean of
+    other seeds would compare seeds, too."""
     places: dict[tuple[str, str], int] = {}
     for split in splits:
-        mious = {cell: mean(one.miou for one in seeds.values()) for cell, seeds in cells.items() if cell[1] == split}
-        methods = [cell for cell in mious if cell[0] not in (SUPERVISED, POOL_TRUTH)]
-        places |= {cell: place for place, cell in enumerate(sorted(methods, key=lambda cell: -mious[cell]), 1)}
+        seeds = _judged(cells, split)
+        mious = {
+            cell: mean(own[seed].miou for seed in seeds)
+            for cell, own in cells.items()
+            if cell[1] == split and is_method(cell[0]) and own.keys() >= set(seeds)
+        }
+        places |= {cell: place for place, cell in enumerate(sorted(mious, key=lambda cell: -mious[cell]), 1)}
     return places
+
+
+def is_method(name: str) -> bool:
+    """Supervision and the control are none."""
+    return name not in (SUPERVISED, POOL_TRUTH)

@@ -101,6 +101,32 @@ def test_nothing_is_ranked_where_the_control_shows_no_gain(values, said):
     assert "place" not in text.lower()
 
 
+def test_a_method_that_lacks_a_seed_of_the_control_has_no_place():
+    """Of the control's seeds 0 and 1 cps has mIoU 55 and 57, of its own three 57; the seed 2 that mean_teacher has more
+    would make it the best."""
+    cells = with_control(0.56, 0.58)
+    [late] = [one for one in cells if (one.method, one.seed) == ("mean_teacher", 2)]
+    cells = [replace(one, miou=0.99) if one is late else one for one in cells]
+    rows = table(cells, "supervised")
+    assert places(rows) == {("cps", "1/16"): 1, ("mean_teacher", "1/16"): 2}
+    assert "Places are by mean mIoU over the control's seeds.\n" in grid_markdown(rows, cells, "supervised")
+
+    cells = [one for one in cells if (one.method, one.split, one.seed) != ("mean_teacher", "1/16", 1)]
+    rows = table(cells, "supervised")
+    assert places(rows) == {("cps", "1/16"): 1}
+    text = grid_markdown(rows, cells, "supervised")
+    assert "over the control's seeds. No place, for a seed of the control is missing: mean_teacher.\n" in text
+    assert draw_grid(rows).axes[0].get_legend().get_title().get_text() == ""
+
+    cells = [one for one in cells if one.method != "cps"]
+    text = grid_markdown(table(cells, "supervised"), cells, "supervised")
+    assert "can show what a pool brings. No place, for a seed of the control is missing: mean_teacher.\n" in text
+    assert "| place |" not in text
+
+    cells = [one for one in cells if one.method != "mean_teacher"]
+    assert "can show what a pool brings.\n" in grid_markdown(table(cells, "supervised"), cells, "supervised")
+
+
 def test_the_legend_is_in_order_of_mious_only_where_they_are_ranked():
     def legend(cells):
         box = draw_grid(table(cells, "supervised")).axes[0].get_legend()
