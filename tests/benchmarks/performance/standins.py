@@ -49,19 +49,20 @@ def job(folder, name, *, units=UNITS, goes_on=False, status=0, **more):
     return Job(name, words, keep, Path(folder, f"{name}.kept").exists, goes_on=goes_on, **more)
 
 
-def standins(folder, units=UNITS):
-    """As `make gpu` has them: tests, then rows that go on by themselves, two at a time, then the bench."""
+def standins(folder, units=UNITS, kept_s=30.0):
+    """As `make gpu` has them: tests, then rows that go on by themselves, two at a time, then the bench, for which
+    `kept_s` are kept: work of a fifth of a second, in a process that may take long to start on a busy machine."""
     return [
-        Step("tests", [job(folder, "tests", units=4)], 10.0),
+        Step("tests", [job(folder, "tests", units=4)], kept_s),
         Step("rows", [job(folder, f"row{n}", units=units, goes_on=True) for n in range(4)], None, at_once=2),
-        Step("bench", [job(folder, "bench", units=4)], 4.0),
+        Step("bench", [job(folder, "bench", units=4)], kept_s),
     ]
 
 
-def continued(folder, seconds, units=UNITS):
+def continued(folder, seconds=120.0, **sizes):
     with locked(Path(folder, "lease")):
         lease = Lease(Path(folder, "lease"))
-        lease.steps = standins(folder, units)
+        lease.steps = standins(folder, **sizes)
         return lease.work(seconds)
 
 
@@ -74,7 +75,7 @@ def count(rows, name, what):
     return sum(row[:2] == [name, what] for row in rows)
 
 
-def driver(folder, seconds=60.0, **environment):
+def driver(folder, seconds=120.0, **environment):
     return subprocess.Popen([sys.executable, __file__, str(folder), str(seconds)], env={**os.environ, **environment})
 
 

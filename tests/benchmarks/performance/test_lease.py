@@ -73,7 +73,7 @@ def test_a_killed_lease_is_continued(folder, place):
     process.wait()
     done = {row["state"] == DONE and name for name, row in read_json(folder / "lease" / STATE)["jobs"].items()}
     begun = {name: count(journal(folder), name, "begin") for name in done}
-    assert continued(folder, 60.0)
+    assert continued(folder)
     check_all_done(folder, kills=1)
     for name in done - {False}:
         assert count(journal(folder), name, "begin") == begun[name], "what was done is not begun again"
@@ -84,14 +84,14 @@ def test_a_killed_lease_is_continued(folder, place):
 def test_a_kill_in_any_write_of_the_state_is_continued(folder, place, number):
     process = driver(folder, S4AL_FAILPOINT=f"{STATE}:{place}@{number}=kill")
     assert process.wait(90) == -signal.SIGKILL
-    assert continued(folder, 60.0)
+    assert continued(folder)
     check_all_done(folder, kills=1)
 
 
 def test_time_that_is_over_ends_jobs_and_the_next_lease_goes_on(folder):
     """Less than the rows need, at first; the bench has its seconds all the same."""
     leases = 0
-    while not continued(folder, 12.0, units=80):
+    while not continued(folder, 12.0, units=80, kept_s=4.0):
         leases += 1
         rows = journal(folder)
         assert count(rows, "bench", "end") == 1, "rows leave the bench its time"
@@ -113,7 +113,7 @@ def test_sigterm_ends_the_jobs_and_leaves_a_state(folder):
     pids = {pid for _, what, pid in journal(folder) if what == "begin"}
     assert not any(map(alive, pids))
     assert [what for name, what, _ in journal(folder) if name == "row0"][-1] == "saved"
-    assert continued(folder, 60.0)
+    assert continued(folder)
     check_all_done(folder, kills=1)
 
 
@@ -159,19 +159,19 @@ def test_nothing_is_begun_without_what_it_needs(tmp_path):
 
 def test_results_that_have_not_travelled_are_made_again(tmp_path):
     """The state alone came to another machine, and one of two records."""
-    assert continued(tmp_path, 60.0)
+    assert continued(tmp_path)
     (tmp_path / "row2.kept").unlink()
     (tmp_path / "row2.units").unlink()
     before = journal(tmp_path)
-    assert continued(tmp_path, 60.0)
+    assert continued(tmp_path)
     now = journal(tmp_path)[len(before) :]
     assert {name for name, _, _ in now} == {"row2"}
 
 
 def test_a_state_that_is_not_one_begins_anew(tmp_path):
-    assert continued(tmp_path, 60.0)
+    assert continued(tmp_path)
     state = tmp_path / "lease" / STATE
     state.write_text(state.read_text().replace("done", "dont"))
     before = len(journal(tmp_path))
-    assert continued(tmp_path, 60.0)
+    assert continued(tmp_path)
     assert {name for name, what, _ in journal(tmp_path)[before:] if what == "kept"} >= {"row0", "tests"}
