@@ -23,7 +23,7 @@ from benchmarks.figures.systems_figures import draw_curves
 from benchmarks.performance.result import as_markdown as bench_markdown, shown
 from benchmarks.report import experiment_tables
 from benchmarks.report.chain_table import chain_markdown, chain_numbers
-from benchmarks.report.grid_table import grid_markdown
+from benchmarks.report.grid_table import class_markdown, class_means, grid_markdown
 from benchmarks.report.plain_tables import markdown_heads, markdown_row
 from benchmarks.report.run_tables import as_markdown as cycles_markdown
 from benchmarks.report.systems_table import as_markdown as systems_markdown, numbers
@@ -109,6 +109,15 @@ def grid(record: Path) -> Made:
     return Made(grid_markdown(rows, results, against), named, lambda: draw_grid(rows), "mIoU by share of labels")
 
 
+def grid_classes(record: Path) -> Made:
+    """IoU by class of a grid of one split."""
+    results = load(record)
+    [split] = {one.split for one in results}
+    means = class_means(results, split)
+    numbers = {f"{method}/{name}": f"{iou:.1f}" for name, ious in means.items() for method, iou in ious.items() if iou}
+    return Made(class_markdown(results, split, "supervised"), numbers)
+
+
 def systems(record: Path) -> Made:
     found = load_systems(_runs(record))
     return Made(
@@ -159,6 +168,7 @@ KINDS: dict[str, Callable[[Path], Made]] = {
     "chain": chain,
     "encoders": encoders,
     "grid": grid,
+    "grid_classes": grid_classes,
     "systems": systems,
     "cycles": cycles,
     "ending": ending,

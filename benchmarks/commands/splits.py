@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.commands.run import generated
 from benchmarks.recipes.catalogue import resolve
 from benchmarks.report.printed import print_next
 from benchmarks.report.terminal_tables import print_cells, print_tracking
+from benchmarks.results.grid import refuse_recipes
 from orchestrator.backends.open import check_backend, started
+from orchestrator.folder.layout import RunLayout
+from orchestrator.folder.recipe_file import is_run, read_recipe
 from orchestrator.folder.shapes import read_summary
 from orchestrator.process.interrupt import PARENT, follow_parent, handled
 from orchestrator.recipe.config import RunConfig
@@ -67,6 +70,7 @@ def splits_command(
         check_same_run(one.config, index, one.layout)
     beside = PARENT in os.environ  # one cell, for the grid that checks it (a cover reads every train mask) and shows it
     if not beside:
+        refuse_recipes([*_there(out), *((one.method, one.name, one.config) for one in cells)], out)
         check_first_images([one.config for one in cells if not one.layout.decided], index)
 
     from orchestrator.process.progress import shown
@@ -109,6 +113,13 @@ def splits_command(
             ["s4al", "predict", best.layout.root, "IMAGES", "--out", out / "predictions"],
             ["s4al", "export", best.layout.root, out / "best.onnx"],
         )
+
+
+def _there(out: Path) -> Iterator[tuple[str, str, RunConfig]]:
+    """Method, name and configuration of the cells of earlier calls, finished or not."""
+    for root in sorted(out.glob("*/*/seed-*")):
+        if is_run(root):
+            yield root.parts[-3], "/".join(root.parts[-3:]), read_recipe(RunLayout(root).recipe)[0]
 
 
 def _compare(out: Path, uri: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
 
 from benchmarks.report.plain_tables import csv_text, markdown_heads, markdown_row
 from benchmarks.results.control import Control
@@ -48,6 +49,26 @@ def grid_markdown(rows: Sequence[Row], results: Sequence[Result], against: str) 
     return "\n".join(lines) + "\n"
 
 
+def class_markdown(results: Sequence[Result], split: str, first: str) -> str:
+    """IoU of every class by method, `first` first, on one split: the mean over the seeds of each."""
+    methods = sorted({one.method for one in results if one.split == split}, key=lambda name: (name != first, name))
+    lines = markdown_heads(["class", *methods], numbers=True)
+    for name, ious in class_means(results, split).items():
+        lines.append(markdown_row([name, *(_number(ious[method]) for method in methods)]))
+    return "\n".join(lines) + "\n"
+
+
+def class_means(results: Sequence[Result], split: str) -> dict[str, dict[str, float | None]]:
+    """Class -> method -> mean IoU in percent over the method's seeds on the split; None where no seed has the class."""
+    found: dict[str, dict[str, float | None]] = {name: {} for name in results[0].class_iou}
+    for method in dict.fromkeys(one.method for one in results if one.split == split):
+        own = [one.class_iou for one in results if (one.method, one.split) == (method, split)]
+        for name, ious in found.items():
+            known = [100 * iou for iou in (one[name] for one in own) if iou is not None]
+            ious[method] = mean(known) if known else None
+    return found
+
+
 def _verdicts(found: Mapping[str, Control | None], rows: Sequence[Row]) -> Iterator[str]:
     """A line for each split that has a control, and one for all others: may the table rank?"""
     for split, control in found.items():
@@ -70,6 +91,10 @@ def _order(control: Control, methods: Sequence[Row]) -> Iterator[str]:
         yield "Places are by mean mIoU over the control's seeds."
     if left := [row.method for row in methods if not row.place]:
         yield f"No place, for a seed of the control is missing: {', '.join(left)}."
+
+
+def _number(percent: float | None) -> str:
+    return "" if percent is None else f"{percent:.1f}"
 
 
 def _percent(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ from orchestrator.folder.shapes import read_summary
 from orchestrator.recipe.config import RunConfig
 from orchestrator.recipe.provenance import SEED_KEYS, recipe_difference
 from orchestrator.run.protocol import protocol
-from orchestrator.studies.cells import POOL_TRUTH, SUPERVISED, parse_share
+from orchestrator.studies.cells import OWN_KEYS, POOL_TRUTH, SUPERVISED, parse_share
 from querying.base.errors import UserError
 
 CELLS = "*/*/seed-*/summary.json"
@@ -75,8 +75,8 @@ class Row:
 
 def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
     """The finished cells of `s4al splits --out ROOT`.  UserError where there is none, or where they were not made on
-    one data set under one protocol or, for a split and seed, on one labelled set or, for a method, by one recipe, or
-    have no such checkpoint."""
+    one data set under one protocol and by one recipe or, for a split and seed, on one labelled set, or have no such
+    checkpoint."""
     results = []
     for path in sorted(root.glob(CELLS)):
         summary = read_summary(path)
@@ -88,14 +88,21 @@ def load(root: Path, checkpoint: Checkpoint = Checkpoint.last) -> list[Result]:
     _refuse_mixed(results, "protocol", lambda one: (), root)
     _refuse_mixed(results, "labelled_set", lambda one: (one.split, one.seed), root)
     free = ("seed",) if checkpoint == Checkpoint.best_on_val else SEED_KEYS  # the best depend on how often one looks
-    firsts: dict[str, Result] = {}
-    for one in results:
-        first = firsts.setdefault(one.method, one)
-        if found := recipe_difference(first.config, one.config, ("name", "initial.*", *free)):
-            raise UserError(
-                f"{root}: {_both(first, one)} are of two recipes: {found}; another recipe needs another --out"
-            )
+    refuse_recipes([(one.method, _name(one), one.config) for one in results], root, free)
     return results
+
+
+def refuse_recipes(cells: Iterable[tuple[str, str, RunConfig]], root: Path, free: Sequence[str] = SEED_KEYS) -> None:
+    """UserError where two of `cells` (method, name, configuration) differ in more than `OWN_KEYS`, or two of one method
+    in more than their seed and labelled images."""
+    firsts: dict[str, tuple[str, RunConfig]] = {}
+    for method, name, config in cells:
+        for group, own in ((method, ()), ("", OWN_KEYS)):  # "": of all methods
+            first, there = firsts.setdefault(group, (name, config))
+            if found := recipe_difference(there, config, ("name", "initial.*", *own, *free)):
+                raise UserError(
+                    f"{root}: {first} and {name} are of two recipes: {found}; another recipe needs another --out"
+                )
 
 
 def _result(cell: Path, summary: Mapping[str, Any], checkpoint: Checkpoint) -> Result:
@@ -137,7 +144,11 @@ def _refuse_mixed(results: Sequence[Result], what: str, key: Any, root: Path) ->
 
 
 def _both(*two: Result) -> str:
-    return " and ".join(f"{one.method} {one.split} seed {one.seed}" for one in two)
+    return " and ".join(map(_name, two))
+
+
+def _name(one: Result) -> str:
+    return f"{one.method} {one.split} seed {one.seed}"
 
 
 def _by_cell(results: Sequence[Result]) -> Cells:

@@ -66,6 +66,8 @@ METHODS: dict[str, Changes] = {
 }
 """What each changes in the recipe.  S4AL+ and ST++ train three times for the recipe's steps (supervised, then two
 rounds), all others once."""
+OWN_KEYS = ("cycles", "train.method", "train.pool_labels", "teacher.*", "reco.weight", "query.threshold", "methods.*")
+"""What methods may differ in; all other keys they share, or a comparison would compare schedules, too."""
 
 
 def cell(base: RunConfig, method: str, split: str, seed: int, *, family: str | None = None) -> RunConfig:

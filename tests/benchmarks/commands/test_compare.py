@@ -6,16 +6,17 @@ import pytest
 
 from benchmarks.commands.compare import compare_any, compare_command
 from benchmarks.figures.grid_figure import draw_grid
-from benchmarks.report.grid_table import grid_csv, grid_markdown
+from benchmarks.report.grid_table import class_markdown, class_means, grid_csv, grid_markdown
 from benchmarks.report.terminal_tables import print_outcome
 from benchmarks.results.curves import paired
-from benchmarks.results.grid import RATE, Result, controls, load, table
+from benchmarks.results.grid import RATE, Result, controls, load, refuse_recipes, table
 from orchestrator.choices import Checkpoint
 from orchestrator.folder.layout import RunLayout
 from orchestrator.folder.recipe_file import read_recipe, write_recipe
 from orchestrator.folder.record import Record
-from orchestrator.recipe.config import override
+from orchestrator.recipe.config import changed, override
 from orchestrator.run.protocol import protocol
+from orchestrator.studies.cells import METHODS, cell
 from querying.base.errors import UserError
 from querying.base.files import read_json, write_json
 from tests.mlflow_files import sqlite_uri
@@ -50,6 +51,18 @@ def test_mean_spread_and_paired_difference():
     single = rows["cps", "1/8"]
     assert (single.spread, single.difference, single.interval) == (None, pytest.approx(3), None)
     assert rows["supervised", "1/16"].difference is None
+
+
+def test_classes_by_method_are_means_over_its_seeds():
+    """Of three seeds; `train` is in no image and leaves its cell empty."""
+    means = class_means(results(), "1/16")
+    cps = [100 * one.class_iou["road"] for one in results() if (one.method, one.split) == ("cps", "1/16")]
+    assert means["road"]["cps"] == pytest.approx(sum(cps) / len(cps))
+    assert means["train"]["cps"] is None
+    heads, _, road, train = class_markdown(results(), "1/16", "supervised").splitlines()
+    assert heads == "| class | supervised | cps |"
+    assert train == "| train |  |  |"
+    assert road.endswith(f"| {sum(cps) / len(cps):.1f} |")
 
 
 def with_control(*values, split="1/16"):
@@ -342,6 +355,20 @@ def test_the_cells_of_a_method_have_one_recipe_but_for_what_a_cell_is(tmp_path, 
         loading("lr", "train.lr=0.5")
     with pytest.raises(UserError, match=r"train\.validate_epochs is 0 and 1"):
         loading("looks", *looks, checkpoint=Checkpoint.best_on_val)
+
+
+def test_methods_share_all_keys_but_those_of_methods(tmp_path, monkeypatch):
+    """A control that trained for longer would let methods of a shorter schedule be ranked."""
+    shared = [(method, method, cell(small_config(), method, "1/8", 0)) for method in METHODS]
+    refuse_recipes(shared, tmp_path)
+    other = changed(shared[0][2], "", train={"epochs": 7})
+    with pytest.raises(UserError, match=r"supervised and later are of two recipes: train\.epochs is \d and 7; another"):
+        refuse_recipes([*shared, ("new", "later", other)], tmp_path)
+
+    first, second = (one for one in results() if (one.split, one.seed) == ("1/16", 0))
+    stub_grid(tmp_path / "two", [first, replace(second, config=small_config("train.lr=0.5"))], monkeypatch)
+    with pytest.raises(UserError, match=r"cps 1/16 seed 0 and supervised 1/16 seed 0 are of two recipes: train\.lr"):
+        load(tmp_path / "two")
 
 
 def test_another_protocol_is_not_compared(monkeypatch, tmp_path):

@@ -72,6 +72,17 @@ def test_a_grid_that_failed_continues_with_the_cell_that_failed(toy_data, tmp_pa
     assert f"{100 * summaries[1]['cycles'][0]['miou']:.2f}" in shown
 
 
+def test_a_method_by_another_recipe_is_refused_before_it_trains(toy_data, tmp_path, trainings, monkeypatch):
+    out = tmp_path / "grid"
+    grid(toy_data.root, out, methods="supervised")
+    monkeypatch.setattr("tests.benchmarks.commands.test_splits_command.TINY", [*TINY, "train.lr=0.5"])
+    said = r"supervised/1_4/seed-0 and mean_teacher 1/4 seed 0 are of two recipes: train\.lr is \S+ and 0\.5; another"
+    with pytest.raises(UserError, match=said):
+        grid(toy_data.root, out, methods="mean_teacher")
+    assert trainings == ["supervised/1_4/seed-0"]
+    assert not (out / "mean_teacher").exists()
+
+
 def test_the_control_is_nobodys_best_network(toy_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks.commands.splits._miou", lambda one: 0.9 if one.method == "pool_truth" else 0.1)
     grid(toy_data.root, tmp_path / "grid", "pool_truth,supervised")
