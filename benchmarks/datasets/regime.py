@@ -26,6 +26,8 @@ RARE = 0.02
 """A class with a smaller share of the known pixels is called rare."""
 FEW_LABELLED = 50
 """A tenth of fewer images than this, labelled, is five."""
+PAPERS_HEIGHT, PAPERS_REGION = 360, 30
+"""Of an image and of a region that is asked for, in pixels, in the paper (CamVid)."""
 RECIPES = {
     ("camvid", (360, 480)): "camvid_s4al_plus",
     ("camvid", (180, 240)): "camvid_cpu",
@@ -79,7 +81,8 @@ class Regime:
         )
         total = int(pixels_C.sum())
         shares = {name: int(n) / total for name, n in zip(index.classes, pixels_C, strict=True)} if total else {}
-        return cls(index.num_images("train"), sum(shard.masked for shard in shards), neighbours.redundancy(), shares)
+        masked = sum(shard.masked for shard in shards) if total else 0  # masks that are void throughout teach nothing
+        return cls(index.num_images("train"), masked, neighbours.redundancy(), shares)
 
     @property
     def rare(self) -> list[str]:
@@ -105,17 +108,21 @@ class Regime:
     def advice(self, name: str, size: tuple[int, int], data: str) -> Iterator[str]:
         """What to start with, a line each, the command first; `data` as it is typed."""
         recipe = "toy_s4al_plus" if name == "toy" else RECIPES.get((name, size), "custom_s4al_plus")
+        height = min(size)  # of regions as large, beside the image, as the paper's
+        small = recipe == "custom_s4al_plus" and height < PAPERS_HEIGHT
+        cell = f" query.region_size={max(2, round(PAPERS_REGION * height / PAPERS_HEIGHT))}" if small else ""
         if not self.masked:
             yield "s4al init DIR --images SRC: no image of the train split has a mask, so people label first"
             return
         if self.masked < self.images:
             yield (
-                f"s4al run {recipe} query.per_image=0 reference=false --data {data}: trains on the masks that are there"
-                " and on the other images by self-training; annotator=human instead of query.per_image=0: people answer"
+                f"s4al run {recipe} initial.images={self.masked} query.per_image=0 reference=false{cell} --data {data}:"
+                " trains on all masks that are there and on the other images by self-training; annotator=human instead"
+                " of query.per_image=0: people answer"
             )
         else:
-            yield f"s4al run {recipe} --data {data}: every image has a mask, so that queries are answered from them"
-        yield f"s4al headroom {recipe} --data {data} first: what this size and schedule can show at all"
+            yield f"s4al run {recipe}{cell} --data {data}: every image has a mask, so queries are answered from them"
+            yield f"s4al headroom {recipe} --data {data} first: what this size and schedule can show at all"
         if self.masked < FEW_LABELLED:
             yield f"three seeds or more before a difference is believed: {self.masked} labelled images are few"
         if self.rare:

@@ -50,11 +50,14 @@ def advice(one, name="mine", size=(100, 100)):
 
 def test_what_is_advised_follows_from_what_was_measured():
     plain = advice(regime())
-    assert plain.startswith("s4al run custom_s4al_plus --data data/mine: every image has a mask")
+    assert plain.startswith("s4al run custom_s4al_plus query.region_size=8 --data data/mine: every image has a mask")
+    assert advice(regime(), size=(360, 480)).startswith("s4al run custom_s4al_plus --data")
     assert "cover" not in plain
     assert "diverse" not in plain
     assert "seeds" not in plain
-    assert "query.per_image=0 reference=false" in advice(regime(masked=100))
+    partly = advice(regime(masked=100))
+    assert "initial.images=100 query.per_image=0 reference=false" in partly, "all masks that were paid for"
+    assert "headroom" not in partly, "it needs every mask"
     assert "s4al init DIR" in advice(Regime(200, 0, 0.0, {}))
     assert "query.select=diverse" in advice(regime(redundancy=0.7))
     assert "three seeds" in advice(regime(images=30, masked=30))
