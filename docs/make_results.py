@@ -24,6 +24,7 @@ from benchmarks.performance.result import as_markdown as bench_markdown, shown
 from benchmarks.report import experiment_tables
 from benchmarks.report.chain_table import chain_markdown, chain_numbers
 from benchmarks.report.grid_table import class_markdown, class_means, grid_markdown
+from benchmarks.report.lever_table import lever_table
 from benchmarks.report.plain_tables import markdown_heads, markdown_row
 from benchmarks.report.run_tables import as_markdown as cycles_markdown
 from benchmarks.report.systems_table import as_markdown as systems_markdown, numbers
@@ -118,6 +119,10 @@ def grid_classes(record: Path) -> Made:
     return Made(class_markdown(results, split, "supervised"), numbers)
 
 
+def levers(record: Path) -> Made:
+    return Made(*lever_table(_runs(record), ("pole", "sign", "fence", "pedestrian", "bicyclist")))
+
+
 def systems(record: Path) -> Made:
     found = load_systems(_runs(record))
     return Made(
@@ -169,6 +174,7 @@ KINDS: dict[str, Callable[[Path], Made]] = {
     "encoders": encoders,
     "grid": grid,
     "grid_classes": grid_classes,
+    "levers": levers,
     "systems": systems,
     "cycles": cycles,
     "ending": ending,
