@@ -30,7 +30,7 @@ from orchestrator.process.child import CODE, child_command
 from orchestrator.process.interrupt import handled
 from orchestrator.run.protocol import load_summary
 from querying.base.errors import Interrupted, S4ALError, UserError
-from querying.base.files import write_json, write_text
+from querying.base.files import read_json, write_json, write_text
 
 ROWS = ("s4al_plus", "supervised", "full", "reco", "self_training", "self_training_2_2")
 """The chain's ends first: what a lease does not come to should be a step between."""
@@ -48,13 +48,15 @@ DRY = (
 
 
 def main(words: Sequence[str]) -> int:
-    """Exit status: 0 when all is done, 1 when a job has failed twice, 130 when the next lease has something to do."""
+    """Exit status: 0 when all is done, 1 when a job has failed twice or, at the end, a test marked `gpu` had failed,
+    130 when the next lease has something to do."""
     options = parsed(words)
     try:
         check(options)
         with locked(options.out), handled():
             lease = Lease(options.out, lambda line: print(line, flush=True))
             options.name = options.name or lease.remembered("record", f"{date.today().isoformat()}-gpu")
+            options.threads = int(lease.remembered("threads", str(options.threads)))
             lease.steps = steps(options)
             if options.again:
                 lease.again()
@@ -72,7 +74,11 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("gpu: stopped: the same command continues", file=sys.stderr)
         return Interrupted.exit_status
-    print(f"records: {options.records / options.name} (`make results`)")
+    record = options.records / options.name
+    print(f"records: {record} (`make results`)")
+    if failing := failing_tests(record):
+        print(f"gpu: tests failed: {', '.join(failing)} (again: remove {record / TESTS})", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -102,6 +108,8 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("there is no GPU here (make gpu DRY=1 tries everything on a CPU)")
     if not options.dry and (options.data is None) == (options.source is None):
         raise UserError("name the data: --data DATA (ingested at 360x480) or --source SRC (CamVid's raw files)")
+    if options.dry and (options.data or options.source):
+        raise UserError("--dry makes its own data: leave --data and --source out (make gpu DRY=1 without DATA)")
     if not all(seed.strip().isdigit() for seed in options.seeds.split(",")):
         raise UserError(f"--seeds {options.seeds}: numbers with commas between them were expected")
     if options.minutes <= 0:
@@ -135,14 +143,14 @@ def steps(options: argparse.Namespace) -> list[Step]:
     measure = [sys.executable, "-m", "benchmarks.performance", "--only", *what]
     runs = [
         Job(
-            f"{row}-seed{int(seed)}",
-            child_command(run_words(options, data, out, row, int(seed))),
-            partial(keep_run, out / f"runs/{row}-seed{int(seed)}", options),
-            (record / f"{row}-seed{int(seed)}" / "summary.json").exists,
-            partial(has_ended, out / f"runs/{row}-seed{int(seed)}"),  # without ONNX file and report
+            f"{row}-seed{seed}",
+            child_command(run_words(options, data, out, row, seed)),
+            partial(keep_run, out / f"runs/{row}-seed{seed}", options),
+            (record / f"{row}-seed{seed}" / "summary.json").exists,
+            partial(has_ended, out / f"runs/{row}-seed{seed}"),  # without ONNX file and report
             goes_on=True,
         )
-        for seed in options.seeds.split(",")
+        for seed in dict.fromkeys(int(seed) for seed in options.seeds.split(","))
         for row in ROWS
     ]
     test = Job(
@@ -203,6 +211,12 @@ def keep_tests(xml: Path, record: Path) -> None:
             "seconds": round(sum(float(suite.get("time", 0)) for suite in suites), 1), "failing": bad,
         },
     )  # fmt: skip
+
+
+def failing_tests(record: Path) -> list[str]:
+    """The names of those that failed, where the tests have come to their end."""
+    path = record / TESTS
+    return list(read_json(path)["failing"]) if path.exists() else []
 
 
 def keep_bench(bench: Path, record: Path) -> None:

@@ -41,10 +41,12 @@ from querying.dataset.shards import DataIndex
 TEMPLATE = "page.html"
 KEYS = (
     "cycles", "budget", "stop_at", "initial.fraction", "initial.images", "model.backbone", "model.output_stride",
-    "model.weights", "train.method", "train.epochs", "train.last_epochs", "train.steps_per_epoch", "train.batch_size",
-    "train.batch_size_unlabelled", "train.lr", "train.precision", "train.workers", "teacher.epochs",
-    "teacher.steps_per_epoch", "teacher.batch_size", "reco.weight", "query.acquisition", "query.unit", "query.select",
-    "query.region_size", "query.per_image", "query.images", "query.threshold", "query.scales", "query.exclude_border",
+    "model.weights", "train.method", "train.pool_labels", "train.start", "train.labelled_draw", "train.epochs",
+    "train.last_epochs", "train.steps_per_epoch", "train.batch_size", "train.batch_size_unlabelled", "train.lr",
+    "train.precision", "train.workers", "teacher.epochs", "teacher.steps_per_epoch", "teacher.batch_size",
+    "reco.weight", "query.acquisition", "query.unit", "query.select", "query.region_size", "query.per_image",
+    "query.images", "query.threshold", "query.class_share", "query.scales", "augment.sized_for",
+    "query.exclude_border",
 )  # fmt: skip
 """What a reader asks about first; the whole recipe stands below them."""
 PICTURES = ("final", "queried", "pseudo")

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.folder.manifest import digest
+from orchestrator.recipe.config import RunConfig
 from querying.base.errors import DamagedError
 from querying.base.files import read_json, sealed, write_text
 from querying.dataset.shards import DataIndex
 from querying.labels.pool_counts import CountTask, PoolCounter, PoolCounts
+from training.settings.traits import traits_of
 
 POOL_COUNTS = "pool_counts.json"
 """Beside the pseudo-labels that it counts.  Scores of earlier versions, and those whose pseudo-labels no training
@@ -94,10 +96,17 @@ def lost_classes(row: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def still_falling(row: Mapping[str, Any]) -> Iterator[str]:
-    """A line where a cycle's training ended before it had learned what it could."""
+def still_falling(row: Mapping[str, Any], config: RunConfig) -> Iterator[str]:
+    """A line where a cycle's training ended while its loss still fell, with the key of its length."""
     if (learning := row.get("learning")) and learning["falling"]:
         yield (
-            f"the loss was still falling when the training ended, by {100 * learning['fall']:.0f} % over the last"
-            " quarter of its epochs: a longer training would learn more (train.epochs, train.last_epochs)"
+            f"the loss was still falling when the training ended, by {100 * learning['fall']:.0f} % over the last quarter"
+            f" of its epochs: a longer training would fit its labels better ({_length_key(row['cycle'], config)})"
         )
+
+
+def _length_key(cycle: int, config: RunConfig) -> str:
+    """The key that decides how many epochs a cycle trains; see `RunConfig.train_at`."""
+    if cycle == 0 and config.teacher.epochs and not traits_of(config.train.method).labels_pool:
+        return "teacher.epochs"
+    return "train.last_epochs" if cycle and cycle == config.cycles and config.train.last_epochs else "train.epochs"

@@ -68,7 +68,7 @@ def run(context: RunContext, *, record: Record | None = None, later: int = 0) ->
         record.log({**evaluation_key(evaluation, name, cycle), **flat_numbers(rows[-1])})
         context.mirror.sync()
         context.progress.say(_headline(name, rows[-1]))
-        for line in still_falling(rows[-1]):
+        for line in still_falling(rows[-1], config):
             context.progress.say(f"{name} cycle {cycle}: {line}")
 
         if last or (supervised and config.stop_at and rows[-1]["miou"] >= config.stop_at * supervised):

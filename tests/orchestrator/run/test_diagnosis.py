@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
+from benchmarks.recipes.catalogue import resolve
 from orchestrator.audit.files import audit_run
 from orchestrator.backends.local_backend import LocalBackend
 from orchestrator.folder.layout import RunLayout
@@ -15,7 +16,7 @@ from orchestrator.folder.manifest import seal
 from orchestrator.folder.record import latest
 from orchestrator.process.progress import SilentProgress
 from orchestrator.run.context import RunContext
-from orchestrator.run.diagnosis import POOL_COUNTS, learning_row
+from orchestrator.run.diagnosis import POOL_COUNTS, learning_row, still_falling
 from orchestrator.run.inputs import stage_inputs
 from orchestrator.run.loop import run as run_experiment
 from querying.base.files import read_json, sealed, write_json
@@ -214,6 +215,23 @@ def test_whether_a_loss_still_falls():
     assert learning_row(history(7, 6, 5, 4, 3, 2, 1)) == {}  # seven epochs tell nothing
     whole = learning_row([{"train/loss": loss} for loss in (8, 8, 8, 8, 4, 4, 2, 2)])["learning"]
     assert whole == {"loss": 2, "fall": 0.5, "falling": True}
+
+
+@pytest.mark.parametrize(
+    ("cycle", "keys", "remedy"),
+    [
+        (0, [], "train.epochs"),
+        (0, ["teacher.epochs=3"], "teacher.epochs"),
+        (0, ["teacher.epochs=3", "train.method=mean_teacher"], "train.epochs"),
+        (1, ["teacher.epochs=3", "train.last_epochs=9"], "train.epochs"),
+        (2, ["train.last_epochs=9"], "train.last_epochs"),
+        (2, [], "train.epochs"),
+    ],
+)
+def test_the_key_that_is_named_is_the_one_that_counts(cycle, keys, remedy):
+    config = resolve("toy_s4al_plus", ["cycles=2", *keys])
+    [line] = still_falling({"cycle": cycle, "learning": {"falling": True, "fall": 0.1}}, config)
+    assert line.endswith(f"({remedy})")
 
 
 def test_a_run_whose_loss_falls_to_its_end_says_so(toy_data, tmp_path, monkeypatch):
