@@ -100,8 +100,9 @@ def still_falling(row: Mapping[str, Any], config: RunConfig) -> Iterator[str]:
     """A line where a cycle's training ended while its loss still fell, with the key of its length."""
     if (learning := row.get("learning")) and learning["falling"]:
         yield (
-            f"the loss was still falling when the training ended, by {100 * learning['fall']:.0f} % over the last quarter"
-            f" of its epochs: a longer training would fit its labels better ({_length_key(row['cycle'], config)})"
+            f"the loss was still falling when the training ended, by {100 * learning['fall']:.0f} % over the last"
+            f" quarter of its epochs: a longer training would fit its labels better"
+            f" ({_length_key(row['cycle'], config)})"
         )
 
 
