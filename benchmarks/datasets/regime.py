@@ -126,9 +126,11 @@ class Regime:
         if self.masked < FEW_LABELLED:
             yield f"three seeds or more before a difference is believed: {self.masked} labelled images are few"
         if self.rare:
+            if self.masked == self.images:
+                yield "initial.cover=true: rare classes are in the first labelled images"
             yield (
-                "initial.cover=true: rare classes are in the first labelled images; then look for classes that no pixel"
-                " is pseudo-labelled as (a warning of the run), and try query.class_share against it"
+                "rare classes: look for those that no pixel is pseudo-labelled as (a warning of the run), and try"
+                " query.class_share against it"
             )
         if self._kind == "redundant":
             yield (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from benchmarks.report.plain_tables import markdown_heads, markdown_row
 from benchmarks.results.curves import paired
@@ -26,33 +27,31 @@ def lever_table(paths: Sequence[Path], classes: Sequence[str]) -> tuple[str, dic
     lines = markdown_heads(["run", "seeds", "mIoU", "difference", "to", *classes], numbers=True)
     numbers = {}
     for name in sorted(runs, key=lambda name: (name != TEACHER, name != STUDENT, name)):
-        pairs = [(_iou(one.last, classes), _compared(runs, name, seed)) for seed, one in sorted(runs[name].items())]
-        both = [(own, _iou(to, classes)) for own, to in pairs if to]
-        own = [sum(one[n] for one, _ in pairs) / len(pairs) for n in range(len(classes) + 1)]
-        gains = [paired([one[n] - to[n] for one, to in both]) for n in range(len(classes) + 1)]
+        base = TEACHER if name == STUDENT or len(next(iter(runs[name].values())).cycles) == 1 else STUDENT
+        pairs = [
+            (_iou(one.last, classes), _iou(to, classes) if (to := _compared(runs, name, base, seed)) else None)
+            for seed, one in sorted(runs[name].items())
+        ]
+        own = [mean(one[n] for one, _ in pairs) for n in range(len(classes) + 1)]
+        gains = [paired([one[n] - to[n] for one, to in pairs if to]) for n in range(len(classes) + 1)]
         shown = [f"{gain.mean:+z.2f}" if gain else "" for gain in gains]
         interval = f" ± {gains[0].half_interval:.2f}" if gains[0] and gains[0].half_interval else ""
         numbers[name] = f"{own[0]:.2f}"
         numbers |= {f"{name}/{label}": f"{value:.1f}" for label, value in zip(classes, own[1:], strict=True)}
         if shown[0]:
             numbers[f"{name}/difference"] = shown[0]
-        to = (
-            ""
-            if not both
-            else TEACHER
-            if name == STUDENT or len(next(iter(runs[name].values())).cycles) == 1
-            else STUDENT
-        )
         by_class = [f"{value:.1f}" + f" ({gain})" * bool(gain) for value, gain in zip(own[1:], shown[1:], strict=True)]
-        lines.append(markdown_row([name, str(len(pairs)), numbers[name], shown[0] + interval, to, *by_class]))
+        first = [name, str(len(pairs)), numbers[name], shown[0] + interval, base if shown[0] else ""]
+        lines.append(markdown_row([*first, *by_class]))
     return "\n".join(lines) + "\n", numbers
 
 
-def _compared(runs: Mapping[str, Mapping[int, Findings]], name: str, seed: int) -> Mapping[str, object] | None:
+def _compared(
+    runs: Mapping[str, Mapping[int, Findings]], name: str, base: str, seed: int
+) -> Mapping[str, object] | None:
     """The cycle that a run is compared with; None of the plain teacher, and where there is none of the seed."""
     if name == STUDENT:
         return runs[name][seed].cycles[0]
-    base = STUDENT if len(runs[name][seed].cycles) > 1 else TEACHER
     return runs[base][seed].last if name != base and seed in runs.get(base, {}) else None
 
 

@@ -64,6 +64,7 @@ def test_what_is_advised_follows_from_what_was_measured():
     rare = regime(road=0.97, sign=0.02, pole=0.01, gone=0.0)
     assert rare.rare == ["pole"]
     assert "initial.cover=true" in advice(rare)
+    assert "initial.cover" not in advice(regime(masked=100, road=0.99, pole=0.01)), "all masks are used anyway"
 
 
 def test_every_command_that_is_advised_is_one():
